@@ -1,0 +1,27 @@
+"""Weakly supervised brain-MRI anomaly segmentation with the forward process of diffusion models.
+
+>>> from anofpdm import Segmenter
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anofpdm.runtime.errors import AnofpdmError
+    from anofpdm.runtime.segmenter import Segmentation, Segmenter
+
+__version__ = "0.1.0"
+__all__ = ["AnofpdmError", "Segmentation", "Segmenter", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Segmenter", "Segmentation"):
+        from anofpdm.runtime import segmenter
+
+        return getattr(segmenter, name)
+    if name == "AnofpdmError":
+        from anofpdm.runtime.errors import AnofpdmError
+
+        return AnofpdmError
+    raise AttributeError(f"module 'anofpdm' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Everything that looks at labelled slices: calibration and evaluation."""

@@ -1,0 +1,95 @@
+"""Choosing w, Cos_w, M_max and L from image-level labels (paper, sections 4.2 and 4.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anofpdm.runtime.errors import CohortError
+from anofpdm.runtime.select import cosine
+
+from .sweep import Curves
+
+_NEARLY_BEST = 0.99
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One (L, w) that was tried: its best threshold and the accuracy that it gives."""
+
+    L: int
+    w: float
+    Cos_w: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, among which candidates. ``M_max``: (C,)."""
+
+    L: int
+    w: float
+    Cos_w: float
+    accuracy: float
+    M_max: tuple[float, ...]
+    candidates: tuple[Candidate, ...]
+
+
+def choose(curves: Curves, unhealthy: NDArray[np.bool_], lengths: tuple[int, ...]) -> Choice:
+    """Choose the smallest L, and for it the largest w, whose accuracy is within 99 % of the best.
+
+    Parameters
+    ----------
+    curves : of a sweep that reaches the largest of ``lengths``
+    unhealthy : (N,) image-level labels
+
+    Raises
+    ------
+    CohortError
+        If the labels hold one class only.
+    """
+    if unhealthy.all() or not unhealthy.any():
+        which = "unhealthy" if unhealthy.all() else "healthy"
+        raise CohortError(f"all slices are {which}: calibration needs both classes")
+    candidates = []
+    for L in sorted(lengths):
+        part = curves.up_to(L)
+        for k, w in enumerate(part.w):
+            cosines = cosine(part.MSE_h[:, k], part.MSE_0)
+            Cos_w, accuracy = best_threshold(cosines, unhealthy)
+            candidates.append(Candidate(L, w, Cos_w, accuracy))
+    good = _NEARLY_BEST * max(c.accuracy for c in candidates)
+    L = min(c.L for c in candidates if c.accuracy >= good)
+    at_L = [c for c in candidates if c.L == L]
+    good = _NEARLY_BEST * max(c.accuracy for c in at_L)
+    best = max((c for c in at_L if c.accuracy >= good), key=lambda c: c.w)
+    M = curves.up_to(L).M[unhealthy, curves.w.index(best.w)]
+    M_max = tuple(float(value) for value in M.max(axis=(0, 1)))
+    return Choice(L, best.w, best.Cos_w, best.accuracy, M_max, tuple(candidates))
+
+
+def best_threshold(
+    cosines: NDArray[np.float64], unhealthy: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """The threshold of best accuracy for "unhealthy when the cosine is at most this".
+
+    Lies half-way between the two neighbouring cosines. Among equally accurate ones, the widest gap
+    between neighbours is taken.
+
+    Returns
+    -------
+    Cos_w, accuracy
+    """
+    order = np.argsort(cosines)
+    values, labels = cosines[order], unhealthy[order]
+    # Position i: the i smallest cosines are called unhealthy.
+    correct = np.concatenate([[0], np.cumsum(labels)]) + np.concatenate(
+        [np.cumsum(~labels[::-1])[::-1], [0]]
+    )
+    edges = np.concatenate([[values[0] - 1e-6], values, [values[-1] + 1e-6]])
+    gap = np.diff(edges)
+    correct = np.where(gap > 0, correct, -1)
+    i = max(range(len(correct)), key=lambda j: (correct[j], gap[j]))
+    return float((edges[i] + edges[i + 1]) / 2), float(correct[i] / len(values))

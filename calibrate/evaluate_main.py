@@ -1,0 +1,57 @@
+"""``anofpdm-evaluate``: how good a bundle is on labelled slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.files import writable_folder, write_json
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.sliceset import open_sliceset
+
+from .evaluation import evaluate
+from .main import fitting
+
+
+@click.command()
+@click.argument("slices", type=click.Path(path_type=Path))
+@click.option("--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]")
+@click.option("--split", default="test", show_default=True)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@click.version_option(package_name="anofpdm")
+@reports_errors
+def main(
+    slices: Path,
+    bundle: Path | None,
+    split: str,
+    json_path: Path | None,
+    seed: int,
+    threads: int | None,
+) -> None:
+    """Compare a bundle's masks with reference masks: Dice, IoU, AUPRC, accuracy.
+
+    SLICES is a folder of prepared slices with masks (anofpdm-train writes one).
+
+    Example: anofpdm-evaluate run/slices --bundle model.anofpdm --json figures.json
+    """
+    if json_path:
+        writable_folder(json_path)
+    segmenter = Segmenter.load(bundle, threads=threads, seed=seed)
+    labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
+    evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
+    if json_path:
+        calibration = segmenter.calibration
+        settings = {
+            "bundle": segmenter.bundle.manifest.name,
+            "split": split,
+            "seed": seed,
+            "w": calibration.w,
+            "L": calibration.conditions.L,
+            "stride": calibration.conditions.stride,
+        }
+        write_json(json_path, {**settings, **evaluation.as_json()})
+    click.echo(evaluation.table())

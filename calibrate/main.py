@@ -1,0 +1,133 @@
+"""``anofpdm-calibrate``: completes a bundle from labelled validation slices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import click
+
+from anofpdm.runtime.bundle import (
+    CALIBRATION,
+    Bundle,
+    Calibration,
+    open_bundle,
+    write_manifest,
+)
+from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.errors import AnofpdmError, CohortError
+from anofpdm.runtime.files import sha256, write_json
+from anofpdm.runtime.forward import Process
+from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+
+from .choose import Choice, choose
+from .sweep import sweep
+
+
+@click.command()
+@click.argument("slices", type=click.Path(path_type=Path))
+@click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Is completed.")
+@click.option("--split", default="val", show_default=True)
+@click.option("--w", "w_text", default="1,2,3,4,5,6,8,10,15,20,30", show_default=True,
+              help="Candidate guidance strengths.")  # fmt: skip
+@click.option("--length", default="300", show_default=True,
+              help="Candidate L: how far the forward process goes.")  # fmt: skip
+@click.option("--stride", default=1, show_default=True, type=click.IntRange(min=1),
+              help="Visit every k-th timestep.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@click.version_option(package_name="anofpdm")
+@reports_errors
+def main(
+    slices: Path,
+    bundle: Path,
+    split: str,
+    w_text: str,
+    length: str,
+    stride: int,
+    seed: int,
+    threads: int | None,
+) -> None:
+    """Choose w, Cos_w, M_max and L for a bundle, from image-level labels alone.
+
+    SLICES is a folder of prepared slices (anofpdm-train writes one). Masks are not looked at.
+
+    Example: anofpdm-calibrate run/slices --bundle model.anofpdm --stride 60
+    """
+    opened = open_bundle(bundle)
+    w = _numbers(w_text, "--w", positive=False)
+    lengths = tuple(int(number) for number in _numbers(length, "--length", positive=True))
+    if max(lengths) > opened.manifest.schedule.T:
+        raise AnofpdmError(f"--length {length}: the schedule has {opened.manifest.schedule.T}")
+    labelled = fitting(open_sliceset(slices), opened).split(split)
+    if labelled.unhealthy.all() or not labelled.unhealthy.any():
+        raise CohortError(f"split {split!r} holds one class only: calibration needs both")
+    process = Process(opened.manifest.schedule, max(lengths), stride, opened.manifest.clip)
+    curves = sweep(
+        labelled,
+        OnnxDenoiser(opened.network, threads),
+        process,
+        w,
+        opened.manifest.scored_channels,
+        seed=seed,
+        progress=ProgressLine("slices"),
+    )
+    choice = choose(curves, labelled.unhealthy, lengths)
+    write_calibration(opened, choice, stride, labelled, split)
+    for candidate in choice.candidates:
+        click.echo(
+            f"L {candidate.L:4d}  w {candidate.w:5g}  Cos_w {candidate.Cos_w:.5f}  "
+            f"accuracy {candidate.accuracy:.3f}"
+        )
+    click.echo(
+        f"chosen: L = {choice.L}, w = {choice.w:g}, Cos_w = {choice.Cos_w:.5f}, "
+        f"accuracy {choice.accuracy:.3f} on {len(labelled)} slices: written to {bundle}"
+    )
+
+
+def fitting(slices: SliceSet, bundle: Bundle) -> SliceSet:
+    """The slices, if they are on the bundle's grid with its modalities."""
+    wanted = (bundle.manifest.modalities, bundle.manifest.grid)
+    if (slices.modalities, slices.grid) != wanted:
+        raise CohortError(
+            f"the slices hold {', '.join(slices.modalities)} on {slices.grid}, the bundle wants "
+            f"{', '.join(wanted[0])} on {wanted[1]}: prepare them again"
+        )
+    return slices
+
+
+def write_calibration(
+    bundle: Bundle, choice: Choice, stride: int, slices: SliceSet, split: str
+) -> None:
+    """Put a calibration into a bundle."""
+    calibration = Calibration(
+        w=choice.w,
+        Cos_w=choice.Cos_w,
+        M_max=choice.M_max,
+        conditions=bundle.conditions(stride, choice.L),
+        candidates=tuple(dataclasses.asdict(candidate) for candidate in choice.candidates),
+        slices={
+            "split": split,
+            "patients": len(set(slices.patients)),
+            "slices": len(slices),
+            "unhealthy": int(slices.unhealthy.sum()),
+            "accuracy": choice.accuracy,
+        },
+    )
+    path = bundle.path / CALIBRATION
+    write_json(path, dataclasses.asdict(calibration))
+    files = {**bundle.manifest.files, CALIBRATION: sha256(path)}
+    write_manifest(bundle.path, dataclasses.replace(bundle.manifest, L=choice.L, files=files))
+
+
+def _numbers(text: str, option: str, *, positive: bool) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise AnofpdmError(f"{option} {text}: give numbers with commas between them") from None
+    for number in numbers:
+        if not math.isfinite(number) or number < 0 or (positive and number < 1):
+            raise AnofpdmError(f"{option} {text}: {number:g} is not possible")
+    return numbers

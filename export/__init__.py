@@ -1,0 +1,1 @@
+"""Checkpoint -> ONNX -> a bundle that was verified against PyTorch."""

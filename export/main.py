@@ -1,0 +1,63 @@
+"""``anofpdm-export``: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.errors import AnofpdmError
+from anofpdm.runtime.extras import require
+
+
+@click.command()
+@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="The checkpoint.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: CKPT.anofpdm]")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32",
+              show_default=True, help="What the network computes in.")  # fmt: skip
+@click.option("--weights", type=click.Choice(["fp32", "fp16"]), default="fp32",
+              show_default=True, help="What an fp32 network's weights are stored in.")  # fmt: skip
+@click.option("--scored", help="Modalities that count for the map, with commas.  [default: all]")
+@click.option("--name", help="What the model is called.  [default: the output's name]")
+@click.option("--model-card", type=click.Path(path_type=Path), help="A Markdown file.")
+@click.version_option(package_name="anofpdm")
+@reports_errors
+def main(
+    ckpt: Path,
+    output: Path | None,
+    precision: str,
+    weights: str,
+    scored: str | None,
+    name: str | None,
+    model_card: Path | None,
+) -> None:
+    """Export a checkpoint of anofpdm-train to ONNX, and verify it against PyTorch.
+
+    Example: anofpdm-export --ckpt run/model.pt -o model.anofpdm
+    """
+    for module in ("torch", "onnx", "onnxscript"):
+        require(module, "export")
+    require("onnxruntime", "cpu")
+    from anofpdm.train.checkpoint import load_checkpoint
+
+    from .bundle_writer import write_bundle
+
+    checkpoint = load_checkpoint(ckpt)
+    path = output or ckpt.with_suffix(".anofpdm")
+    chosen = tuple(scored.split(",")) if scored else checkpoint.modalities
+    if not set(chosen) <= set(checkpoint.modalities):
+        raise AnofpdmError(f"--scored {scored}: the modalities are {checkpoint.modalities}")
+    parity = write_bundle(
+        checkpoint,
+        path,
+        name=name or path.stem,
+        precision=precision,
+        store_fp16=weights == "fp16" and precision == "fp32",
+        scored=chosen,
+        model_card=model_card.read_text(encoding="utf-8") if model_card else "",
+    )
+    click.echo(
+        f"bundle in {path}; against PyTorch: eps {parity.eps:.1e}, M_t {parity.M_t:.1e}, "
+        f"H {parity.H:.1e}, t_e equal {parity.t_e:.0%}, mask Dice {parity.dice:.4f}"
+    )

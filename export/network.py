@@ -1,0 +1,40 @@
+"""What is exported: the U-Net asked twice, with both labels in one batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from anofpdm.train.unet import HEALTHY, NULL, GroupNorm, UNet
+
+
+class BothLabels(nn.Module):
+    """``(x_t, t) -> (eps_healthy, eps_null)``; the labels are constants, the batch doubles inside.
+
+    ``precision``: ``fp32``, or ``fp16`` for a network in float16 whose group normalisations,
+    inputs and outputs stay in float32.
+    """
+
+    label_rows: Tensor
+
+    def __init__(self, unet: UNet, precision: str) -> None:
+        super().__init__()
+        self.unet = unet.eval()
+        rows = unet.label_rows().detach()[[HEALTHY, NULL]]
+        if precision == "fp16":
+            self.unet.half()
+            rows = rows.half()
+            for module in self.unet.modules():
+                if isinstance(module, GroupNorm):
+                    module.float()
+            if hasattr(self.unet, "abar"):
+                self.unet.abar = self.unet.abar.float()
+        self.register_buffer("label_rows", rows, persistent=False)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """See the bundle contract: x_t (B, C, H, W) float32, t (B,) int64, 0-based."""
+        which = torch.cat([torch.zeros_like(t), torch.ones_like(t)])
+        twice_x, twice_t = torch.cat([x_t, x_t]), torch.cat([t, t])
+        eps = self.unet.predict(twice_x, twice_t, self.label_rows, which)
+        # Slices, not chunk(2): that would fix the batch when it is exported.
+        return eps[: t.shape[0]], eps[t.shape[0] :]

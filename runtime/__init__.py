@@ -1,0 +1,1 @@
+"""Ground floor of anofpdm: volume -> slices -> forward process -> mask. No torch, ever."""

@@ -1,0 +1,63 @@
+"""The network as the runtime sees it: noisy slices in, two noise predictions out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BundleError
+from .extras import require
+
+Float32 = NDArray[np.float32]
+
+
+class Denoiser(Protocol):
+    """Predicts the noise in x_t with the label *healthy* and with the null label."""
+
+    def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
+        """Both predictions for a batch whose samples may stand at different timesteps.
+
+        Parameters
+        ----------
+        x_t : (B, C, H, W) float32
+        t : (B,) int64, 1-based timesteps
+
+        Returns
+        -------
+        eps_healthy, eps_null : (B, C, H, W) float32
+        """
+        ...
+
+
+class OnnxDenoiser:
+    """ONNX Runtime on the CPU.
+
+    ``threads``: how many the network may use, None for as many as there are cores.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        # Since 1.29 importing onnxruntime writes a device ID to the home folder and reports
+        # usage, unless this is set before the import.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        ort = require("onnxruntime", "cpu")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            reason = str(error).splitlines()[0]
+            raise BundleError(f"{path} cannot be loaded: {reason}: export it again") from error
+
+    def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
+        """See :class:`Denoiser`."""
+        feed = {"x_t": x_t, "t": t - 1}
+        eps_healthy, eps_null = self._session.run(["eps_healthy", "eps_null"], feed)
+        return eps_healthy, eps_null

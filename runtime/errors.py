@@ -1,0 +1,35 @@
+"""The errors a user can mend. Anything else that is raised is a bug of ours."""
+
+from __future__ import annotations
+
+
+class AnofpdmError(Exception):
+    """What was wrong, where, and what to do about it, in one line."""
+
+
+class VolumeError(AnofpdmError, ValueError):
+    """An image that cannot be segmented."""
+
+
+class BundleError(AnofpdmError, ValueError):
+    """A bundle that is missing, altered, or made for something else."""
+
+
+class OutputError(AnofpdmError, OSError):
+    """A place that cannot be written to."""
+
+
+class CohortError(AnofpdmError, ValueError):
+    """Training, calibration or test data that cannot be used."""
+
+
+class CheckpointError(AnofpdmError, ValueError):
+    """A checkpoint that cannot be loaded or does not fit."""
+
+
+class MissingExtraError(AnofpdmError, ImportError):
+    """A command needs packages that an extra of this distribution installs."""
+
+
+class ParityError(AnofpdmError, ValueError):
+    """An exported network that does not compute what the original computes."""

@@ -1,0 +1,60 @@
+"""Files that appear whole or not at all, and their fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` to write to; rename it to ``path`` if all went well.
+
+    The temporary name keeps the suffixes of ``path``, since image libraries go by them.
+
+    Raises
+    ------
+    OutputError
+        If the folder is missing or cannot be written to, or the disk is full.
+    """
+    writable_folder(path)
+    name, dot, suffixes = path.name.partition(".")
+    beside = path.with_name(f".{name}-{secrets.token_hex(4)}{dot}{suffixes}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def writable_folder(path: Path) -> None:
+    """Check that a file named ``path`` could be created; see :func:`whole_file`."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: folder {folder} does not exist: create it first")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder: name a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: folder {folder} is read-only: choose another")
+
+
+def sha256(path: Path) -> str:
+    """Fingerprint of a file: 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with whole_file(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,51 @@
+"""``anofpdm-infer``: a volume in, a mask out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .command import ProgressLine, reports_errors
+from .segmenter import Segmenter
+from .volume import check_output, load_image, save_image
+
+
+@click.command()
+@click.argument("volumes", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The mask.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="A bundle of your own.")
+@click.option("--every-slice", is_flag=True, help="Segment slices found healthy, too.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@click.version_option(package_name="anofpdm")
+@reports_errors
+def main(
+    volumes: tuple[Path, ...],
+    output: Path,
+    bundle: Path | None,
+    every_slice: bool,
+    seed: int,
+    threads: int | None,
+) -> None:
+    """Segment anomalies in brain MRI.
+
+    VOLUMES is one NIfTI file, or one per modality in the order of the bundle. The mask (0 or 1)
+    has the first volume's grid. For research, not for diagnosis.
+
+    Example: anofpdm-infer flair.nii.gz -o mask.nii.gz
+    """
+    check_output(output, list(volumes))
+    images = [load_image(path) for path in volumes]
+    segmenter = Segmenter.load(bundle, threads=threads, seed=seed)
+    found = segmenter.segment(
+        images,
+        names=[str(path) for path in volumes],
+        every_slice=every_slice,
+        progress=ProgressLine("slices"),
+    )
+    save_image(found.image, output)
+    click.echo(
+        f"{found.marked_slices} of {len(found.slices)} slices unhealthy, {found.volume_ml:.1f} ml "
+        f"marked, {found.seconds:.0f} s: mask in {output}"
+    )

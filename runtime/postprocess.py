@@ -1,0 +1,45 @@
+"""From the anomaly map to a mask (reference implementation; the paper's appendix E)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_TOUCHING = np.ones((3, 3), bool)
+_MEDIAN_SIZE = 5
+# "At most 40 pixels" was stated for slices of 128 x 128.
+_SMALL, _SMALL_AT = 40, 128 * 128
+
+
+def smooth(H: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The anomaly map (H, W) after a 5x5 median with mirrored borders."""
+    return np.asarray(ndimage.median_filter(H, size=_MEDIAN_SIZE, mode="mirror"))
+
+
+def cut(H: NDArray[np.float32], Q: float) -> NDArray[np.bool_]:
+    """Smooth the anomaly map, cut it at ``Q`` and drop small components.
+
+    Parameters
+    ----------
+    H : (H, W) float32, the mean of the modalities' anomaly maps
+
+    Returns
+    -------
+    (H, W) bool
+    """
+    filtered = smooth(H)
+    # Where more of the map is exactly zero than the quantile asks for, Q is zero too.
+    return drop_small((filtered >= Q) & (filtered > 0))
+
+
+def drop_small(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Drop components (8-connected) whose area, holes filled, is at most 40 pixels at 128x128."""
+    smallest = _SMALL * mask.size / _SMALL_AT
+    pieces, count = ndimage.label(mask, structure=_TOUCHING)
+    kept = np.zeros(mask.shape, bool)
+    for number, window in enumerate(ndimage.find_objects(pieces, count), start=1):
+        piece = pieces[window] == number
+        if ndimage.binary_fill_holes(piece).sum() > smallest:
+            kept[window] |= piece
+    return kept

@@ -1,0 +1,43 @@
+"""The noise schedule and the coefficients of the forward process (paper, eqs. 2, 4, 7, 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear noise schedule: beta_t evenly spaced from ``beta_first`` to ``beta_last``, t = 1..T.
+
+    Timesteps here are the paper's, 1-based; the network is fed ``t - 1``.
+    """
+
+    T: int = 1000
+    beta_first: float = 1e-4
+    beta_last: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.T < 1 or not 0 < self.beta_first <= self.beta_last < 1:
+            raise ValueError(
+                f"a schedule needs T >= 1 and 0 < beta_first <= beta_last < 1, not {self}"
+            )
+
+    @cached_property
+    def abar(self) -> Float64:
+        """(T,) float64, cumulative product of 1 - beta; ``abar[t - 1]`` belongs to timestep t."""
+        betas = np.linspace(self.beta_first, self.beta_last, self.T)
+        return np.asarray(np.cumprod(1.0 - betas), np.float64)
+
+    def visited(self, L: int, stride: int) -> NDArray[np.int64]:
+        """Timesteps 1, 1 + stride, 1 + 2 stride, ... up to and including L: (n,) int64."""
+        if not 1 <= L <= self.T or stride < 1:
+            raise ValueError(
+                f"L must lie in 1..{self.T} and stride be at least 1, not L={L}, stride={stride}"
+            )
+        return np.arange(1, L + 1, stride, dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Plain PyTorch: cohorts -> prepared slices -> a trained U-Net."""

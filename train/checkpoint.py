@@ -1,0 +1,85 @@
+"""Checkpoints: weights, EMA weights, configurations and the step, readable without unpickling."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anofpdm.runtime.errors import CheckpointError
+from anofpdm.runtime.files import whole_file
+from anofpdm.runtime.grid import Grid
+
+from .config import TrainConfig
+from .unet import UNet, UNetConfig
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training run at one step. ``optimizer`` serves resuming only."""
+
+    unet: UNetConfig
+    train: TrainConfig
+    modalities: tuple[str, ...]
+    grid: Grid
+    step: int
+    weights: Mapping[str, torch.Tensor]
+    ema: Mapping[str, torch.Tensor]
+    optimizer: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+    def network(self) -> UNet:
+        """The EMA network, in evaluation mode."""
+        unet = UNet(self.unet)
+        unet.load_state_dict(self.ema)
+        return unet.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint, whole or not at all."""
+    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    for name in ("unet", "train", "grid"):
+        content[name] = asdict(content[name])
+    with whole_file(path) as beside:
+        torch.save({"anofpdm_checkpoint": _FORMAT, **content}, beside)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of :func:`save_checkpoint`.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not there, not such a checkpoint, or holds anything but data.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint that loads without running code: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict) or content.pop("anofpdm_checkpoint", None) != _FORMAT:
+        raise CheckpointError(f"{path} was not written by this version of anofpdm-train")
+    try:
+        content["unet"] = UNetConfig(**_tuples(content["unet"]))
+        content["train"] = TrainConfig(**content["train"])
+        content["grid"] = Grid(**content["grid"])
+        content["modalities"] = tuple(content["modalities"])
+        return Checkpoint(**content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is incomplete: {error}") from error
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }

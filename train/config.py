@@ -1,0 +1,86 @@
+"""What a training run is made of, and the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .unet import UNetConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights, but for the data and the network's shape.
+
+    ``batch``: slices an iteration, over all processes; ``warmup``: iterations of linear warm-up;
+    ``schedule``: ``cosine`` (to zero at ``iterations``) or ``constant``; ``label_dropout``: share
+    of samples trained with the null label; ``unhealthy_share``: share of samples drawn from the
+    unhealthy slices, negative for as they come; ``focus_share`` of the timesteps is drawn from
+    1..``focus_t``, the rest from all; ``strip``: share of samples shown without their skull;
+    ``affine``: share of samples rotated, scaled and shifted; ``gain``: largest relative change of
+    contrast; ``flip``: whether left and right are swapped at random.
+    """
+
+    iterations: int = 200_000
+    batch: int = 32
+    lr: float = 1e-4
+    warmup: int = 500
+    schedule: str = "constant"
+    ema: float = 0.9999
+    label_dropout: float = 0.1
+    unhealthy_share: float = -1.0
+    focus_t: int = 1000
+    focus_share: float = 0.0
+    grad_clip: float = 1.0
+    strip: float = 0.0
+    affine: float = 0.0
+    gain: float = 0.0
+    flip: bool = False
+    autocast: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule must be 'cosine' or 'constant', not {self.schedule!r}")
+        if self.batch < 1 or self.iterations < 1:
+            raise ValueError("batch and iterations must be at least 1")
+
+
+# What the paper trains, and what a CPU can.
+PRESETS: Mapping[str, tuple[Mapping[str, Any], TrainConfig]] = {
+    "reference": ({}, TrainConfig()),
+    "light": (
+        {
+            "base_width": 64,
+            "channel_mult": (1, 2, 2),
+            "num_res_blocks": 1,
+            "attention_resolutions": (8,),
+            "dropout": 0.0,
+            "patch": 4,
+            "prediction": "v",
+            "first_silu": True,
+        },
+        TrainConfig(
+            iterations=8_000,
+            lr=5e-4,
+            warmup=200,
+            schedule="cosine",
+            ema=0.9995,
+            unhealthy_share=0.5,
+            focus_t=600,
+            focus_share=0.75,
+            strip=0.3,
+            affine=0.5,
+            gain=0.2,
+            flip=True,
+        ),
+    ),
+}
+
+
+def unet_config(preset: str, in_channels: int, image_size: int, **changes: Any) -> UNetConfig:
+    """The network of a preset, with whatever is not None in ``changes`` changed."""
+    options = dict(PRESETS[preset][0])
+    options.update({name: value for name, value in changes.items() if value is not None})
+    return UNetConfig(in_channels=in_channels, image_size=image_size, **options)

@@ -1,0 +1,207 @@
+"""The training loop: one process, or many under ``torchrun``."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from anofpdm.runtime.errors import CheckpointError
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.sliceset import SliceSet
+
+from .batches import Batch, Batches
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: the mean loss since the last report, and slices a second."""
+
+    step: int
+    loss: float
+    slices_per_s: float
+
+
+class DenoisingLoss(nn.Module):
+    """Mean squared error of the network's prediction at x_t, drawn by eq. 2."""
+
+    sqrt_abar: Tensor
+    sqrt_rest: Tensor
+
+    def __init__(self, unet: UNet) -> None:
+        super().__init__()
+        self.unet = unet
+        abar = torch.from_numpy(Schedule().abar)
+        self.register_buffer("sqrt_abar", abar.sqrt().float(), persistent=False)
+        self.register_buffer("sqrt_rest", (1 - abar).sqrt().float(), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        a, b = (s[batch.t][:, None, None, None] for s in (self.sqrt_abar, self.sqrt_rest))
+        x_t = a * batch.x0 + b * batch.noise
+        predicted = self.unet.body(x_t, batch.t, self.unet.label_rows(), batch.label)
+        target = batch.noise
+        if self.unet.config.prediction == "v":
+            target = a * batch.noise - b * batch.x0
+        return (predicted.float() - target).square().mean()
+
+
+def train(
+    slices: SliceSet,
+    unet_config: UNetConfig,
+    config: TrainConfig,
+    output: Path,
+    *,
+    data: Mapping[str, Any],
+    stop_at: int | None = None,
+    save_every_s: float = 120.0,
+    report: Callable[[Progress], None] = lambda progress: None,
+    report_every: int = 50,
+) -> list[float]:
+    """Train, or go on training, the network whose checkpoint is ``output``.
+
+    Parameters
+    ----------
+    slices : the training split
+    data : what the network was trained on, for the record; JSON values
+    stop_at : leave off after this many iterations in all (default: ``config.iterations``)
+
+    Returns
+    -------
+    The loss of each iteration that was run here.
+
+    Raises
+    ------
+    CheckpointError
+        If ``output`` exists and was made with another configuration.
+    """
+    rank, world, device = _join_processes()
+    if config.batch % world:
+        raise CheckpointError(f"batch {config.batch} cannot be shared among {world} processes")
+    torch.manual_seed(config.seed)
+    unet = UNet(unet_config).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = copy.deepcopy(unet).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=0.0)
+    step = _resume(output, unet_config, config, slices, unet, ema, optimizer)
+    loss_module: nn.Module = DenoisingLoss(unet).to(device)
+    if world > 1:
+        loss_module = DistributedDataParallel(loss_module)
+    batches = Batches(slices, config, rank, world)
+    last = min(config.iterations, stop_at or config.iterations)
+
+    def save() -> None:
+        if rank == 0:
+            state = Checkpoint(
+                unet_config,
+                config,
+                slices.modalities,
+                slices.grid,
+                step,
+                unet.state_dict(),
+                ema.state_dict(),
+                optimizer.state_dict(),
+                data,
+            )
+            save_checkpoint(state, output)
+
+    losses: list[float] = []
+    saved_at = reported_at = time.monotonic()
+    while step < last:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        # Dropout, too, is a function of (seed, step, rank).
+        torch.manual_seed(hash((config.seed, step, rank)))
+        batch = Batch(*(t.to(device) for t in vars(batches[step]).values()))
+        with _autocast(config, device):
+            loss = loss_module(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(unet.parameters(), config.grad_clip)
+        optimizer.step()
+        _update_ema(ema, unet, min(config.ema, (1 + step) / (10 + step)))
+        step += 1
+        losses.append(float(loss.detach()))
+        now = time.monotonic()
+        if step % report_every == 0 or step == last:
+            recent = losses[-report_every:]
+            speed = len(recent) * config.batch / max(now - reported_at, 1e-9)
+            if rank == 0:
+                report(Progress(step, float(np.mean(recent)), speed))
+            reported_at = now
+        if now - saved_at > save_every_s:
+            save()
+            saved_at = now
+    save()
+    if world > 1:
+        dist.destroy_process_group()
+    return losses
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to zero at ``config.iterations``."""
+    warm = min(1.0, (step + 1) / max(config.warmup, 1))
+    if config.schedule == "constant":
+        return config.lr * warm
+    done = min(1.0, max(0, step - config.warmup) / max(1, config.iterations - config.warmup))
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _join_processes() -> tuple[int, int, torch.device]:
+    """Rank, number of processes and device, from what ``torchrun`` sets."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else None
+    if world > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return rank, world, device or torch.device("cpu")
+
+
+def _resume(
+    path: Path,
+    unet_config: UNetConfig,
+    config: TrainConfig,
+    slices: SliceSet,
+    unet: UNet,
+    ema: UNet,
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Load the checkpoint where there is one; the number of iterations behind it."""
+    if not path.exists():
+        return 0
+    checkpoint = load_checkpoint(path)
+    made_with = (checkpoint.unet, checkpoint.train, checkpoint.modalities, checkpoint.grid)
+    if made_with != (unet_config, config, slices.modalities, slices.grid):
+        raise CheckpointError(
+            f"{path} was made with other options: repeat them to resume, or choose another folder"
+        )
+    unet.load_state_dict(checkpoint.weights)
+    ema.load_state_dict(checkpoint.ema)
+    optimizer.load_state_dict(dict(checkpoint.optimizer))
+    return checkpoint.step
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    if config.autocast:
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+@torch.no_grad()
+def _update_ema(ema: UNet, unet: UNet, decay: float) -> None:
+    for average, parameter in zip(ema.parameters(), unet.parameters(), strict=True):
+        average.lerp_(parameter, 1 - decay)

@@ -1,0 +1,185 @@
+"""``anofpdm-train``: a cohort in, a checkpoint out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.errors import AnofpdmError, CohortError
+from anofpdm.runtime.extras import require
+from anofpdm.runtime.files import write_json
+from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+
+
+@click.command()
+@click.argument("cohort", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--modalities", default="flair", show_default=True, help="Names, with commas.")
+@click.option("--preset", default="light", show_default=True, help="light or reference.")
+@click.option("--image-size", type=int, help="Pixels a side of the slices.  [default: 128]")
+@click.option("--pixel-mm", type=float, help="Their spacing.  [default: 1.875]")
+@click.option("--base-width", type=int)
+@click.option("--channel-mult", help="Numbers, with commas.")
+@click.option("--num-res-blocks", type=int)
+@click.option("--attention-resolutions", help="Numbers, with commas.")
+@click.option("--num-heads", type=int)
+@click.option("--dropout", type=float)
+@click.option("--patch", type=int)
+@click.option("--prediction", type=click.Choice(["eps", "v"]))
+@click.option("--iterations", type=int)
+@click.option("--batch", type=int, help="Slices an iteration, over all processes.")
+@click.option("--lr", type=float)
+@click.option("--warmup", type=int)
+@click.option("--schedule", type=click.Choice(["cosine", "constant"]))
+@click.option("--ema", type=float)
+@click.option("--label-dropout", type=float)
+@click.option("--seed", type=click.IntRange(min=0), help="Also draws the splits.")
+@click.option("--stop-at", type=int, help="Leave off after this iteration; resume later.")
+@click.option("--prepare-only", is_flag=True, help="Prepare slices, do not train.")
+@click.option("--dry-run", is_flag=True, help="Print the configuration, do nothing.")
+@click.version_option(package_name="anofpdm")
+@reports_errors
+def main(
+    cohort: Path,
+    output: Path,
+    modalities: str,
+    preset: str,
+    image_size: int | None,
+    pixel_mm: float | None,
+    stop_at: int | None,
+    prepare_only: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Train the diffusion model on COHORT, from image-level labels.
+
+    COHORT is a folder laid out like BraTS or ATLAS v2.0, a CSV file, or a folder of prepared
+    slices. The run folder receives slices/, config.json and model.pt; the same command again
+    resumes. With torchrun, many processes train together.
+    """
+    require("torch", "train")
+    configs = _configs(preset, tuple(modalities.split(",")), image_size, pixel_mm, options)
+    if dry_run:
+        click.echo(configs)
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    slices = _prepared(cohort, output / "slices", configs)
+    configs.write(output / "config.json", cohort)
+    if not prepare_only:
+        _train(slices, configs, output, cohort, stop_at)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Configs:
+    modalities: tuple[str, ...]
+    grid: Grid
+    unet: Any
+    train: Any
+
+    def write(self, path: Path, cohort: Path) -> None:
+        write_json(path, {"cohort": cohort.name, **dataclasses.asdict(self)})
+
+
+def _configs(
+    preset: str,
+    modalities: tuple[str, ...],
+    image_size: int | None,
+    pixel_mm: float | None,
+    options: dict[str, Any],
+) -> _Configs:
+    from .config import PRESETS, TrainConfig, unet_config
+
+    if preset not in PRESETS:
+        raise AnofpdmError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
+    changes = {name: value for name, value in options.items() if value is not None}
+    training = {f.name for f in dataclasses.fields(TrainConfig)}
+    try:
+        for name in ("channel_mult", "attention_resolutions"):
+            if name in changes:
+                changes[name] = tuple(int(number) for number in changes[name].split(","))
+        grid = Grid(image_size or Grid.size, pixel_mm or Grid.pixel_mm)
+        network = {name: value for name, value in changes.items() if name not in training}
+        unet = unet_config(preset, len(modalities), grid.size, **network)
+        chosen = {name: value for name, value in changes.items() if name in training}
+        train = dataclasses.replace(PRESETS[preset][1], **chosen)
+    except ValueError as error:
+        raise AnofpdmError(str(error)) from error
+    return _Configs(modalities, grid, unet, train)
+
+
+def _prepared(cohort: Path, folder: Path, configs: _Configs) -> SliceSet:
+    """The slices of the run; the first process prepares them, the others wait."""
+    from .cohort import assign_splits, read_cohort
+    from .prepare import prepare
+
+    if (cohort / "slices.json").is_file():
+        folder = cohort
+    elif int(os.environ.get("RANK", "0")):
+        while not (folder / "slices.json").is_file():
+            time.sleep(1.0)
+    elif not (folder / "slices.json").is_file():
+        cases = assign_splits(read_cohort(cohort, configs.modalities), configs.train.seed)
+        prepare(cases, configs.modalities, configs.grid, folder, ProgressLine("scans"))
+    slices = open_sliceset(folder)
+    if (slices.modalities, slices.grid) != (configs.modalities, configs.grid):
+        raise CohortError(
+            f"{folder} was prepared for {', '.join(slices.modalities)} on another grid or in "
+            "another order: name another output folder"
+        )
+    return slices
+
+
+def _train(
+    slices: SliceSet, configs: _Configs, output: Path, cohort: Path, stop_at: int | None
+) -> None:
+    from .loop import Progress, train
+
+    split = slices.split("train")
+    writer = _tensorboard(output)
+    started = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        elapsed = time.monotonic() - started
+        click.echo(
+            f"iteration {progress.step}/{configs.train.iterations}  loss {progress.loss:.5f}  "
+            f"{progress.slices_per_s:.1f} slices/s  {elapsed:.0f} s",
+            err=True,
+        )
+        writer.add_scalar("loss", progress.loss, progress.step)
+
+    data = {
+        "cohort": cohort.name,
+        "split": "train",
+        "patients": len(set(split.patients)),
+        "slices": len(split),
+        "unhealthy_slices": int(split.unhealthy.sum()),
+    }
+    train(split, configs.unet, configs.train, output / "model.pt", data=data, stop_at=stop_at,
+          report=report)  # fmt: skip
+    click.echo(f"checkpoint in {output / 'model.pt'}")
+
+
+class _Scalars(Protocol):
+    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
+
+
+class _Nowhere:
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Forget it."""
+
+
+def _tensorboard(output: Path) -> _Scalars:
+    """A TensorBoard writer when TensorBoard is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return _Nowhere()
+    writer: _Scalars = SummaryWriter(str(output / "tensorboard"))
+    return writer

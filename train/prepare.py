@@ -1,0 +1,88 @@
+"""From a cohort to prepared slices: read, bring onto the grid, label, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anofpdm.runtime.errors import AnofpdmError, CohortError
+from anofpdm.runtime.grid import Grid, Placement, masks_to_grid, to_grid
+from anofpdm.runtime.sliceset import SliceRecord, SliceWriter, writing
+from anofpdm.runtime.volume import Volume, load_image, read_volume, resample_onto, same_grid
+
+from .cohort import Case
+
+
+def prepare(
+    cases: list[Case],
+    modalities: tuple[str, ...],
+    grid: Grid,
+    folder: Path,
+    report: Callable[[int, int], None],
+) -> None:
+    """Write the slices of all cases to ``folder``; see :mod:`anofpdm.runtime.sliceset`.
+
+    A slice is unhealthy when its mask has a voxel, or its label says so. Modalities and masks on
+    other grids are resampled onto the first modality's.
+
+    Raises
+    ------
+    CohortError
+        If a file cannot be used; the message names it.
+    """
+    with_masks = any(case.mask for case in cases)
+    with writing(folder, modalities, grid, with_masks) as writer:
+        for done, case in enumerate(cases, start=1):
+            try:
+                _prepare_case(case, modalities, grid, writer)
+            except CohortError:
+                raise
+            except AnofpdmError as error:
+                raise CohortError(f"patient {case.patient}: {error}") from error
+            report(done, len(cases))
+
+
+def _prepare_case(case: Case, modalities: tuple[str, ...], grid: Grid, writer: SliceWriter) -> None:
+    paths = case.paths(modalities)
+    names = [str(path) for path in paths]
+    volume = read_volume([load_image(path) for path in paths], names, len(modalities))
+    slices, placement = to_grid(volume.data, volume.voxel_mm, grid)
+    if case.mask is not None:
+        mask = _read_mask(case.mask, volume)
+        unhealthy: NDArray[np.bool_] = np.asarray(mask.any(axis=(0, 1)))
+        drawn = masks_to_grid(mask, grid, placement)
+    else:
+        unhealthy = _parse_labels(case, placement)
+        drawn = None
+    for i, level in enumerate(placement.levels):
+        record = SliceRecord(case.patient, int(level), case.split, bool(unhealthy[level]))
+        writer.add(record, slices[i], None if drawn is None else drawn[i])
+
+
+def _read_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """Canonical (X, Y, Z) mask on the volume's grid; all nonzero classes count as lesion."""
+    image = load_image(path)
+    if not same_grid(image, volume.source):
+        image = resample_onto(image, volume.source, order=0)
+    values: NDArray[np.generic] = np.asarray(image.dataobj)
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.shape != volume.source.shape[:3]:
+        raise CohortError(f"{path} has shape {values.shape}, not {volume.source.shape[:3]}")
+    lesion: NDArray[np.bool_] = values.astype(bool)
+    return volume.from_source(lesion)
+
+
+def _parse_labels(case: Case, placement: Placement) -> NDArray[np.bool_]:
+    depth = placement.shape[2]
+    if case.slice_labels == "0":
+        return np.zeros(depth, bool)
+    if len(case.slice_labels) != depth:
+        raise CohortError(
+            f"patient {case.patient}: {len(case.slice_labels)} slice_labels for {depth} axial "
+            "slices: give one digit a slice"
+        )
+    return np.array([digit == "1" for digit in case.slice_labels])
