@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
 
+from anofpdm.runtime.bundle import Bundle, write_manifest
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.files import writable_folder, write_json
 from anofpdm.runtime.segmenter import Segmenter
@@ -14,12 +16,15 @@ from anofpdm.runtime.sliceset import open_sliceset
 from .evaluation import evaluate
 from .main import fitting
 
+_HEADING = "## Figures"
+
 
 @click.command()
 @click.argument("slices", type=click.Path(path_type=Path))
 @click.option("--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]")
 @click.option("--split", default="test", show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
+@click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
 @click.version_option(package_name="anofpdm")
@@ -29,6 +34,7 @@ def main(
     bundle: Path | None,
     split: str,
     json_path: Path | None,
+    add_to_card: bool,
     seed: int,
     threads: int | None,
 ) -> None:
@@ -54,4 +60,13 @@ def main(
             "stride": calibration.conditions.stride,
         }
         write_json(json_path, {**settings, **evaluation.as_json()})
+    if add_to_card:
+        _add_to_card(segmenter.bundle, f"{_HEADING} on the {split} split\n\n{evaluation.table()}\n")
     click.echo(evaluation.table())
+
+
+def _add_to_card(bundle: Bundle, section: str) -> None:
+    """Replace the last section of the model card, or append it."""
+    card = bundle.manifest.model_card.split(_HEADING)[0].rstrip()
+    changed = dataclasses.replace(bundle.manifest, model_card=f"{card}\n\n{section}")
+    write_manifest(bundle.path, changed)

@@ -8,6 +8,7 @@ the next one enters at the first timestep.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -124,11 +125,9 @@ def run(
     waiting = iter(slices)
     row: list[_Slot[D]] = []
     while True:
-        for entering in waiting:
+        for entering in itertools.islice(waiting, slots - len(row)):
             noise = slice_noise(seed, entering.key, int(timesteps[0]), entering.x0.shape)
             row.append(_Slot(entering, new_digest(), _noised(entering.x0, noise, abar[0])))
-            if len(row) == slots:
-                break
         if not row:
             return
         x_t = np.stack([slot.x_t for slot in row])

@@ -150,9 +150,9 @@ def _scale(modality: Float32, median_multiple: float) -> tuple[Float32, NDArray[
     if not high > low:
         low, high = modality.min(), modality.max()
     values = np.clip(modality - np.float32(low), 0, np.float32(high - low))
-    foreground = values > 0.5 * _otsu(values)
-    if not foreground.any():
+    if not values.max() > np.finfo(np.float32).tiny:
         raise VolumeError("the volume shows no head against a background: is it a brain MRI?")
+    foreground = values > 0.5 * _otsu(values)
     top = median_multiple * np.median(values[foreground])
     # Clipped at the top only now: the brightest thousandth may be lesion.
     return np.clip((modality - np.float32(low)) / np.float32(top), 0, 1), foreground
@@ -160,7 +160,7 @@ def _scale(modality: Float32, median_multiple: float) -> tuple[Float32, NDArray[
 
 def _otsu(values: Float32) -> float:
     """Threshold of largest variance between two classes (Otsu 1979), over 256 bins."""
-    counts, edges = np.histogram(values, bins=256)
+    counts, edges = np.histogram(values.astype(np.float64), bins=256)
     centers = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = counts.sum() - below

@@ -183,3 +183,7 @@ def _tensorboard(output: Path) -> _Scalars:
         return _Nowhere()
     writer: _Scalars = SummaryWriter(str(output / "tensorboard"))
     return writer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The README's picture: slices of a volume, the anomaly map, the mask and the reference.
+
+``python examples/picture.py VOLUME REFERENCE_MASK PICTURE``
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+
+from anofpdm import Segmenter
+from anofpdm.runtime.grid import masks_to_grid, to_grid
+from anofpdm.runtime.volume import read_volume
+
+COLUMNS = 6
+
+
+@click.command()
+@click.argument("volume", type=click.Path(path_type=Path))
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("picture", type=click.Path(path_type=Path))
+def main(volume: Path, reference: Path, picture: Path) -> None:
+    """Draw slices around the lesion."""
+    segmenter = Segmenter.load()
+    image = nib.load(volume)
+    found = segmenter.segment(image)
+    canonical = read_volume([image], [str(volume)], 1)
+    grid = segmenter.bundle.manifest.grid
+    slices, placement = to_grid(canonical.data, canonical.voxel_mm, grid)
+    drawn = canonical.from_source(np.asarray(nib.load(reference).dataobj) > 0)
+    drawn = masks_to_grid(drawn, grid, placement)
+    shown = np.flatnonzero(drawn.any(axis=(1, 2)))
+    first, last = max(shown[0] - 6, 0), min(shown[-1] + 6, len(slices) - 1)
+    columns = np.linspace(first, last, COLUMNS).round().astype(int)
+    window = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 2)))
+    height = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 1)))
+    extent = (slice(window[0] - 3, window[-1] + 4), slice(height[0] - 3, height[-1] + 4))
+    brightest = max(found.slices[i].H.max() for i in columns) / 2
+    figure, axes = plt.subplots(3, COLUMNS, figsize=(2 * COLUMNS, 6.9), facecolor="black")
+    for column, i in zip(axes.T, columns, strict=True):
+        result = found.slices[i]
+        flair = slices[i, 0][extent].T
+        for axis in column:
+            axis.imshow(flair, cmap="gray", vmin=-1, vmax=0.7, origin="lower")
+            axis.axis("off")
+        column[1].imshow(result.H[extent].T, cmap="inferno", vmin=0, vmax=brightest, origin="lower")
+        verdict = "unhealthy" if result.unhealthy else "healthy"
+        column[0].set_title(f"cos {result.cosine:.4f}: {verdict}", color="white", fontsize=8)
+        for mask, color in ((drawn[i], "deepskyblue"), (result.mask & result.unhealthy, "red")):
+            if mask.any():
+                column[2].contour(mask[extent].T, [0.5], colors=color, linewidths=1.4)
+    for axis, name in zip(axes[:, 0], ("FLAIR", "anomaly map H", "mask"), strict=True):
+        axis.text(0.03, 0.03, name, color="white", fontsize=9, transform=axis.transAxes)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(picture, dpi=75, facecolor="black")
+    mask = found.mask.astype(bool)
+    reference_mask = np.asarray(nib.load(reference).dataobj) > 0
+    overlap = 2 * (mask & reference_mask).sum() / (mask.sum() + reference_mask.sum())
+    click.echo(
+        f"{found.volume_ml:.1f} ml marked, {found.marked_slices} of {len(found.slices)} slices; "
+        f"Dice with the reference {overlap:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from anofpdm.export.bundle_writer import write_bundle
+from anofpdm.export.network import BothLabels
+from anofpdm.export.parity import (
+    FP16_TOLERANCE,
+    FP32_TOLERANCE,
+    Parity,
+    compare,
+    torch_denoiser,
+)
+from anofpdm.export.phantom import phantom_slices
+from anofpdm.runtime.bundle import MANIFEST, NETWORK, open_bundle
+from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.errors import OutputError, ParityError
+from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.train.checkpoint import Checkpoint
+from anofpdm.train.config import TrainConfig, unet_config
+from anofpdm.train.unet import HEALTHY, NULL, UNet
+
+
+def checkpoint(**changes):
+    config = unet_config("light", 2, 32, base_width=32, **changes)
+    torch.manual_seed(0)
+    unet = UNet(config)
+    for parameter in unet.parameters():
+        parameter.data.add_(0.03 * torch.randn_like(parameter))
+    weights = unet.state_dict()
+    return Checkpoint(
+        config, TrainConfig(), ("flair", "t2"), Grid(32, 7.5), 1, weights, weights, {}, {}
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    return checkpoint()
+
+
+@pytest.fixture(scope="module", params=["fp32", "stored as fp16", "fp16"])
+def exported(request, made, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "model.anofpdm"
+    precision = "fp16" if request.param == "fp16" else "fp32"
+    parity = write_bundle(made, path, name="toy", precision=precision,
+                          store_fp16=request.param == "stored as fp16")  # fmt: skip
+    return request.param, path, parity
+
+
+def test_the_bundle_computes_what_the_checkpoint_computes(made, exported):
+    kind, path, _ = exported
+    unet, denoise = made.network(), OnnxDenoiser(path / NETWORK)
+    tolerance = 2e-5 if kind == "fp32" else 2e-2
+    for batch in (1, 2, 5):
+        rng = np.random.default_rng(batch)
+        x_t = rng.standard_normal((batch, 2, 32, 32)).astype(np.float32)
+        t = rng.integers(1, 1001, batch)
+        got = denoise(x_t, t)
+        for label, eps in zip((HEALTHY, NULL), got, strict=True):
+            with torch.no_grad():
+                want = unet(torch.from_numpy(x_t), torch.from_numpy(t - 1),
+                            torch.full((batch,), label))  # fmt: skip
+            assert eps.shape == x_t.shape
+            assert eps.dtype == np.float32
+            np.testing.assert_allclose(eps, want, atol=tolerance * float(want.abs().max()))
+
+
+def test_manifest_and_hashes(made, exported):
+    kind, path, parity = exported
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    assert manifest.modalities == ("flair", "t2")
+    assert manifest.precision == ("fp16" if kind == "fp16" else "fp32")
+    assert manifest.parity == dataclasses.asdict(parity)
+    assert manifest.architecture["base_width"] == 32
+    assert bundle.calibration is None
+    assert json.loads((path / MANIFEST).read_text())["schema_version"] == 1
+
+
+def test_graph_has_the_agreed_inputs_and_outputs(exported):
+    _, path, _ = exported
+    model = onnx.load(path / NETWORK)
+    onnx.checker.check_model(model, full_check=True)
+    inputs = {i.name: i.type.tensor_type for i in model.graph.input}
+    outputs = {o.name: o.type.tensor_type for o in model.graph.output}
+    assert list(inputs) == ["x_t", "t"]
+    assert list(outputs) == ["eps_healthy", "eps_null"]
+    assert inputs["t"].elem_type == TensorProto.INT64
+    for value in (inputs["x_t"], *outputs.values()):
+        assert value.elem_type == TensorProto.FLOAT
+        assert value.shape.dim[0].dim_param
+        assert [d.dim_value for d in value.shape.dim][1:] == [2, 32, 32]
+
+
+def test_types_inside_the_graph(exported):
+    kind, path, _ = exported
+    model = onnx.shape_inference.infer_shapes(onnx.load(path / NETWORK))
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    types.update({tensor.name: tensor.data_type for tensor in model.graph.initializer})
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    normalisations = [
+        node
+        for node in model.graph.node
+        if node.op_type in ("InstanceNormalization", "GroupNormalization")
+    ]
+    assert len(convolutions) > 10
+    assert len(normalisations) > 10
+    computed = TensorProto.FLOAT16 if kind == "fp16" else TensorProto.FLOAT
+    assert {types[node.input[1]] for node in convolutions} == {computed}
+    assert {types[node.input[0]] for node in normalisations} == {TensorProto.FLOAT}
+    stored = [t for t in model.graph.initializer if np.prod(t.dims) >= 1024]
+    halves = kind != "fp32"
+    assert any(t.data_type == TensorProto.FLOAT16 for t in stored) == halves
+
+
+def test_both_labels_go_through_as_one_batch(made):
+    seen = []
+    network = BothLabels(made.network(), "fp32")
+    network.unet.out.register_forward_hook(lambda m, i, o: seen.append(len(o)))
+    with torch.no_grad():
+        network(torch.zeros(3, 2, 32, 32), torch.zeros(3, dtype=torch.int64))
+    assert seen == [6]
+
+
+def test_a_network_that_differs_is_not_exported(made, tmp_path, monkeypatch):
+    """The exported labels are swapped: eps alone could look plausible, the gate must not."""
+    honest = BothLabels.forward
+    monkeypatch.setattr(BothLabels, "forward", lambda self, x_t, t: honest(self, x_t, t)[::-1])
+    with pytest.raises(ParityError, match="differs from PyTorch: eps"):
+        write_bundle(made, tmp_path / "model.anofpdm", name="toy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_figure_of_the_gate_can_fail():
+    good = Parity(eps=0, M_t=0, H=0, t_e=1, dice=1)
+    good.check(FP32_TOLERANCE)
+    for change in ({"eps": 1.0}, {"M_t": 1.0}, {"H": 1.0}, {"t_e": 0.5}, {"dice": 0.5},
+                   {"M_t": float("nan")}):  # fmt: skip
+        with pytest.raises(ParityError, match=f"PyTorch: {next(iter(change))}"):
+            dataclasses.replace(good, **change).check(FP16_TOLERANCE)
+
+
+def test_gate_sees_small_differences_in_the_guided_prediction(made):
+    """A thousandth of an error in eps_healthy alone moves M_t by more than is tolerated."""
+    honest = torch_denoiser(made.network())
+
+    def drifted(x_t, t):
+        eps_healthy, eps_null = honest(x_t, t)
+        return eps_healthy * np.float32(1.02), eps_null
+
+    parity = compare(honest, drifted, 2, 32, Schedule())
+    with pytest.raises(ParityError):
+        parity.check(FP32_TOLERANCE)
+    assert compare(honest, honest, 2, 32, Schedule()) == Parity(0, 0, 0, 1, 1)
+
+
+def test_existing_bundles_are_not_overwritten(made, tmp_path):
+    (tmp_path / "model.anofpdm").mkdir()
+    with pytest.raises(OutputError, match="exists: remove it"):
+        write_bundle(made, tmp_path / "model.anofpdm", name="toy")
+
+
+def test_eps_prediction_of_the_reference_kind_exports(tmp_path):
+    plain = checkpoint(prediction="eps", patch=1, first_silu=False, attention_resolutions=(16, 8))
+    assert write_bundle(plain, tmp_path / "m.anofpdm", name="toy").eps < 1e-4
+
+
+def test_phantoms_are_heads():
+    slices = phantom_slices(4, 2, 64)
+    assert slices.shape == (4, 2, 64, 64)
+    assert slices.min() == -1
+    assert slices.max() <= 1
+    assert (slices[:, :, 0, 0] == -1).all()
+    assert np.array_equal(slices, phantom_slices(4, 2, 64))

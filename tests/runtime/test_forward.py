@@ -1,0 +1,123 @@
+"""The loop against closed forms and against the float64 transcription."""
+
+import numpy as np
+import pytest
+from support import toy_network
+from transcription import alpha_bar, anomaly
+
+from anofpdm.runtime.forward import Process, Slice, ddim_step, run
+from anofpdm.runtime.noise import slice_noise
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.select import AnomalyDigest
+
+
+def slices(count, channels=1, size=16, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (count, channels, size, size)
+    return [Slice(i, x) for i, x in enumerate(rng.uniform(-1, 1, shape).astype(np.float32))]
+
+
+def digests(process, network, stream, w=2.0, scored=(0,), **options):
+    results = run(process, network, stream, lambda: AnomalyDigest(w, scored), **options)
+    return {item.key: digest for item, digest in results}
+
+
+class Gaussian:
+    """The exact noise prediction when clean slices are N(mean, variance), per label."""
+
+    def __init__(self, mean_healthy, mean_null, variance):
+        self.means, self.variance = (mean_healthy, mean_null), variance
+        self.abar = np.array(alpha_bar())
+
+    def __call__(self, x_t, t):
+        a = self.abar[t - 1][:, None, None, None]
+        spread = a * self.variance + 1 - a
+        both = [np.sqrt(1 - a) * (x_t - np.sqrt(a) * mean) / spread for mean in self.means]
+        return both[0].astype(np.float32), both[1].astype(np.float32)
+
+
+def test_divergence_of_two_gaussians_is_the_closed_form():
+    """E[x0|x_t] differs by (1 - abar) / (abar s^2 + 1 - abar) (mu_h - mu_0), whatever x_t is."""
+    mean_healthy, mean_null, variance, w = -0.3, 0.1, 0.04, 3.0
+    process = Process(Schedule(), L=601, stride=50, clip=False)
+    digest = digests(process, Gaussian(mean_healthy, mean_null, variance), slices(1), w=w)[0]
+    a = np.array([alpha_bar()[t - 1] for t in range(1, 602, 50)])
+    apart = (1 + w) * (1 - a) / (a * variance + 1 - a) * (mean_healthy - mean_null)
+    np.testing.assert_allclose(np.array(digest.M)[:, 0], apart**2, rtol=2e-4)
+
+
+def test_certain_network_makes_the_map_the_distance_to_its_answer():
+    """With variance 0 both predictions are the means, so S_t and H are (mu_w - x0)^2."""
+    mean_healthy, mean_null, w = 0.2, 0.1, 1.0
+    process = Process(Schedule(), L=401, stride=100)
+    stream = slices(2)
+    found = digests(process, Gaussian(mean_healthy, mean_null, 0.0), stream, w=w)
+    guided = (1 + w) * mean_healthy - w * mean_null
+    for item in stream:
+        np.testing.assert_allclose(found[item.key].H, (guided - item.x0) ** 2, atol=2e-4)
+        assert len(found[item.key].M) == 5
+
+
+def test_ddim_step_keeps_the_noise_and_moves_the_rest():
+    rng = np.random.default_rng(0)
+    x0, noise = rng.normal(size=(2, 1, 8, 8)).astype(np.float32)
+    a, b = 0.9, 0.5
+    x_t = np.sqrt(np.float32(a)) * x0 + np.sqrt(np.float32(1 - a)) * noise
+    moved = ddim_step(x_t, x0, a, b)
+    np.testing.assert_allclose(moved, np.sqrt(b) * x0 + np.sqrt(1 - b) * noise, atol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("channels", "scored"), [(1, (0,)), (3, (0, 2))])
+@pytest.mark.parametrize(("L", "stride"), [(40, 1), (301, 60), (600, 100)])
+def test_agrees_with_the_transcription(clip, channels, scored, L, stride):
+    process = Process(Schedule(), L, stride, clip)
+    stream = slices(3, channels)
+    found = digests(process, toy_network, stream, w=4.0, scored=scored, seed=11, slots=2)
+    for item in stream:
+        noise = slice_noise(11, item.key, 1, item.x0.shape)
+        steps = [int(t) for t in process.timesteps]
+        want = anomaly(item.x0, noise, toy_network, 4.0, steps, clip, scored)
+        got = found[item.key]
+        for name in ("M", "MSE_h", "MSE_0"):
+            np.testing.assert_allclose(np.array(getattr(got, name)), want[name], rtol=1e-4)
+        np.testing.assert_allclose(got.H, want["H"], rtol=1e-4, atol=1e-4 * want["H"].max())
+        assert got.t_e.tolist() == want["t_e"].tolist()
+        assert got.cosine() == pytest.approx(want["cos"], abs=1e-6)
+
+
+def test_slots_and_company_do_not_change_results():
+    process, stream = Process(Schedule(), 301, 60), slices(7)
+    alone = {item.key: digests(process, toy_network, [item])[item.key] for item in stream}
+    for slots in (1, 3, 16):
+        together = digests(process, toy_network, stream[::-1], slots=slots)
+        for key, digest in alone.items():
+            assert np.array_equal(digest.H, together[key].H)
+            assert np.array_equal(digest.M, together[key].M)
+
+
+def test_slots_are_refilled_and_slices_are_taken_only_when_needed():
+    sizes, taken = [], []
+
+    def network(x_t, t):
+        sizes.append(len(x_t))
+        return toy_network(x_t, t)
+
+    def stream():
+        for item in slices(10):
+            taken.append(item.key)
+            yield item
+
+    results = run(
+        Process(Schedule(), 3), network, stream(), lambda: AnomalyDigest(1.0, (0,)), slots=4
+    )
+    next(results)
+    assert taken == [0, 1, 2, 3]
+    assert len(list(results)) == 9
+    assert sizes == [4] * 6 + [2] * 3
+
+
+def test_no_slices_no_results():
+    assert (
+        list(run(Process(Schedule(), 3), toy_network, [], lambda: AnomalyDigest(1.0, (0,)))) == []
+    )

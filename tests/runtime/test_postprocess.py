@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from anofpdm.runtime.postprocess import cut, drop_small, smooth
+
+
+def test_smooth_is_the_median_of_the_mirrored_neighbourhood():
+    H = np.random.default_rng(0).random((12, 15)).astype(np.float32)
+    padded = np.pad(H, 2, mode="reflect")
+    for i, j in [(0, 0), (5, 7), (11, 14), (0, 9)]:
+        assert smooth(H)[i, j] == np.median(padded[i : i + 5, j : j + 5])
+
+
+@pytest.mark.parametrize(("side", "kept"), [(6, False), (7, True)])
+def test_components_of_up_to_40_pixels_are_dropped(side, kept):
+    mask = np.zeros((128, 128), bool)
+    mask[20 : 20 + side, 30 : 30 + side] = True
+    assert drop_small(mask).any() == kept
+
+
+def test_holes_count_as_area():
+    mask = np.zeros((128, 128), bool)
+    mask[10:17, 10:17] = True
+    mask[12:15, 12:15] = False
+    assert mask.sum() == 40
+    assert np.array_equal(drop_small(mask), mask)
+
+
+def test_diagonal_neighbours_are_one_component():
+    mask = np.zeros((128, 128), bool)
+    mask[0:6, 0:6] = mask[6:12, 6:12] = True
+    assert drop_small(mask).sum() == 72
+
+
+def test_limit_scales_with_the_grid():
+    mask = np.zeros((64, 64), bool)
+    mask[0:3, 0:4] = True
+    assert drop_small(mask).any()
+
+
+def test_a_map_of_zeros_marks_nothing():
+    assert not cut(np.zeros((128, 128), np.float32), 0.0).any()
+
+
+def test_cut_keeps_what_lies_above():
+    H = np.zeros((128, 128), np.float32)
+    H[40:60, 40:60] = 1.0
+    found = cut(H, 0.5)
+    assert found[45:55, 45:55].all()
+    assert not found[:38].any()

@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+from transcription import alpha_bar
+
+from anofpdm.runtime.schedule import Schedule
+
+
+def test_abar_is_the_product_of_one_minus_beta():
+    np.testing.assert_allclose(Schedule().abar, alpha_bar(), rtol=1e-12)
+
+
+def test_first_values_of_the_specification():
+    np.testing.assert_allclose(Schedule().abar[:3], [0.9999, 0.99978009, 0.99964028], atol=5e-9)
+
+
+@pytest.mark.parametrize(
+    ("L", "stride", "visited"), [(5, 1, [1, 2, 3, 4, 5]), (300, 100, [1, 101, 201]), (1, 7, [1])]
+)
+def test_visited_timesteps(L, stride, visited):
+    assert Schedule().visited(L, stride).tolist() == visited
+
+
+@pytest.mark.parametrize(("L", "stride"), [(0, 1), (1001, 1), (10, 0)])
+def test_impossible_lengths_and_strides(L, stride):
+    with pytest.raises(ValueError, match="L must lie in"):
+        Schedule().visited(L, stride)

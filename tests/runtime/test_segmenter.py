@@ -1,0 +1,123 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support import bundle, head, toy_network
+from transcription import alpha_bar
+
+import anofpdm
+from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.errors import AnofpdmError, BundleError
+from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.grid import to_grid
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.select import threshold
+
+AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
+
+
+class KnowsTheHealthyHead:
+    """The exact network when the healthy head is known and the null label says the slice itself."""
+
+    def __init__(self, healthy, sick):
+        self.pairs = [(sick[i], healthy[i]) for i in range(len(sick))]
+
+    def __call__(self, x_t, t):
+        a = np.array(alpha_bar())[t - 1][:, None, None, None]
+        healthy, sick = np.empty_like(x_t), np.empty_like(x_t)
+        for i, x in enumerate(x_t):
+            nearest = min(self.pairs, key=lambda pair: np.abs(np.sqrt(a[i]) * pair[0] - x).sum())
+            sick[i], healthy[i] = nearest
+        root, rest = np.sqrt(a), np.sqrt(1 - a)
+        both = [(x_t - root * x0) / rest for x0 in (healthy, sick)]
+        return both[0].astype(np.float32), both[1].astype(np.float32)
+
+
+@pytest.mark.parametrize("M_max", [10.0, 1e-6])
+def test_a_planted_lesion_is_found(M_max):
+    """Where healthy and null differ by the lesion alone, the mask lies on the lesion.
+
+    Far below M_max, Algorithm 1 marks 2 % of a slice: all of it is lesion. Far above, 10 %: all of
+    the lesion is marked.
+    """
+    toy = bundle(L=61)
+    toy = replace(toy, calibration=replace(toy.calibration, M_max=(M_max,)))
+    grid, voxel_mm = toy.manifest.grid, (7.5, 7.5, 5.0)
+    sick_volume, healthy_volume = head(), head(lesion=False)
+    sick, _ = to_grid(sick_volume[None], voxel_mm, grid)
+    healthy, _ = to_grid(healthy_volume[None], voxel_mm, grid)
+    network = KnowsTheHealthyHead(healthy, sick)
+    found = Segmenter(toy, network).segment(sick_volume, affine=AFFINE).mask.astype(bool)
+    lesion = sick_volume - healthy_volume > 25
+    level = lesion.sum(axis=(0, 1)).argmax()
+    hit = (found & lesion)[..., level].sum()
+    assert hit == (found if M_max == 10.0 else lesion)[..., level].sum() > 0
+
+
+def test_result_holds_the_evidence():
+    segmenter = Segmenter(bundle(), toy_network)
+    found = segmenter.segment(head(), affine=AFFINE)
+    assert [result.key for result in found.slices] == sorted(r.key for r in found.slices)
+    assert found.volume_ml == pytest.approx(found.mask.sum() * 7.5 * 7.5 * 5 / 1000)
+    calibration = segmenter.calibration
+    for result in found.slices:
+        assert result.M.shape == (6, 1)
+        assert result.t_e[0] == segmenter.process.timesteps[result.M[:, 0].argmax()]
+        assert result.unhealthy == (result.cosine <= calibration.Cos_w)
+        want = threshold(result.H[None], result.M.max(0), np.array(calibration.M_max), 0.9, 0.98)
+        assert result.Q == want
+
+
+def test_healthy_slices_are_empty_unless_asked_for():
+    toy = bundle()
+    strict = replace(toy.calibration, Cos_w=-1.0)
+    segmenter = Segmenter(replace(toy, calibration=strict), toy_network)
+    assert not segmenter.segment(head(), affine=AFFINE).mask.any()
+    assert segmenter.segment(head(), affine=AFFINE, every_slice=True).mask.any()
+
+
+def test_masks_depend_on_the_seed_and_not_on_slots_or_earlier_volumes():
+    one = Segmenter(bundle(), toy_network, slots=1)
+    many = Segmenter(bundle(), toy_network, slots=5)
+    many.segment(head(seed=9), affine=AFFINE)
+    a = one.segment(head(), affine=AFFINE)
+    b = many.segment(head(), affine=AFFINE)
+    assert np.array_equal(a.mask, b.mask)
+    other = Segmenter(bundle(), toy_network, seed=1).segment(head(), affine=AFFINE)
+    assert not np.array_equal(a.slices[0].H, other.slices[0].H)
+
+
+def test_progress_counts_slices():
+    calls = []
+    found = Segmenter(bundle(), toy_network).segment(
+        head(), affine=AFFINE, progress=lambda done, total: calls.append((done, total))
+    )
+    total = len(found.slices)
+    assert calls == [(i, total) for i in range(1, total + 1)]
+
+
+def test_uncalibrated_bundles_are_refused():
+    with pytest.raises(BundleError, match="not calibrated"):
+        Segmenter(bundle(calibration=False), toy_network)
+
+
+def test_public_names():
+    assert anofpdm.Segmenter is Segmenter
+    assert issubclass(BundleError, anofpdm.AnofpdmError)
+    assert issubclass(BundleError, ValueError)
+    assert anofpdm.AnofpdmError is AnofpdmError
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        anofpdm.nothing  # noqa: B018
+
+
+def test_a_network_that_is_none_is_refused(tmp_path):
+    (tmp_path / "unet.onnx").write_bytes(b"not a network")
+    with pytest.raises(BundleError, match=r"unet\.onnx cannot be loaded"):
+        OnnxDenoiser(tmp_path / "unet.onnx")
+
+
+def test_analyse_accepts_slices_as_they_come():
+    segmenter = Segmenter(bundle(), toy_network)
+    x0 = np.random.default_rng(0).uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
+    results = list(segmenter.analyse(Slice(i, x) for i, x in enumerate(x0)))
+    assert sorted(result.key for result in results) == [0, 1, 2, 3, 4]

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from transcription import quantile_threshold
+
+from anofpdm.runtime.select import cosine, threshold
+
+
+def test_cosine_of_parallel_sequences_is_one_and_of_orthogonal_ones_zero():
+    one = np.array([[1.0], [2.0], [3.0]])
+    assert cosine(one, 5 * one) == pytest.approx(1.0)
+    assert cosine(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])) == 0.0
+
+
+def test_cosine_averages_modalities_first():
+    h = np.array([[1.0, 3.0], [0.0, 4.0]])
+    zero = np.array([[2.0, 0.0], [1.0, 1.0]])
+    a, b = np.array([2.0, 2.0]), np.array([1.0, 1.0])
+    assert cosine(h, zero) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_cosine_of_equal_predictions_is_healthy():
+    assert cosine(np.zeros((4, 1)), np.ones((4, 1))) == 1.0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.123, 0.5, 0.995, 1.0, 3.0])
+def test_threshold_is_algorithm_1(share):
+    rng = np.random.default_rng(1)
+    H = rng.gamma(2.0, size=(2, 40, 40)).astype(np.float32)
+    M_max = np.array([0.02, 0.05])
+    M = share * M_max[None] * np.array([[0.3, 0.3], [1.0, 1.0]])
+    want = quantile_threshold(H, M, M_max)
+    assert threshold(H, M.max(axis=0), M_max, 0.90, 0.98) == pytest.approx(want, rel=1e-6)
+
+
+def test_larger_divergence_cuts_lower():
+    H = np.random.default_rng(0).random((1, 30, 30)).astype(np.float32)
+    cuts = [threshold(H, np.array([m]), np.array([1.0]), 0.9, 0.98) for m in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(cuts, np.quantile(H, [0.98, 0.94, 0.90]), rtol=1e-6)

@@ -1,0 +1,111 @@
+"""Small things that tests share: networks whose answer is known, bundles, volumes, cohorts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from anofpdm.runtime.bundle import (
+    CALIBRATION,
+    NETWORK,
+    Bundle,
+    Calibration,
+    Conditions,
+    Manifest,
+    write_manifest,
+)
+from anofpdm.runtime.files import sha256, write_json
+from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.schedule import Schedule
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared(*parts: str) -> Path:
+    """A file or folder that cannot be shipped; skips the test where it is absent."""
+    folder = os.environ.get("ANOFPDM_SHARED")
+    if not folder:
+        pytest.skip("ANOFPDM_SHARED does not name the folder with data/ and fixtures/")
+    path = Path(folder).joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+def toy_network(x_t, t):
+    """A nonlinear, shift-mixing stand-in for the U-Net, in the precision it is given."""
+    share = (np.asarray(t, x_t.dtype) / 1000)[:, None, None, None]
+    rolled = np.roll(x_t, 1, axis=-1) + 0.5 * np.roll(x_t, -2, axis=-2)
+    eps_null = (0.6 * x_t + 0.2 * np.sin(rolled)).astype(x_t.dtype)
+    bump = np.exp(-((5 * share - 1.5) ** 2))
+    eps_healthy = eps_null + (0.1 * bump * np.cos(2 * rolled)).astype(x_t.dtype)
+    return eps_healthy.astype(x_t.dtype), eps_null
+
+
+def bundle(calibration: bool = True, channels: int = 1, size: int = 32, **changes) -> Bundle:
+    """A bundle in memory, for Segmenters with a network of the test's own."""
+    names = tuple("abcdef"[:channels])
+    fields = {
+        "name": "toy", "modalities": names, "scored": names, "grid": Grid(size, 60 / 8 * 32 / size),
+        "schedule": Schedule(), "L": 301, "clip": True, "precision": "fp32",
+        "files": {NETWORK: "0" * 64},
+    }  # fmt: skip
+    manifest = Manifest(**{**fields, **changes})
+    conditions = Conditions("ddim", manifest.L, 60, "fp32", manifest.clip, "0" * 64)
+    scored = len(manifest.scored)
+    held = Calibration(2.0, 2.0, (0.01,) * scored, conditions) if calibration else None
+    return Bundle(Path("toy"), manifest, held)
+
+
+def write_toy_bundle(path: Path, **changes) -> Path:
+    """A bundle on disk; its network is not one."""
+    path.mkdir()
+    (path / NETWORK).write_bytes(b"not a network")
+    toy = bundle()
+    digest = sha256(path / NETWORK)
+    conditions = dataclasses.replace(toy.calibration.conditions, network_sha256=digest)
+    calibration = dataclasses.replace(toy.calibration, conditions=conditions)
+    write_json(path / CALIBRATION, dataclasses.asdict(calibration))
+    files = {NETWORK: digest, CALIBRATION: sha256(path / CALIBRATION)}
+    write_manifest(path, dataclasses.replace(toy.manifest, files=files, **changes))
+    return path
+
+
+def head(shape=(24, 28, 10), lesion=True, seed=0):
+    """An ellipsoid of tissue in air, optionally with a bright ball: float32."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    axes = [np.linspace(-1, 1, n) for n in shape]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    inside = (x / 0.75) ** 2 + (y / 0.85) ** 2 + (z / 1.2) ** 2 < 1
+    values = np.where(inside, 100 + 5 * rng.standard_normal(shape), 0)
+    # Nothing here is symmetric, so that no flip goes unnoticed.
+    values += np.where(inside, 15 * x + 10 * y + 8 * z, 0)
+    if lesion:
+        values += 80 * np.exp(-((x - 0.3) ** 2 + (y + 0.2) ** 2 + (z - 0.1) ** 2) / 0.06) * inside
+    return values.astype(np.float32)
+
+
+def save(path: Path, array, affine=None, dtype=None) -> Path:
+    """Write a NIfTI file."""
+    affine = np.diag([7.5, 7.5, 5.0, 1.0]) if affine is None else affine
+    nib.save(nib.Nifti1Image(np.asarray(array, dtype or array.dtype), affine), path)
+    return path
+
+
+def write_cohort(folder: Path, patients: int = 6, modalities=("flair",)) -> Path:
+    """A BraTS-like cohort of small heads; odd patients have a lesion on some slices."""
+    for i in range(patients):
+        case = folder / f"P{i:02d}"
+        case.mkdir(parents=True)
+        healthy = head((32, 32, 6), lesion=False, seed=i)
+        sick = head((32, 32, 6), lesion=True, seed=i)
+        for name in modalities:
+            save(case / f"P{i:02d}_{name}.nii.gz", sick if i % 2 else healthy)
+        mask = (sick - healthy > 20) & bool(i % 2)
+        save(case / f"P{i:02d}_seg.nii.gz", mask.astype(np.uint8))
+    return folder

@@ -1,0 +1,70 @@
+"""The house: which room may import which, and what lands where."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from support import ROOT
+
+BELOW = {
+    "runtime": {"runtime"},
+    "calibrate": {"runtime", "calibrate"},
+    "train": {"runtime", "train"},
+    "export": {"runtime", "train", "export"},
+}
+
+
+def imported(path):
+    """Absolute names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_imports_only_go_down(room):
+    files = sorted((ROOT / room).glob("*.py"))
+    assert len(files) > 2
+    for path in files:
+        for name in imported(path):
+            parts = name.split(".")
+            assert parts[0] not in BELOW, f"{path} imports {name}: write anofpdm.{name}"
+            if parts[0] == "anofpdm" and len(parts) > 1:
+                assert parts[1] in BELOW[room], f"{path} imports {name}"
+            if room in ("runtime", "calibrate"):
+                assert parts[0] not in ("torch", "onnx"), f"{path} imports {name}"
+
+
+def test_importing_the_runtime_loads_nothing_heavy():
+    script = (
+        "import sys, importlib, pkgutil, anofpdm.runtime as r\n"
+        "for m in pkgutil.iter_modules(r.__path__, 'anofpdm.runtime.'):\n"
+        "    importlib.import_module(m.name)\n"
+        "print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "anofpdm.runtime.segmenter" in loaded
+    for name in ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "matplotlib"):
+        assert name not in loaded
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_no_plain_rooms(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"anofpdm"}
+    for name in ("py.typed", "runtime/forward.py", "train/unet.py", "calibrate/choose.py",
+                 "export/parity.py", "runtime/default.anofpdm/unet.onnx",
+                 "runtime/default.anofpdm/manifest.json"):  # fmt: skip
+        assert f"anofpdm/{name}" in names

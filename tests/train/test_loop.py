@@ -1,0 +1,162 @@
+import os
+import pickle
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from support import write_cohort
+
+from anofpdm.runtime.errors import CheckpointError
+from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.train.batches import Batches
+from anofpdm.train.brain import rough_brain_mask
+from anofpdm.train.checkpoint import load_checkpoint
+from anofpdm.train.cohort import assign_splits, read_cohort
+from anofpdm.train.config import PRESETS, TrainConfig, unet_config
+from anofpdm.train.loop import learning_rate, train
+from anofpdm.train.prepare import prepare
+from anofpdm.train.unet import NULL
+
+UNET = unet_config("light", 1, 32, base_width=32, dropout=0.1)
+CONFIG = TrainConfig(iterations=8, batch=4, lr=1e-3, warmup=2, unhealthy_share=0.5, affine=0.5,
+                     gain=0.2, strip=0.3, flip=True, schedule="cosine")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slices")
+    cases = assign_splits(read_cohort(write_cohort(folder / "c"), ("flair",)), 0)
+    prepare(cases, ("flair",), Grid(32, 7.5), folder / "s", lambda done, total: None)
+    return open_sliceset(folder / "s").split("train")
+
+
+def run(slices, folder, **options):
+    folder.mkdir(exist_ok=True)
+    return train(slices, UNET, CONFIG, folder / "model.pt", data={}, **options)
+
+
+def test_resuming_gives_the_losses_and_weights_of_the_uninterrupted_run(slices, tmp_path):
+    whole = run(slices, tmp_path / "whole")
+    parts = [run(slices, tmp_path / "parts", stop_at=stop) for stop in (3, 5, None)]
+    assert [len(part) for part in parts] == [3, 2, 3]
+    assert [loss for part in parts for loss in part] == whole
+    one, two = (load_checkpoint(tmp_path / name / "model.pt") for name in ("whole", "parts"))
+    for name, value in one.ema.items():
+        assert torch.equal(value, two.ema[name]), name
+
+
+def test_training_learns(slices, tmp_path):
+    config = TrainConfig(iterations=120, batch=8, lr=2e-3, warmup=10, autocast=False, ema=0.9)
+    losses = train(slices, UNET, config, tmp_path / "model.pt", data={})
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_other_options_do_not_resume(slices, tmp_path):
+    run(slices, tmp_path, stop_at=1)
+    other = TrainConfig(iterations=9, batch=4)
+    with pytest.raises(CheckpointError, match="made with other options"):
+        train(slices, UNET, other, tmp_path / "model.pt", data={})
+
+
+def test_checkpoint_loads_without_unpickling(slices, tmp_path):
+    run(slices, tmp_path, stop_at=1)
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert {"weights", "ema", "step", "unet", "train"} <= set(content)
+    assert load_checkpoint(tmp_path / "model.pt").unet == UNET
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch EVIL",)
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "code", "another dictionary"])
+def test_bad_checkpoints(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pt"
+    if kind == "text":
+        path.write_text("hello")
+    elif kind == "code":
+        path.write_bytes(pickle.dumps(Evil()))
+    elif kind == "another dictionary":
+        torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "EVIL").exists()
+
+
+def test_schedules():
+    config = TrainConfig(iterations=100, lr=1.0, warmup=10, schedule="cosine")
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 55) == pytest.approx(0.5)
+    assert learning_rate(config, 100) == pytest.approx(0.0, abs=1e-12)
+    assert learning_rate(TrainConfig(lr=2.0, warmup=4), 9999) == 2.0
+
+
+def test_batches_depend_on_seed_step_and_rank_alone(slices):
+    batches = Batches(slices, CONFIG)
+    first = batches[3]
+    batches[9]
+    for name, value in vars(Batches(slices, CONFIG)[3]).items():
+        assert torch.equal(value, getattr(first, name)), name
+    assert not torch.equal(batches[4].noise, first.noise)
+    assert not torch.equal(Batches(slices, CONFIG, rank=1)[3].noise, first.noise)
+
+
+def test_labels_are_dropped_and_classes_balanced(slices):
+    config = TrainConfig(batch=2000, unhealthy_share=0.5, label_dropout=0.1)
+    label = Batches(slices, config)[0].label.numpy()
+    assert (label == NULL).mean() == pytest.approx(0.1, abs=0.03)
+    assert (label == 1).sum() / (label != NULL).sum() == pytest.approx(0.5, abs=0.05)
+
+
+def test_timesteps_are_focused(slices):
+    config = TrainConfig(batch=2000, focus_t=600, focus_share=0.75)
+    t = Batches(slices, config)[0].t.numpy()
+    assert (t < 600).mean() == pytest.approx(0.75 + 0.25 * 0.6, abs=0.03)
+    assert t.max() < 1000
+
+
+def test_augmented_slices_stay_in_range(slices):
+    x0 = Batches(slices, CONFIG)[0].x0
+    assert float(x0.min()) >= -1
+    assert float(x0.max()) <= 1
+
+
+def test_rough_brain_mask_cuts_the_scalp_off():
+    x, y = np.meshgrid(*2 * [np.linspace(-120, 120, 128)], indexing="ij")
+    radius = np.hypot(x, 0.85 * y)
+    plane = np.full((128, 128), -1, np.float32)
+    plane[radius < 70] = -0.2
+    plane[(radius > 80) & (radius < 86)] = 0.8
+    brain = rough_brain_mask(plane, 1.875)
+    assert brain[radius < 66].all()
+    assert not brain[radius > 78].any()
+    assert rough_brain_mask(np.full((64, 64), -1, np.float32), 1.875).all()
+
+
+def test_presets_fit_their_networks():
+    for name in PRESETS:
+        assert unet_config(name, 1, 128).in_channels == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(slices, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = write_cohort(tmp_path / "c")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+         "--master-port", str(port), "-m", "anofpdm.train.main", str(folder), "-o",
+         str(tmp_path / "run"), "--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32",
+         "--iterations", "2", "--batch", "4"],
+        check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert load_checkpoint(tmp_path / "run/model.pt").step == 2
