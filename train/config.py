@@ -62,7 +62,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], TrainConfig]] = {
             "first_silu": True,
         },
         TrainConfig(
-            iterations=8_000,
+            iterations=7_000,
             lr=5e-4,
             warmup=200,
             schedule="cosine",

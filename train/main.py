@@ -70,10 +70,12 @@ def main(
         click.echo(configs)
         return
     output.mkdir(parents=True, exist_ok=True)
-    slices = _prepared(cohort, output / "slices", configs)
-    configs.write(output / "config.json", cohort)
+    rank = int(os.environ.get("RANK", "0"))
+    slices = _prepared(cohort, output / "slices", configs, rank)
+    if rank == 0:
+        configs.write(output / "config.json", cohort)
     if not prepare_only:
-        _train(slices, configs, output, cohort, stop_at)
+        _train(slices, configs, output, cohort, stop_at, rank)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +116,14 @@ def _configs(
     return _Configs(modalities, grid, unet, train)
 
 
-def _prepared(cohort: Path, folder: Path, configs: _Configs) -> SliceSet:
+def _prepared(cohort: Path, folder: Path, configs: _Configs, rank: int) -> SliceSet:
     """The slices of the run; the first process prepares them, the others wait."""
     from .cohort import assign_splits, read_cohort
     from .prepare import prepare
 
     if (cohort / "slices.json").is_file():
         folder = cohort
-    elif int(os.environ.get("RANK", "0")):
+    elif rank:
         while not (folder / "slices.json").is_file():
             time.sleep(1.0)
     elif not (folder / "slices.json").is_file():
@@ -137,12 +139,17 @@ def _prepared(cohort: Path, folder: Path, configs: _Configs) -> SliceSet:
 
 
 def _train(
-    slices: SliceSet, configs: _Configs, output: Path, cohort: Path, stop_at: int | None
+    slices: SliceSet,
+    configs: _Configs,
+    output: Path,
+    cohort: Path,
+    stop_at: int | None,
+    rank: int,
 ) -> None:
     from .loop import Progress, train
 
     split = slices.split("train")
-    writer = _tensorboard(output)
+    writer = _tensorboard(output) if rank == 0 else _Nowhere()
     started = time.monotonic()
 
     def report(progress: Progress) -> None:
@@ -163,7 +170,8 @@ def _train(
     }
     train(split, configs.unet, configs.train, output / "model.pt", data=data, stop_at=stop_at,
           report=report)  # fmt: skip
-    click.echo(f"checkpoint in {output / 'model.pt'}")
+    if rank == 0:
+        click.echo(f"checkpoint in {output / 'model.pt'}")
 
 
 class _Scalars(Protocol):

@@ -1,0 +1,51 @@
+"""What the README shows is what happens."""
+
+import re
+import subprocess
+import sys
+
+from click.testing import CliRunner
+from support import ROOT
+
+from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.infer import main
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def test_the_python_example_runs():
+    (code,) = blocks("python")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+def test_the_first_command_ends_with_the_line_that_is_shown(tmp_path):
+    command = blocks("bash")[0]
+    arguments = command.split("anofpdm-infer ")[1].split()
+    arguments[0] = str(ROOT / arguments[0])
+    arguments[2] = str(tmp_path / "mask.nii.gz")
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0
+    shown = re.sub(r", \d+ s:", ", N s:", blocks("text")[0])
+    said = re.sub(r", \d+ s:", ", N s:", done.output).replace(f"{tmp_path}/", "")
+    assert said == shown
+
+
+def test_the_model_card_and_the_readme_give_the_same_figures():
+    card = open_bundle(DEFAULT).manifest.model_card
+    assert "research, not for diagnosis" in card
+    rows = [line for line in card.splitlines() if line.startswith("| ") and "0." in line]
+    assert len(rows) >= 8
+    for row in rows:
+        assert row in README, row
+
+
+def test_the_default_bundle_is_small_and_calibrated():
+    size = sum(path.stat().st_size for path in DEFAULT.iterdir())
+    assert size <= 16 * 2**20
+    bundle = open_bundle(DEFAULT)
+    assert bundle.manifest.modalities == ("flair",)
+    assert bundle.calibrated().slices["split"] == "val"
