@@ -27,7 +27,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, among which candidates. ``M_max``: (C,)."""
+    """What was chosen, among which candidates. ``M_max``: (C,), over all slices."""
 
     L: int
     w: float
@@ -48,7 +48,7 @@ def choose(curves: Curves, unhealthy: NDArray[np.bool_], lengths: tuple[int, ...
     Raises
     ------
     CohortError
-        If the labels hold one class only.
+        If the labels hold one class only, or the network ignores them.
     """
     if unhealthy.all() or not unhealthy.any():
         which = "unhealthy" if unhealthy.all() else "healthy"
@@ -65,8 +65,13 @@ def choose(curves: Curves, unhealthy: NDArray[np.bool_], lengths: tuple[int, ...
     at_L = [c for c in candidates if c.L == L]
     good = _NEARLY_BEST * max(c.accuracy for c in at_L)
     best = max((c for c in at_L if c.accuracy >= good), key=lambda c: c.w)
-    M = curves.up_to(L).M[unhealthy, curves.w.index(best.w)]
+    M = curves.up_to(L).M[:, curves.w.index(best.w)]
     M_max = tuple(float(value) for value in M.max(axis=(0, 1)))
+    if min(M_max) <= 0:
+        raise CohortError(
+            "the network answers the same with and without the label: train it longer, on slices "
+            "of both classes"
+        )
     return Choice(L, best.w, best.Cos_w, best.accuracy, M_max, tuple(candidates))
 
 

@@ -9,12 +9,13 @@ import click
 
 from anofpdm.runtime.bundle import Bundle, write_manifest
 from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder, write_json
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import open_sliceset
 
 from .evaluation import evaluate
-from .main import fitting
+from .labelled import fitting
 
 _HEADING = "## Figures"
 
@@ -25,7 +26,7 @@ _HEADING = "## Figures"
 @click.option("--split", default="test", show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
 @click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
 @click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -46,6 +47,8 @@ def main(
     """
     if json_path:
         writable_folder(json_path)
+    if add_to_card and bundle is None:
+        raise AnofpdmError("--add-to-card writes into a bundle: name it with --bundle")
     segmenter = Segmenter.load(bundle, threads=threads, seed=seed)
     labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
     evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))

@@ -1,9 +1,9 @@
-"""How good a bundle is on labelled slices with reference masks."""
+"""How good a bundle is on labelled slices whose lesions were drawn."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,80 +19,105 @@ from anofpdm.runtime.sliceset import SliceSet
 from .metrics import area_under_roc, average_precision, dice, iou
 
 _FOREGROUND = -0.95
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean Dice and IoU over slices, or Dice and IoU over the voxels of patients."""
+    """Means of Dice and IoU, the same for empty masks, and AUPRC over the foreground's pixels.
+
+    AUPRC is that of the smoothed anomaly map, which is what masks are cut from, whatever the
+    verdict; NaN without lesions.
+    """
 
     dice: float
     iou: float
+    empty_dice: float
+    empty_iou: float
+    auprc: float
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """One slice: the label, the verdict, its cosine, and Dice without and with the verdict."""
+
+    patient: str
+    level: int
+    unhealthy: bool
+    called_unhealthy: bool
+    cosine: float
+    dice: float
+    gated_dice: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a bundle on one split, each with the all-empty predictor's beside it where apt.
+    """Figures of a bundle on one split.
 
     ``unhealthy``: unhealthy slices, each segmented whatever the verdict (the paper's set-up);
     ``unhealthy_gated``: the same slices, empty where the verdict is healthy; ``mixed``: all slices,
-    gated, an empty mask on a healthy slice counting 1; ``mixed_empty``: the same for empty masks;
-    ``patients``: gated, over all voxels of a patient, mean over patients with a lesion.
-    ``auprc``: over the foreground pixels of unhealthy slices, pooled; ``auprc_mean``: the mean of
-    the slices' own. ``accuracy``, ``sensitivity``, ``specificity``, ``auroc``: of the verdict and
-    of the cosine.
+    gated, where an empty mask on a healthy slice counts 1; ``patients``: gated, over all voxels of
+    a patient, mean over the patients with a lesion. AUPRC is pooled over the slices, and for
+    patients the mean of their own. ``auroc``: of the cosine.
     """
 
-    slices: int
-    unhealthy_slices: int
-    n_patients: int
     unhealthy: Scores
     unhealthy_gated: Scores
-    unhealthy_empty: Scores
     mixed: Scores
-    mixed_empty: Scores
     patients: Scores
-    auprc: float
-    auprc_mean: float
     accuracy: float
     accuracy_all_healthy: float
     sensitivity: float
     specificity: float
     auroc: float
+    slices: tuple[SliceScores, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Nested dictionaries; NaN becomes None."""
         return {key: _without_nan(value) for key, value in asdict(self).items()}
 
     def table(self) -> str:
-        """A Markdown table."""
+        """Two Markdown tables."""
         rows = [
-            ("unhealthy slices, every one segmented", self.unhealthy, self.unhealthy_empty),
-            ("unhealthy slices, gated by the verdict", self.unhealthy_gated, self.unhealthy_empty),
-            ("all slices (mixed), gated", self.mixed, self.mixed_empty),
-            ("per patient (3-D), gated", self.patients, Scores(0.0, 0.0)),
+            ("unhealthy slices, every one segmented", self.unhealthy),
+            ("unhealthy slices, gated by the verdict", self.unhealthy_gated),
+            ("all slices (mixed), gated", self.mixed),
+            ("per patient (3-D), gated", self.patients),
         ]
+        patients = {one.patient for one in self.slices}
+        sick = sum(one.unhealthy for one in self.slices)
         lines = [
-            f"{self.slices} slices of {self.n_patients} patients, {self.unhealthy_slices} "
-            "unhealthy",
+            f"{len(self.slices)} slices of {len(patients)} patients, {sick} unhealthy",
             "",
-            "| | Dice | IoU | Dice of empty masks |",
-            "|---|---|---|---|",
+            "| | Dice | IoU | AUPRC | Dice, IoU of empty masks |",
+            "|---|---|---|---|---|",
         ]
         lines += [
-            f"| {name} | {s.dice:.3f} | {s.iou:.3f} | {empty.dice:.3f} |" for name, s, empty in rows
+            f"| {name} | {s.dice:.3f} | {s.iou:.3f} | {s.auprc:.3f} | "
+            f"{s.empty_dice:.3f}, {s.empty_iou:.3f} |"
+            for name, s in rows
         ]
         lines += [
             "",
-            "| | |",
+            "| healthy or unhealthy | |",
             "|---|---|",
-            f"| AUPRC, foreground of unhealthy slices, pooled | {self.auprc:.3f} |",
-            f"| AUPRC, mean over unhealthy slices | {self.auprc_mean:.3f} |",
-            f"| image-level accuracy (calling all healthy) | {self.accuracy:.3f} "
+            f"| accuracy (calling all healthy) | {self.accuracy:.3f} "
             f"({self.accuracy_all_healthy:.3f}) |",
             f"| sensitivity, specificity | {self.sensitivity:.3f}, {self.specificity:.3f} |",
             f"| area under the ROC curve of the cosine | {self.auroc:.3f} |",
         ]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one slice contributes; ``scores``: the map's foreground pixels, ``positive``: lesion."""
+
+    mask: Mask
+    gated: Mask
+    drawn: Mask
+    scores: NDArray[np.float32]
+    positive: Mask
 
 
 def evaluate(
@@ -102,78 +127,91 @@ def evaluate(
 ) -> Evaluation:
     """Segment labelled slices and compare with their masks, on the model's grid.
 
+    Slices whose lesions were not drawn are left out.
+
     Raises
     ------
     CohortError
-        If the slices have no masks.
+        If none were drawn.
     """
-    if slices.masks is None:
+    drawn = [i for i, record in enumerate(slices.records) if record.drawn]
+    if not drawn:
         raise CohortError("the slices have no reference masks: nothing to compare with")
-    n, shape = len(slices), slices.masks.shape[1:]
-    masks = np.zeros((n, *shape), bool)
-    called, cosines = np.zeros(n, bool), np.zeros(n)
-    maps: dict[int, NDArray[np.float32]] = {}
-    unhealthy, reference = slices.unhealthy, np.asarray(slices.masks, bool)
-    stream = segmenter.analyse(Slice(i, slices.x0(i)) for i in range(n))
-    for done, result in enumerate(stream, start=1):
-        masks[result.key], called[result.key] = result.mask, result.unhealthy
-        cosines[result.key] = result.cosine
-        if unhealthy[result.key]:
-            maps[result.key] = smooth(result.H)
-        progress(done, n)
-    gated = masks & called[:, None, None]
-    empty = np.zeros_like(masks)
-    foreground = {i: slices.x0(i).mean(axis=0) > _FOREGROUND for i in maps}
-    pixels = [(maps[i][foreground[i]], reference[i][foreground[i]]) for i in sorted(maps)]
-    pooled = [np.concatenate(parts) for parts in zip(*pixels, strict=True)] if pixels else None
+    slices = slices.take(drawn)
+    seen: dict[int, _Seen] = {}
+    rows: dict[int, SliceScores] = {}
+    for result in segmenter.analyse(Slice(i, slices.x0(i)) for i in range(len(slices))):
+        i = result.key
+        record, reference = slices.records[i], slices.mask(i)
+        foreground = slices.x0(i).mean(axis=0) > _FOREGROUND
+        gated = result.mask & result.unhealthy
+        seen[i] = _Seen(
+            result.mask, gated, reference, smooth(result.H)[foreground], reference[foreground]
+        )
+        rows[i] = SliceScores(
+            record.patient,
+            record.level,
+            record.unhealthy,
+            result.unhealthy,
+            result.cosine,
+            dice(result.mask, reference),
+            dice(gated, reference),
+        )
+        progress(len(seen), len(slices))
+    ordered = tuple(rows[i] for i in range(len(slices)))
+    unhealthy, cosines = slices.unhealthy, np.array([row.cosine for row in ordered])
+    called = np.array([row.called_unhealthy for row in ordered])
+    sick = [seen[i] for i in np.flatnonzero(unhealthy).tolist()]
+    everything = [seen[i] for i in range(len(slices))]
+    heads = [
+        [seen[i] for i in np.flatnonzero(slices.patients == name).tolist()]
+        for name in np.unique(slices.patients)
+    ]
+    heads = [head for head in heads if any(one.drawn.any() for one in head)]
+    volumes = [
+        (np.stack([one.gated for one in head]), np.stack([one.drawn for one in head]))
+        for head in heads
+    ]
     return Evaluation(
-        slices=n,
-        unhealthy_slices=int(unhealthy.sum()),
-        n_patients=len(set(slices.patients)),
-        unhealthy=_mean(masks[unhealthy], reference[unhealthy]),
-        unhealthy_gated=_mean(gated[unhealthy], reference[unhealthy]),
-        unhealthy_empty=_mean(empty[unhealthy], reference[unhealthy]),
-        mixed=_mean(gated, reference),
-        mixed_empty=_mean(empty, reference),
-        patients=_per_patient(gated, reference, slices.patients),
-        auprc=average_precision(pooled[0], pooled[1]) if pooled else math.nan,
-        auprc_mean=_nanmean([average_precision(s, r) for s, r in pixels]),
+        unhealthy=_scores([(s.mask, s.drawn) for s in sick], _auprc(sick)),
+        unhealthy_gated=_scores([(s.gated, s.drawn) for s in sick], _auprc(sick)),
+        mixed=_scores([(s.gated, s.drawn) for s in everything], _auprc(everything)),
+        patients=_scores(volumes, _mean(_auprc(head) for head in heads)),
         accuracy=float((called == unhealthy).mean()),
         accuracy_all_healthy=float((~unhealthy).mean()),
-        sensitivity=_nanmean(called[unhealthy]),
-        specificity=_nanmean(~called[~unhealthy]),
+        sensitivity=_mean(called[unhealthy]),
+        specificity=_mean(~called[~unhealthy]),
         auroc=area_under_roc(-cosines, unhealthy),
+        slices=ordered,
     )
 
 
-def _mean(masks: NDArray[np.bool_], reference: NDArray[np.bool_]) -> Scores:
-    pairs = list(zip(masks, reference, strict=True))
+def _scores(pairs: list[tuple[Mask, Mask]], auprc: float) -> Scores:
+    nothing = [(np.zeros_like(drawn), drawn) for _, drawn in pairs]
     return Scores(
-        _nanmean([dice(mask, drawn) for mask, drawn in pairs]),
-        _nanmean([iou(mask, drawn) for mask, drawn in pairs]),
+        dice=_mean(dice(*pair) for pair in pairs),
+        iou=_mean(iou(*pair) for pair in pairs),
+        empty_dice=_mean(dice(*pair) for pair in nothing),
+        empty_iou=_mean(iou(*pair) for pair in nothing),
+        auprc=auprc,
     )
 
 
-def _per_patient(
-    masks: NDArray[np.bool_], reference: NDArray[np.bool_], patients: NDArray[np.str_]
-) -> Scores:
-    volumes = [
-        (masks[patients == name], reference[patients == name]) for name in np.unique(patients)
-    ]
-    pairs = [(mask, drawn) for mask, drawn in volumes if drawn.any()]
-    return Scores(
-        _nanmean([dice(mask, drawn) for mask, drawn in pairs]),
-        _nanmean([iou(mask, drawn) for mask, drawn in pairs]),
-    )
+def _auprc(seen: list[_Seen]) -> float:
+    if not seen:
+        return math.nan
+    scores = np.concatenate([one.scores for one in seen])
+    return average_precision(scores, np.concatenate([one.positive for one in seen]))
 
 
-def _nanmean(values: list[float] | NDArray[np.bool_]) -> float:
-    known = np.asarray(values, float)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if len(known) else math.nan
+def _mean(values: Iterable[float]) -> float:
+    known = [float(value) for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value

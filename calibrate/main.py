@@ -8,21 +8,16 @@ from pathlib import Path
 
 import click
 
-from anofpdm.runtime.bundle import (
-    CALIBRATION,
-    Bundle,
-    Calibration,
-    open_bundle,
-    write_manifest,
-)
+from anofpdm.runtime.bundle import CALIBRATION, Calibration, open_bundle, write_calibration
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, CohortError
-from anofpdm.runtime.files import sha256, write_json
+from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import Process
-from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+from anofpdm.runtime.sliceset import open_sliceset
 
-from .choose import Choice, choose
+from .choose import choose
+from .labelled import fitting
 from .sweep import sweep
 
 
@@ -36,7 +31,7 @@ from .sweep import sweep
               help="Candidate L: how far the forward process goes.")  # fmt: skip
 @click.option("--stride", default=1, show_default=True, type=click.IntRange(min=1),
               help="Visit every k-th timestep.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
 @click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -57,8 +52,9 @@ def main(
     Example: anofpdm-calibrate run/slices --bundle model.anofpdm --stride 60
     """
     opened = open_bundle(bundle)
-    w = _numbers(w_text, "--w", positive=False)
-    lengths = tuple(int(number) for number in _numbers(length, "--length", positive=True))
+    writable_folder(bundle / CALIBRATION)
+    w = _numbers(w_text, "--w", timesteps=False)
+    lengths = tuple(int(number) for number in _numbers(length, "--length", timesteps=True))
     if max(lengths) > opened.manifest.schedule.T:
         raise AnofpdmError(f"--length {length}: the schedule has {opened.manifest.schedule.T}")
     labelled = fitting(open_sliceset(slices), opened).split(split)
@@ -75,7 +71,21 @@ def main(
         progress=ProgressLine("slices"),
     )
     choice = choose(curves, labelled.unhealthy, lengths)
-    write_calibration(opened, choice, stride, labelled, split)
+    calibration = Calibration(
+        w=choice.w,
+        Cos_w=choice.Cos_w,
+        M_max=choice.M_max,
+        conditions=opened.conditions(stride, choice.L),
+        candidates=tuple(dataclasses.asdict(candidate) for candidate in choice.candidates),
+        slices={
+            "split": split,
+            "patients": len(set(labelled.patients)),
+            "slices": len(labelled),
+            "unhealthy": int(labelled.unhealthy.sum()),
+            "accuracy": choice.accuracy,
+        },
+    )
+    write_calibration(opened, calibration)
     for candidate in choice.candidates:
         click.echo(
             f"L {candidate.L:4d}  w {candidate.w:5g}  Cos_w {candidate.Cos_w:.5f}  "
@@ -87,47 +97,13 @@ def main(
     )
 
 
-def fitting(slices: SliceSet, bundle: Bundle) -> SliceSet:
-    """The slices, if they are on the bundle's grid with its modalities."""
-    wanted = (bundle.manifest.modalities, bundle.manifest.grid)
-    if (slices.modalities, slices.grid) != wanted:
-        raise CohortError(
-            f"the slices hold {', '.join(slices.modalities)} on {slices.grid}, the bundle wants "
-            f"{', '.join(wanted[0])} on {wanted[1]}: prepare them again"
-        )
-    return slices
-
-
-def write_calibration(
-    bundle: Bundle, choice: Choice, stride: int, slices: SliceSet, split: str
-) -> None:
-    """Put a calibration into a bundle."""
-    calibration = Calibration(
-        w=choice.w,
-        Cos_w=choice.Cos_w,
-        M_max=choice.M_max,
-        conditions=bundle.conditions(stride, choice.L),
-        candidates=tuple(dataclasses.asdict(candidate) for candidate in choice.candidates),
-        slices={
-            "split": split,
-            "patients": len(set(slices.patients)),
-            "slices": len(slices),
-            "unhealthy": int(slices.unhealthy.sum()),
-            "accuracy": choice.accuracy,
-        },
-    )
-    path = bundle.path / CALIBRATION
-    write_json(path, dataclasses.asdict(calibration))
-    files = {**bundle.manifest.files, CALIBRATION: sha256(path)}
-    write_manifest(bundle.path, dataclasses.replace(bundle.manifest, L=choice.L, files=files))
-
-
-def _numbers(text: str, option: str, *, positive: bool) -> tuple[float, ...]:
+def _numbers(text: str, option: str, *, timesteps: bool) -> tuple[float, ...]:
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise AnofpdmError(f"{option} {text}: give numbers with commas between them") from None
     for number in numbers:
-        if not math.isfinite(number) or number < 0 or (positive and number < 1):
+        whole = number >= 1 and number.is_integer()
+        if not math.isfinite(number) or number < 0 or (timesteps and not whole):
             raise AnofpdmError(f"{option} {text}: {number:g} is not possible")
     return numbers

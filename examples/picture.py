@@ -61,7 +61,7 @@ def main(volume: Path, reference: Path, picture: Path) -> None:
     reference_mask = np.asarray(nib.load(reference).dataobj) > 0
     overlap = 2 * (mask & reference_mask).sum() / (mask.sum() + reference_mask.sum())
     click.echo(
-        f"{found.volume_ml:.1f} ml marked, {found.marked_slices} of {len(found.slices)} slices; "
+        f"{found.volume_ml:.1f} ml marked, {found.unhealthy_slices} of {len(found.slices)} slices; "
         f"Dice with the reference {overlap:.2f}"
     )
 

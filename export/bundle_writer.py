@@ -7,9 +7,9 @@ import platform
 import secrets
 import shutil
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
-import onnxruntime
 import torch
 
 from anofpdm import __version__
@@ -81,7 +81,7 @@ def write_bundle(
             provenance={
                 "anofpdm": __version__,
                 "torch": torch.__version__,
-                "onnxruntime": onnxruntime.__version__,
+                "onnxruntime": version("onnxruntime"),
                 "python": platform.python_version(),
                 "data": dict(checkpoint.data),
                 "training": asdict(checkpoint.train),

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.extras import require
 
@@ -20,7 +21,11 @@ from anofpdm.runtime.extras import require
               show_default=True, help="What an fp32 network's weights are stored in.")  # fmt: skip
 @click.option("--scored", help="Modalities that count for the map, with commas.  [default: all]")
 @click.option("--name", help="What the model is called.  [default: the output's name]")
-@click.option("--model-card", type=click.Path(path_type=Path), help="A Markdown file.")
+@click.option(
+    "--model-card",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A Markdown file.",
+)
 @click.version_option(package_name="anofpdm")
 @reports_errors
 def main(
@@ -38,7 +43,7 @@ def main(
     """
     for module in ("torch", "onnx", "onnxscript"):
         require(module, "export")
-    require("onnxruntime", "cpu")
+    load_onnxruntime()
     from anofpdm.train.checkpoint import load_checkpoint
 
     from .bundle_writer import write_bundle

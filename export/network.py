@@ -22,13 +22,15 @@ class BothLabels(nn.Module):
         self.unet = unet.eval()
         rows = unet.label_rows().detach()[[HEALTHY, NULL]]
         if precision == "fp16":
+            buffers = {name: buffer.clone() for name, buffer in unet.named_buffers()}
             self.unet.half()
             rows = rows.half()
             for module in self.unet.modules():
                 if isinstance(module, GroupNorm):
                     module.float()
-            if hasattr(self.unet, "abar"):
-                self.unet.abar = self.unet.abar.float()
+            # abar near 1 would round to 1.
+            for name, buffer in buffers.items():
+                setattr(self.unet, name, buffer)
         self.register_buffer("label_rows", rows, persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

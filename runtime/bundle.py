@@ -12,14 +12,16 @@ Nothing in it is unpickled or executed.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import BundleError
-from .files import sha256, write_json
+from .files import sha256, whole_file
 from .grid import Grid
 from .schedule import Schedule
 
@@ -68,7 +70,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a calibration holds for; thresholds mean nothing under any other."""
+    """What a calibration holds for; thresholds mean nothing under any other.
+
+    ``inputs_sha256``: fingerprint of the modalities, the scored ones, the grid and the schedule.
+    """
 
     encoding: str
     L: int
@@ -76,6 +81,11 @@ class Conditions:
     precision: str
     clip: bool
     network_sha256: str
+    inputs_sha256: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stride, int) or self.stride < 1:
+            raise ValueError(f"stride must be a whole number from 1, not {self.stride!r}")
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,9 @@ class Calibration:
     slices: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        numbers = (self.w, self.Cos_w, *self.M_max)
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError("w, Cos_w and M_max must be finite")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
             raise ValueError("a calibration needs M_max > 0 and 0 <= a <= b <= 1")
 
@@ -117,7 +130,9 @@ class Bundle:
     def conditions(self, stride: int, L: int | None = None) -> Conditions:
         """The conditions under which this bundle runs."""
         m = self.manifest
-        return Conditions("ddim", L or m.L, stride, m.precision, m.clip, m.files[NETWORK])
+        inputs = [m.modalities, m.scored, asdict(m.grid), asdict(m.schedule)]
+        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        return Conditions("ddim", L or m.L, stride, m.precision, m.clip, m.files[NETWORK], digest)
 
     def calibrated(self) -> Calibration:
         """The calibration, found to hold for this bundle.
@@ -186,7 +201,28 @@ def open_bundle(path: Path) -> Bundle:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of the bundle at ``path``."""
-    write_json(path / MANIFEST, asdict(manifest))
+    with whole_file(path / MANIFEST) as beside:
+        beside.write_text(_as_json(manifest), encoding="utf-8")
+
+
+def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
+    """Put a calibration into a bundle; both files change together.
+
+    Raises
+    ------
+    OutputError
+        If the bundle cannot be written to; then nothing has changed.
+    """
+    path = bundle.path
+    with whole_file(path / MANIFEST) as manifest_beside, whole_file(path / CALIBRATION) as beside:
+        beside.write_text(_as_json(calibration), encoding="utf-8")
+        files = {**bundle.manifest.files, CALIBRATION: sha256(beside)}
+        manifest = replace(bundle.manifest, L=calibration.conditions.L, files=files)
+        manifest_beside.write_text(_as_json(manifest), encoding="utf-8")
+
+
+def _as_json(content: Manifest | Calibration) -> str:
+    return json.dumps(asdict(content), indent=1, allow_nan=False) + "\n"
 
 
 def _parse_calibration(path: Path) -> Calibration:

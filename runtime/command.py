@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -21,10 +22,14 @@ def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        # nibabel reports faults of headers that it mends; what cannot be mended, we report.
+        logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
         try:
             body(*args, **kwargs)
-        except AnofpdmError as error:
-            click.echo(f"error: {error}", err=True)
+        except BrokenPipeError:
+            raise
+        except (AnofpdmError, OSError) as error:
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
             _interrupted()
@@ -43,11 +48,13 @@ class ProgressLine:
     def __init__(self, what: str) -> None:
         self._what, self._started = what, time.monotonic()
         self._shown = sys.stderr.isatty()
+        if self._shown:
+            click.echo(f"{what} ...", nl=False, err=True)
 
     def __call__(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` are done, and the time left."""
         if not self._shown:
             return
         left = (time.monotonic() - self._started) / max(done, 1) * (total - done)
-        text = f"\r{self._what} {done}/{total}, {left:.0f} s left "
-        click.echo(text, nl=done == total, err=True)
+        text = f"{self._what} {done}/{total}, {left:.0f} s left"
+        click.echo(f"\r{text:<40}", nl=done == total, err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,16 @@ class Denoiser(Protocol):
         ...
 
 
+def load_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime, the one place where that is done.
+
+    Since 1.29 importing it writes a device ID to the home folder and reports usage, unless
+    ``ORT_DISABLE_TELEMETRY`` is set before the import. The user's own setting is left alone.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return require("onnxruntime", "cpu")
+
+
 class OnnxDenoiser:
     """ONNX Runtime on the CPU.
 
@@ -40,10 +51,7 @@ class OnnxDenoiser:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        # Since 1.29 importing onnxruntime writes a device ID to the home folder and reports
-        # usage, unless this is set before the import.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        ort = require("onnxruntime", "cpu")
+        ort = load_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -60,4 +68,8 @@ class OnnxDenoiser:
         """See :class:`Denoiser`."""
         feed = {"x_t": x_t, "t": t - 1}
         eps_healthy, eps_null = self._session.run(["eps_healthy", "eps_null"], feed)
+        if not (np.isfinite(eps_healthy).all() and np.isfinite(eps_null).all()):
+            raise BundleError(
+                "the network gives infinite or undefined predictions: export it again"
+            )
         return eps_healthy, eps_null

@@ -16,7 +16,7 @@ from .volume import check_output, load_image, save_image
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The mask.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="A bundle of your own.")
 @click.option("--every-slice", is_flag=True, help="Segment slices found healthy, too.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
 @click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -46,6 +46,6 @@ def main(
     )
     save_image(found.image, output)
     click.echo(
-        f"{found.marked_slices} of {len(found.slices)} slices unhealthy, {found.volume_ml:.1f} ml "
-        f"marked, {found.seconds:.0f} s: mask in {output}"
+        f"{found.unhealthy_slices} of {len(found.slices)} slices unhealthy, "
+        f"{found.volume_ml:.1f} ml marked, {found.seconds:.0f} s: mask in {output}"
     )

@@ -59,7 +59,7 @@ class Segmentation:
     seconds: float
 
     @property
-    def marked_slices(self) -> int:
+    def unhealthy_slices(self) -> int:
         """How many axial slices were found unhealthy."""
         return sum(result.unhealthy for result in self.slices)
 
@@ -145,6 +145,11 @@ class Segmenter:
         manifest = self.bundle.manifest
         volume = read_volume(given, called, len(manifest.modalities))
         slices, placement = to_grid(volume.data, volume.voxel_mm, manifest.grid)
+        if not len(slices):
+            raise VolumeError(
+                f"{called[0]} shows too little of a head on every slice: are its voxels really "
+                f"{' x '.join(f'{mm:g}' for mm in volume.voxel_mm)} mm?"
+            )
         stream = (Slice(int(level), x0) for level, x0 in zip(placement.levels, slices, strict=True))
         results = []
         for result in self.analyse(stream):
@@ -152,9 +157,7 @@ class Segmenter:
             progress(len(results), len(slices))
         results.sort(key=lambda result: result.key)
         planes = [r.mask if every_slice or r.unhealthy else np.zeros_like(r.mask) for r in results]
-        empty = np.zeros((0, manifest.grid.size, manifest.grid.size), bool)
-        stacked = np.stack(planes) if planes else empty
-        mask = from_grid(stacked, manifest.grid, placement) >= 0.5
+        mask = from_grid(np.stack(planes), manifest.grid, placement) >= 0.5
         turned = volume.to_source(mask.astype(np.uint8)).astype(np.uint8)
         return Segmentation(
             turned,

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,33 +21,37 @@ from .errors import CohortError
 from .files import write_json
 from .grid import Grid
 
-_INDEX, _SLICES, _MASKS = "slices.json", "slices.u8", "masks.u8"
+INDEX, _SLICES, _MASKS = "slices.json", "slices.u8", "masks.u8"
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice: its patient, its axial index, its split, and whether it shows a lesion."""
+    """One slice: its patient, axial index and split; whether it shows a lesion, and whether its
+    lesions were drawn (an empty mask says nothing where they were not)."""
 
     patient: str
     level: int
     split: str
     unhealthy: bool
+    drawn: bool
 
 
 @dataclass(frozen=True)
 class SliceSet:
-    """Labelled slices on a model's grid.
+    """Labelled slices on a model's grid; pixels stay on disk until they are asked for.
 
-    ``raw`` : (n, C, size, size) uint8; ``masks`` : (n, size, size) uint8, 1 where a lesion was
-    drawn, None without drawn masks; ``records`` : n of them.
+    ``source``: what they were made of, JSON values; ``records``: n of them; ``rows``: (n,) where
+    they stand in the files.
     """
 
     modalities: tuple[str, ...]
     grid: Grid
+    source: Mapping[str, Any]
     records: tuple[SliceRecord, ...]
-    raw: NDArray[np.uint8]
-    masks: NDArray[np.uint8] | None
+    rows: tuple[int, ...]
+    _slices: NDArray[np.uint8]
+    _masks: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -63,7 +68,11 @@ class SliceSet:
 
     def x0(self, index: int) -> NDArray[np.float32]:
         """Slice ``index``: (C, size, size) float32 in [-1, 1]."""
-        return dequantise(self.raw[index])
+        return dequantise(self._slices[self.rows[index]])
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """The drawn lesions of slice ``index``: (size, size)."""
+        return np.asarray(self._masks[self.rows[index]], dtype=bool)
 
     def split(self, name: str) -> SliceSet:
         """The slices of one split.
@@ -79,16 +88,12 @@ class SliceSet:
             raise CohortError(f"no slices in split {name!r}: there are {', '.join(known)}")
         return self.take(keep)
 
-    def take(self, keep: list[int]) -> SliceSet:
-        """The slices at these positions; a contiguous range stays memory-mapped."""
-        contiguous = keep == list(range(keep[0], keep[-1] + 1))
-        where = slice(keep[0], keep[-1] + 1) if contiguous else np.array(keep)
-        return SliceSet(
-            self.modalities,
-            self.grid,
-            tuple(self.records[i] for i in keep),
-            self.raw[where],
-            None if self.masks is None else self.masks[where],
+    def take(self, keep: Sequence[int]) -> SliceSet:
+        """The slices at these positions."""
+        return replace(
+            self,
+            records=tuple(self.records[i] for i in keep),
+            rows=tuple(self.rows[i] for i in keep),
         )
 
 
@@ -106,45 +111,38 @@ def quantise(slices: NDArray[np.float32]) -> NDArray[np.uint8]:
 class SliceWriter:
     """Appends slices to a set; see :func:`writing`."""
 
-    def __init__(self, slices: BinaryIO, masks: BinaryIO | None) -> None:
+    def __init__(self, slices: BinaryIO, masks: BinaryIO) -> None:
         self._slices, self._masks = slices, masks
         self.records: list[SliceRecord] = []
 
     def add(
-        self,
-        record: SliceRecord,
-        x0: NDArray[np.float32],
-        mask: NDArray[np.bool_] | None,
+        self, record: SliceRecord, x0: NDArray[np.float32], mask: NDArray[np.bool_] | None
     ) -> None:
         """Append one slice: ``x0`` (C, size, size) in [-1, 1], ``mask`` (size, size)."""
         self._slices.write(quantise(x0).tobytes())
-        if self._masks is not None:
-            shape = x0.shape[1:]
-            drawn = np.zeros(shape, bool) if mask is None else mask
-            self._masks.write(drawn.astype(np.uint8).tobytes())
+        drawn = np.zeros(x0.shape[1:], bool) if mask is None else mask
+        self._masks.write(drawn.astype(np.uint8).tobytes())
         self.records.append(record)
 
 
 @contextmanager
 def writing(
-    folder: Path, modalities: tuple[str, ...], grid: Grid, with_masks: bool
+    folder: Path, modalities: tuple[str, ...], grid: Grid, source: Mapping[str, Any]
 ) -> Iterator[SliceWriter]:
     """Create a set in ``folder``; its index is written last, so a broken set is not opened."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _INDEX).unlink(missing_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
     with (folder / _SLICES).open("wb") as slices, (folder / _MASKS).open("wb") as masks:
-        writer = SliceWriter(slices, masks if with_masks else None)
+        writer = SliceWriter(slices, masks)
         yield writer
-    if not with_masks:
-        (folder / _MASKS).unlink()
     index = {
         "format": _FORMAT,
+        "source": dict(source),
         "modalities": list(modalities),
         "grid": asdict(grid),
-        "masks": with_masks,
-        "slices": [[r.patient, r.level, r.split, int(r.unhealthy)] for r in writer.records],
+        "slices": [[r.patient, r.level, r.split, r.unhealthy, r.drawn] for r in writer.records],
     }
-    write_json(folder / _INDEX, index)
+    write_json(folder / INDEX, index)
 
 
 def open_sliceset(folder: Path) -> SliceSet:
@@ -155,31 +153,30 @@ def open_sliceset(folder: Path) -> SliceSet:
     CohortError
         If the folder holds none, or a damaged one.
     """
-    path = folder / _INDEX
+    path = folder / INDEX
     if not path.is_file():
-        raise CohortError(f"{folder} holds no prepared slices ({_INDEX}): run anofpdm-train first")
+        raise CohortError(f"{folder} holds no prepared slices ({INDEX}): run anofpdm-train first")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != _FORMAT:
             raise CohortError(f"{path} has format {index['format']}, this version reads {_FORMAT}")
         modalities, grid = tuple(index["modalities"]), Grid(**index["grid"])
-        records = tuple(SliceRecord(p, z, split, bool(u)) for p, z, split, u in index["slices"])
+        records = tuple(SliceRecord(*values) for values in index["slices"])
         if not records:
             raise CohortError(f"{path} lists no slices")
         shape = (len(records), len(modalities), grid.size, grid.size)
-        raw = _open_raw(folder / _SLICES, shape)
-        masks = _open_raw(folder / _MASKS, shape[:1] + shape[2:]) if index["masks"] else None
+        slices = _open_raw(folder / _SLICES, shape)
+        masks = _open_raw(folder / _MASKS, shape[:1] + shape[2:])
+        rows = tuple(range(len(records)))
+        return SliceSet(modalities, grid, index["source"], records, rows, slices, masks)
+    except CohortError:
+        raise
     except (KeyError, TypeError, ValueError, OSError) as error:
-        if isinstance(error, CohortError):
-            raise
         raise CohortError(f"{path} is damaged ({error}): prepare the slices again") from error
-    return SliceSet(modalities, grid, records, raw, masks)
 
 
 def _open_raw(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    size = path.stat().st_size
-    if size != np.prod(shape):
-        raise CohortError(
-            f"{path} has {size} bytes, not {np.prod(shape)}: prepare the slices again"
-        )
+    size, wanted = path.stat().st_size, math.prod(shape)
+    if size != wanted:
+        raise CohortError(f"{path} has {size} bytes, not {wanted}: prepare the slices again")
     return np.memmap(path, np.uint8, "r", shape=shape)

@@ -19,6 +19,15 @@ from .files import whole_file, writable_folder
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SUFFIXES = (".nii", ".nii.gz")
+_UNREADABLE = (
+    ImageFileError, HeaderDataError, EOFError, OSError, OverflowError, ValueError, zlib.error,
+)  # fmt: skip
+_UNITS_MM = {"meter": 1000.0, "micron": 0.001}
+# What places a mask, copied as it stands: nothing is computed, so nothing is rounded or refused.
+_PLACING_FIELDS = (
+    "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def load_image(path: Path) -> SpatialImage:
         raise VolumeError(f"{path} is a folder: name a NIfTI file (.nii, .nii.gz, .hdr/.img)")
     try:
         image = nib.load(path)
-    except (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise VolumeError(f"{path} is not a readable NIfTI image: {_first_line(error)}") from error
     if not isinstance(image, nib.analyze.AnalyzeImage | nib.spm99analyze.Spm99AnalyzeImage):
         raise VolumeError(f"{path} is {type(image).__name__}, not NIfTI: convert it first")
@@ -83,6 +92,8 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
         If the shape, type, affine or values cannot be used.
     """
     first, where = images[0], names[0]
+    for image, name in zip(images, names, strict=True):
+        _check_affine(image, name)
     if len(images) > 1:
         for image, name in zip(images, names, strict=True):
             if len(image.shape) != 3:
@@ -97,18 +108,13 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
     if min(first.shape) < 1:
         raise VolumeError(f"{where} has shape {first.shape}: it holds no voxels")
     affine = np.asarray(first.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise VolumeError(
-            f"{where} has a singular affine: its orientation is unknown; mend the header's "
-            "sform or qform"
-        )
-    arrays = [_values(image, name) for image, name in zip(images, names, strict=True)]
+    arrays = [read_values(image, name) for image, name in zip(images, names, strict=True)]
     if len(images) == 1 and arrays[0].ndim == 4:
         arrays = [arrays[0][..., c] for c in range(modalities)]
     elif len(images) > 1:
         for i in range(1, len(images)):
             if not same_grid(images[i], first):
-                arrays[i] = _values(resample_onto(images[i], first), names[i])
+                arrays[i] = read_values(resample_onto(images[i], first), names[i])
     for c, array in enumerate(arrays):
         if array.min() == array.max():
             which = names[c] if len(names) > 1 else where
@@ -116,7 +122,7 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
     to_ras = ornt_transform(io_orientation(affine), _RAS)
     data = np.stack([np.ascontiguousarray(apply_orientation(a, to_ras)) for a in arrays])
     canonical = affine @ inv_ornt_aff(to_ras, first.shape[:3])
-    spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0))
+    spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0)) * _unit_mm(first)
     return Volume(data, (float(spacing[0]), float(spacing[1]), float(spacing[2])), first)
 
 
@@ -132,14 +138,8 @@ def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image
         kind = nib.Nifti2Image
     image = kind(mask, source.affine)
     if isinstance(source, nib.Nifti1Pair):
-        for form in ("qform", "sform"):
-            affine, code = getattr(source.header, f"get_{form}")(coded=True)
-            if code:
-                getattr(image.header, f"set_{form}")(affine, code)
-            else:
-                image.header[f"{form}_code"] = 0
-        image.header["pixdim"][:] = source.header["pixdim"]
-        image.header["xyzt_units"] = source.header["xyzt_units"]
+        for name in _PLACING_FIELDS:
+            image.header[name] = source.header[name]
     image.header["descrip"] = b"anofpdm anomaly mask"
     image.header["cal_max"] = 1
     return image
@@ -175,21 +175,47 @@ def resample_onto(image: SpatialImage, target: SpatialImage, order: int = 1) -> 
     return resampled
 
 
-def _values(image: SpatialImage, name: str) -> NDArray[np.float32]:
-    """Voxels as float32, scaled, checked for type and finiteness."""
+def read_values(image: SpatialImage, name: str) -> NDArray[np.float32]:
+    """Voxels as float32, with the header's scale factors applied.
+
+    Raises
+    ------
+    VolumeError
+        If they are not real numbers, not finite, or not all there.
+    """
     kind = image.get_data_dtype()
     if kind.fields is not None or kind.kind not in "biuf":
         raise VolumeError(f"{name} holds {kind} voxels: give one real value a voxel")
     try:
         with np.errstate(all="ignore"):
             values = np.asarray(image.dataobj, dtype=np.float32)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise VolumeError(f"{name} is truncated or damaged: {_first_line(error)}") from error
     except MemoryError as error:
         raise VolumeError(f"{name} claims shape {image.shape}: too large for memory") from error
     if not np.isfinite(values).all():
         raise VolumeError(f"{name} holds NaN or infinite values: replace them, for instance by 0")
     return values
+
+
+def _check_affine(image: SpatialImage, name: str) -> None:
+    affine = np.zeros((4, 4)) if image.affine is None else np.asarray(image.affine, np.float64)
+    linear = affine[:3, :3]
+    lengths = np.sqrt((linear**2).sum(axis=0))
+    # 1 for a box, 0 when the three axes lie in a plane.
+    volume = abs(np.linalg.det(linear)) / max(float(np.prod(lengths)), np.finfo(float).tiny)
+    if not np.isfinite(affine).all() or not volume > 1e-3:
+        raise VolumeError(
+            f"{name} has a singular affine: its orientation is unknown; mend the header's sform "
+            "or qform"
+        )
+
+
+def _unit_mm(image: SpatialImage) -> float:
+    """Millimetres in one spatial unit of the header; 1 where the header says nothing."""
+    if not isinstance(image, nib.Nifti1Pair):
+        return 1.0
+    return _UNITS_MM.get(image.header.get_xyzt_units()[0], 1.0)
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from anofpdm.runtime.bundle import (
-    CALIBRATION,
-    NETWORK,
-    Bundle,
-    Calibration,
-    Conditions,
-    Manifest,
-    write_manifest,
-)
-from anofpdm.runtime.files import sha256, write_json
+from anofpdm.runtime.bundle import NETWORK, Bundle, Calibration, Manifest, write_calibration
+from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.schedule import Schedule
 
@@ -56,23 +48,19 @@ def bundle(calibration: bool = True, channels: int = 1, size: int = 32, **change
         "files": {NETWORK: "0" * 64},
     }  # fmt: skip
     manifest = Manifest(**{**fields, **changes})
-    conditions = Conditions("ddim", manifest.L, 60, "fp32", manifest.clip, "0" * 64)
-    scored = len(manifest.scored)
-    held = Calibration(2.0, 2.0, (0.01,) * scored, conditions) if calibration else None
-    return Bundle(Path("toy"), manifest, held)
+    empty = Bundle(Path("toy"), manifest, None)
+    held = Calibration(2.0, 2.0, (0.01,) * len(manifest.scored), empty.conditions(stride=60))
+    return replace(empty, calibration=held) if calibration else empty
 
 
-def write_toy_bundle(path: Path, **changes) -> Path:
+def write_toy_bundle(path: Path) -> Path:
     """A bundle on disk; its network is not one."""
     path.mkdir()
     (path / NETWORK).write_bytes(b"not a network")
     toy = bundle()
     digest = sha256(path / NETWORK)
-    conditions = dataclasses.replace(toy.calibration.conditions, network_sha256=digest)
-    calibration = dataclasses.replace(toy.calibration, conditions=conditions)
-    write_json(path / CALIBRATION, dataclasses.asdict(calibration))
-    files = {NETWORK: digest, CALIBRATION: sha256(path / CALIBRATION)}
-    write_manifest(path, dataclasses.replace(toy.manifest, files=files, **changes))
+    toy = Bundle(path, replace(toy.manifest, files={NETWORK: digest}), toy.calibration)
+    write_calibration(toy, replace(toy.calibration, conditions=toy.conditions(stride=60)))
     return path
 
 

@@ -28,7 +28,7 @@ def test_dice_on_unseen_patients(tmp_path):
     cases = assign_splits(read_cohort(shared("data", "lgg"), ("flair",)), 0)
     cases = [case for case in cases if case.split == "test"]
     grid = segmenter.bundle.manifest.grid
-    prepare(cases, ("flair",), grid, tmp_path / "slices", lambda done, total: None)
+    prepare(cases, ("flair",), grid, tmp_path / "slices", {}, lambda done, total: None)
     found = evaluate(segmenter, open_sliceset(tmp_path / "slices").split("test"))
     assert found.unhealthy_slices == 129
     assert found.unhealthy.dice >= 0.52

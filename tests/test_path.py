@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from support import head, save, write_cohort
 
@@ -13,6 +14,7 @@ from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle import open_bundle
 from anofpdm.runtime.infer import main as infer
+from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.main import main as train
 
 SMALL = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4"]
@@ -78,9 +80,22 @@ def test_inference_with_the_new_bundle(calibrated, tmp_path):
 
 
 def test_the_same_training_command_resumes(folder):
-    before = (folder / "run/model.pt").stat().st_mtime_ns
-    call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--iterations", 30)
-    assert (folder / "run/model.pt").stat().st_mtime_ns >= before
+    before = load_checkpoint(folder / "run/model.pt")
+    said = call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--iterations", 30)
+    assert "iteration" not in said
+    after = load_checkpoint(folder / "run/model.pt")
+    assert before.step == after.step == 30
+    assert all(torch.equal(after.weights[name], value) for name, value in before.weights.items())
+
+
+def test_another_cohort_or_other_options_need_another_folder(folder):
+    config = (folder / "run/config.json").read_text()
+    other = write_cohort(folder / "other", 8)
+    said = call(train, other, "-o", folder / "run", *SMALL, "--iterations", 30, code=2)
+    assert "was prepared from cohort with seed 0: name another" in said
+    said = call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--lr", "0.1", code=2)
+    assert "made with other options" in said
+    assert (folder / "run/config.json").read_text() == config
 
 
 @pytest.mark.parametrize(
@@ -90,6 +105,7 @@ def test_the_same_training_command_resumes(folder):
         (["--w", "-1"], "-1 is not possible"),
         (["--w", "nan"], "nan is not possible"),
         (["--length", "2000"], "the schedule has 1000"),
+        (["--length", "300.5"], "300.5 is not possible"),
         (["--split", "none"], "no slices in split 'none'"),
     ],
 )

@@ -34,9 +34,20 @@ class Checkpoint:
     data: Mapping[str, Any]
 
     def network(self) -> UNet:
-        """The EMA network, in evaluation mode."""
+        """The EMA network, in evaluation mode.
+
+        Raises
+        ------
+        CheckpointError
+            If the weights do not fit the configuration.
+        """
         unet = UNet(self.unet)
-        unet.load_state_dict(self.ema)
+        try:
+            unet.load_state_dict(self.ema)
+        except RuntimeError as error:
+            raise CheckpointError(
+                "the checkpoint's weights do not fit its configuration"
+            ) from error
         return unet.eval()
 
 

@@ -114,7 +114,10 @@ def _read_atlas(folder: Path) -> list[Case]:
     cases = []
     for path in sorted(folder.glob("**/sub-*/ses-*/anat/*_T1w.nii*")):
         patient = path.parents[2].name
-        masks = sorted(path.parent.glob("*_mask.nii*"))
+        # A lesion mask where there are several, such as a brain mask.
+        masks = sorted(
+            path.parent.glob("*_mask.nii*"), key=lambda p: ("lesion" not in p.name.lower(), p)
+        )
         mask = masks[0] if masks else None
         cases.append(Case(patient, {"t1": path}, mask, split=splits.get(patient, "")))
     return cases
@@ -150,12 +153,13 @@ def _read_csv(path: Path) -> list[Case]:
 def _read_splits(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    return {row["patient"]: row["split"] for row in _rows(path) if row.get("split")}
+    rows = [row for row in _rows(path) if row.get("split") and row.get("patient")]
+    return {row["patient"]: row["split"] for row in rows}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CohortError(f"{path} is not a readable CSV file: {error}") from error

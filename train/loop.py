@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from anofpdm.runtime.errors import CheckpointError
+from anofpdm.runtime.errors import AnofpdmError, CheckpointError
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.sliceset import SliceSet
 
@@ -91,7 +91,7 @@ def train(
     """
     rank, world, device = _join_processes()
     if config.batch % world:
-        raise CheckpointError(f"batch {config.batch} cannot be shared among {world} processes")
+        raise AnofpdmError(f"batch {config.batch} cannot be shared among {world} processes")
     torch.manual_seed(config.seed)
     unet = UNet(unet_config).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
@@ -120,6 +120,7 @@ def train(
 
     losses: list[float] = []
     saved_at = reported_at = time.monotonic()
+    reported = 0
     while step < last:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
@@ -137,7 +138,8 @@ def train(
         losses.append(float(loss.detach()))
         now = time.monotonic()
         if step % report_every == 0 or step == last:
-            recent = losses[-report_every:]
+            recent = losses[reported:]
+            reported = len(losses)
             speed = len(recent) * config.batch / max(now - reported_at, 1e-9)
             if rank == 0:
                 report(Progress(step, float(np.mean(recent)), speed))

@@ -15,7 +15,7 @@ from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.extras import require
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
 
 
 @click.command()
@@ -23,8 +23,14 @@ from anofpdm.runtime.sliceset import SliceSet, open_sliceset
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--modalities", default="flair", show_default=True, help="Names, with commas.")
 @click.option("--preset", default="light", show_default=True, help="light or reference.")
-@click.option("--image-size", type=int, help="Pixels a side of the slices.  [default: 128]")
-@click.option("--pixel-mm", type=float, help="Their spacing.  [default: 1.875]")
+@click.option(
+    "--image-size", type=click.IntRange(min=8), help="Pixels a side of the slices.  [default: 128]"
+)
+@click.option(
+    "--pixel-mm",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Their spacing.  [default: 1.875]",
+)
 @click.option("--base-width", type=int)
 @click.option("--channel-mult", help="Numbers, with commas.")
 @click.option("--num-res-blocks", type=int)
@@ -65,14 +71,16 @@ def main(
     resumes. With torchrun, many processes train together.
     """
     require("torch", "train")
-    configs = _configs(preset, tuple(modalities.split(",")), image_size, pixel_mm, options)
+    names = tuple(name.strip() for name in modalities.split(","))
+    configs = _configs(preset, names, image_size, pixel_mm, options)
     if dry_run:
         click.echo(configs)
         return
     output.mkdir(parents=True, exist_ok=True)
     rank = int(os.environ.get("RANK", "0"))
     slices = _prepared(cohort, output / "slices", configs, rank)
-    if rank == 0:
+    # A checkpoint that is there already keeps its description until it is found to fit.
+    if rank == 0 and not (output / "model.pt").exists():
         configs.write(output / "config.json", cohort)
     if not prepare_only:
         _train(slices, configs, output, cohort, stop_at, rank)
@@ -121,15 +129,21 @@ def _prepared(cohort: Path, folder: Path, configs: _Configs, rank: int) -> Slice
     from .cohort import assign_splits, read_cohort
     from .prepare import prepare
 
-    if (cohort / "slices.json").is_file():
-        folder = cohort
+    source = {"cohort": cohort.name, "seed": configs.train.seed}
+    if (cohort / INDEX).is_file():
+        folder, source = cohort, {}
     elif rank:
-        while not (folder / "slices.json").is_file():
+        while not (folder / INDEX).is_file():
             time.sleep(1.0)
-    elif not (folder / "slices.json").is_file():
+    elif not (folder / INDEX).is_file():
         cases = assign_splits(read_cohort(cohort, configs.modalities), configs.train.seed)
-        prepare(cases, configs.modalities, configs.grid, folder, ProgressLine("scans"))
+        prepare(cases, configs.modalities, configs.grid, folder, source, ProgressLine("scans"))
     slices = open_sliceset(folder)
+    if source and slices.source != source:
+        raise CohortError(
+            f"{folder} was prepared from {slices.source.get('cohort')} with seed "
+            f"{slices.source.get('seed')}: name another output folder"
+        )
     if (slices.modalities, slices.grid) != (configs.modalities, configs.grid):
         raise CohortError(
             f"{folder} was prepared for {', '.join(slices.modalities)} on another grid or in "
@@ -162,7 +176,7 @@ def _train(
         writer.add_scalar("loss", progress.loss, progress.step)
 
     data = {
-        "cohort": cohort.name,
+        "cohort": slices.source.get("cohort", cohort.name),
         "split": "train",
         "patients": len(set(split.patients)),
         "slices": len(split),

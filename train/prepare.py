@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.grid import Grid, Placement, masks_to_grid, to_grid
 from anofpdm.runtime.sliceset import SliceRecord, SliceWriter, writing
-from anofpdm.runtime.volume import Volume, load_image, read_volume, resample_onto, same_grid
+from anofpdm.runtime.volume import (
+    Volume,
+    load_image,
+    read_values,
+    read_volume,
+    resample_onto,
+    same_grid,
+)
 
 from .cohort import Case
 
@@ -21,6 +30,7 @@ def prepare(
     modalities: tuple[str, ...],
     grid: Grid,
     folder: Path,
+    source: Mapping[str, Any],
     report: Callable[[int, int], None],
 ) -> None:
     """Write the slices of all cases to ``folder``; see :mod:`anofpdm.runtime.sliceset`.
@@ -33,8 +43,7 @@ def prepare(
     CohortError
         If a file cannot be used; the message names it.
     """
-    with_masks = any(case.mask for case in cases)
-    with writing(folder, modalities, grid, with_masks) as writer:
+    with writing(folder, modalities, grid, source) as writer:
         for done, case in enumerate(cases, start=1):
             try:
                 _prepare_case(case, modalities, grid, writer)
@@ -54,25 +63,33 @@ def _prepare_case(case: Case, modalities: tuple[str, ...], grid: Grid, writer: S
         mask = _read_mask(case.mask, volume)
         unhealthy: NDArray[np.bool_] = np.asarray(mask.any(axis=(0, 1)))
         drawn = masks_to_grid(mask, grid, placement)
+    elif not case.slice_labels:
+        raise CohortError(
+            f"patient {case.patient} has neither a mask nor slice_labels: leave the scan out, or "
+            "list the cohort in a CSV with slice_labels"
+        )
     else:
         unhealthy = _parse_labels(case, placement)
         drawn = None
     for i, level in enumerate(placement.levels):
-        record = SliceRecord(case.patient, int(level), case.split, bool(unhealthy[level]))
+        record = SliceRecord(
+            case.patient, int(level), case.split, bool(unhealthy[level]), drawn is not None
+        )
         writer.add(record, slices[i], None if drawn is None else drawn[i])
 
 
 def _read_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
     """Canonical (X, Y, Z) mask on the volume's grid; all nonzero classes count as lesion."""
     image = load_image(path)
-    if not same_grid(image, volume.source):
-        image = resample_onto(image, volume.source, order=0)
-    values: NDArray[np.generic] = np.asarray(image.dataobj)
+    values = read_values(image, str(path))
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
-    if values.shape != volume.source.shape[:3]:
-        raise CohortError(f"{path} has shape {values.shape}, not {volume.source.shape[:3]}")
-    lesion: NDArray[np.bool_] = values.astype(bool)
+    if values.ndim != 3:
+        raise CohortError(f"{path} has shape {values.shape}, not (X, Y, Z)")
+    if not same_grid(image, volume.source):
+        plain = nib.Nifti1Image(values, image.affine)
+        values = np.asarray(resample_onto(plain, volume.source, order=0).dataobj, np.float32)
+    lesion: NDArray[np.bool_] = np.asarray(values != 0)
     return volume.from_source(lesion)
 
 

@@ -55,6 +55,8 @@ class UNetConfig:
             raise ValueError(f"prediction must be 'eps' or 'v', not {self.prediction!r}")
         if self.base_width % _GROUPS:
             raise ValueError(f"base_width must be a multiple of {_GROUPS}, not {self.base_width}")
+        if any(self.base_width * mult % self.num_heads for mult in self.channel_mult):
+            raise ValueError(f"num_heads must divide all widths, not {self.num_heads}")
         smallest = self.patch * 2 ** (len(self.channel_mult) - 1)
         if self.image_size % smallest:
             raise ValueError(f"image_size must be a multiple of {smallest}, not {self.image_size}")

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 from support import bundle, toy_network
 
 from anofpdm.calibrate.choose import best_threshold, choose
@@ -9,20 +10,22 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet
 
 
-def sliceset(n=12, channels=1, seed=0, masks=True):
+def sliceset(n=12, channels=1, seed=0, drawn=True):
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, (n, channels, 32, 32), dtype=np.uint8)
-    drawn = np.zeros((n, 32, 32), np.uint8)
-    drawn[::2, 10:18, 10:18] = 1
-    records = tuple(SliceRecord(f"P{i // 3}", i, "val", i % 2 == 0) for i in range(n))
+    masks = np.zeros((n, 32, 32), np.uint8)
+    masks[::2, 10:18, 10:18] = 1
+    records = tuple(SliceRecord(f"P{i // 3}", i, "val", i % 2 == 0, drawn) for i in range(n))
     manifest = bundle(channels=channels).manifest
-    return SliceSet(manifest.modalities, manifest.grid, records, raw, drawn if masks else None)
+    rows = tuple(range(n))
+    return SliceSet(manifest.modalities, manifest.grid, {}, records, rows, raw, masks)
 
 
 def brute_force(cosines, unhealthy):
@@ -82,18 +85,26 @@ def test_largest_w_near_the_best_and_smallest_L_near_the_best():
     choice = choose(curves, unhealthy, (1, 61))
     assert (choice.L, choice.w, choice.accuracy) == (61, 2.0, 1.0)
     assert len(choice.candidates) == 6
-    np.testing.assert_allclose(choice.M_max, curves.M[unhealthy, 1].max())
+    np.testing.assert_allclose(choice.M_max, curves.M[:, 1].max())
     at_one = [c.accuracy for c in choice.candidates if c.L == 1]
     assert max(at_one) < 0.99
 
 
 def test_masks_play_no_part():
-    """Calibration takes curves and labels; neither holds a mask."""
-    fields = {field.name for field in dataclasses.fields(Curves)}
-    assert fields == {"w", "timesteps", "M", "MSE_h", "MSE_0"}
-    with_masks = sweep(sliceset(4), toy_network, Process(Schedule(), 3), (1.0,), (0,))
-    without = sweep(sliceset(4, masks=False), toy_network, Process(Schedule(), 3), (1.0,), (0,))
-    np.testing.assert_array_equal(with_masks.M, without.M)
+    """Asking for one raises."""
+    blind = dataclasses.replace(sliceset(6), _masks=None)
+    curves = sweep(blind, toy_network, Process(Schedule(), 3), (1.0,), (0,))
+    assert choose(curves, blind.unhealthy, (3,)).L == 3
+
+
+def test_a_network_that_ignores_the_label_cannot_be_calibrated():
+    def deaf(x_t, t):
+        return x_t, x_t
+
+    slices = sliceset(6)
+    curves = sweep(slices, deaf, Process(Schedule(), 3), (1.0,), (0,))
+    with pytest.raises(CohortError, match="the same with and without the label"):
+        choose(curves, slices.unhealthy, (3,))
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -106,6 +117,7 @@ def test_one_class_is_refused(value):
 def test_evaluation_against_masks_counted_by_hand():
     """Verdicts and masks as the segmenter gives them, the figures recomputed slice by slice."""
     slices = sliceset(12)
+    drawn = [slices.mask(i) for i in range(12)]
     toy = bundle()
     segmenter = Segmenter(toy, toy_network)
     results = sorted(
@@ -121,26 +133,34 @@ def test_evaluation_against_masks_counted_by_hand():
         return 1.0 if total == 0 else 2 * (mask * drawn).sum() / total
 
     verdict = np.array([result.cosine <= middle for result in results])
-    every = [overlap(r.mask, m) for r, m in zip(results, slices.masks, strict=True)]
-    gated = [overlap(r.mask * v, m) for r, v, m in zip(results, verdict, slices.masks, strict=True)]
+    every = [overlap(r.mask, m) for r, m in zip(results, drawn, strict=True)]
+    gated = [overlap(r.mask * v, m) for r, v, m in zip(results, verdict, drawn, strict=True)]
     sick = slices.unhealthy
     assert got.unhealthy.dice == pytest.approx(np.mean(np.array(every)[sick]))
     assert got.unhealthy_gated.dice == pytest.approx(np.mean(np.array(gated)[sick]))
     assert got.mixed.dice == pytest.approx(np.mean(gated))
-    assert got.mixed_empty.dice == pytest.approx(0.5)
-    assert got.unhealthy_empty.dice == 0.0
+    assert got.mixed.empty_dice == pytest.approx(0.5)
+    assert got.unhealthy.empty_dice == got.unhealthy.empty_iou == 0.0
     assert got.accuracy == pytest.approx((verdict == sick).mean())
     patients = [
         overlap(
             np.stack([results[i].mask * verdict[i] for i in range(3 * p, 3 * p + 3)]),
-            slices.masks[3 * p : 3 * p + 3],
+            np.stack(drawn[3 * p : 3 * p + 3]),
         )
         for p in range(4)
     ]
     assert got.patients.dice == pytest.approx(np.mean(patients))
+    pixels = [(smooth(r.H), m) for r, m, s in zip(results, drawn, sick, strict=True) if s]
+    inside = [slices.x0(i)[0] > -0.95 for i in range(12) if sick[i]]
+    want = average_precision_score(
+        np.concatenate([m[f] for (_, m), f in zip(pixels, inside, strict=True)]),
+        np.concatenate([h[f] for (h, _), f in zip(pixels, inside, strict=True)]),
+    )
+    assert got.unhealthy.auprc == pytest.approx(want)
+    assert [row.gated_dice for row in got.slices] == pytest.approx(gated)
     assert "| unhealthy slices, every one segmented |" in got.table()
 
 
 def test_evaluation_needs_masks():
     with pytest.raises(CohortError, match="no reference masks"):
-        evaluate(Segmenter(bundle(), toy_network), sliceset(masks=False))
+        evaluate(Segmenter(bundle(), toy_network), sliceset(drawn=False))

@@ -146,18 +146,41 @@ def test_every_figure_of_the_gate_can_fail():
             dataclasses.replace(good, **change).check(FP16_TOLERANCE)
 
 
-def test_gate_sees_small_differences_in_the_guided_prediction(made):
-    """A thousandth of an error in eps_healthy alone moves M_t by more than is tolerated."""
+@pytest.mark.parametrize(
+    ("figure", "gain"),
+    [
+        ("M_t", lambda t: np.full(t.shape, 1.002)),
+        ("H", lambda t: np.full(t.shape, 1.02)),
+        ("t_e", lambda t: np.where(t == 1, 1e4, 1.0)),
+        ("dice", lambda t: np.full(t.shape, -300.0)),
+    ],
+)
+def test_gate_sees_drifts_of_the_guidance(made, figure, gain):
+    """What separates the labels is stretched, by a factor that depends on the timestep."""
     honest = torch_denoiser(made.network())
 
     def drifted(x_t, t):
         eps_healthy, eps_null = honest(x_t, t)
-        return eps_healthy * np.float32(1.02), eps_null
+        stretch = gain(t).astype(np.float32)[:, None, None, None]
+        return eps_null + stretch * (eps_healthy - eps_null), eps_null
 
+    blind = Parity(eps=1e9, M_t=1e9, H=1e9, t_e=0, dice=0)
+    one_eyed = dataclasses.replace(blind, **{figure: getattr(FP32_TOLERANCE, figure)})
     parity = compare(honest, drifted, 2, 32, Schedule())
-    with pytest.raises(ParityError):
-        parity.check(FP32_TOLERANCE)
+    parity.check(blind)
+    with pytest.raises(ParityError, match=f"PyTorch: {figure}"):
+        parity.check(one_eyed)
+
+
+def test_a_network_agrees_with_itself(made):
+    honest = torch_denoiser(made.network())
     assert compare(honest, honest, 2, 32, Schedule()) == Parity(0, 0, 0, 1, 1)
+
+
+def test_half_precision_keeps_abar(made):
+    network = BothLabels(made.network(), "fp16")
+    want = torch.from_numpy(Schedule().abar.astype(np.float32))
+    assert torch.equal(network.unet.abar, want)
 
 
 def test_existing_bundles_are_not_overwritten(made, tmp_path):

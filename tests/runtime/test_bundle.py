@@ -4,8 +4,15 @@ import json
 import pytest
 from support import write_toy_bundle
 
-from anofpdm.runtime.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle, write_manifest
-from anofpdm.runtime.errors import BundleError
+from anofpdm.runtime.bundle import (
+    CALIBRATION,
+    MANIFEST,
+    NETWORK,
+    open_bundle,
+    write_calibration,
+    write_manifest,
+)
+from anofpdm.runtime.errors import BundleError, OutputError
 from anofpdm.runtime.files import sha256
 
 
@@ -70,7 +77,9 @@ def test_damaged_manifest(path, text):
     refuse(path, "manifest.json|schema None")
 
 
-@pytest.mark.parametrize("change", [{"w": "much"}, {"M_max": []}, {"M_max": None}, {"extra": 1}])
+@pytest.mark.parametrize(
+    "change", [{"w": "much"}, {"w": float("nan")}, {"M_max": []}, {"M_max": None}, {"extra": 1}]
+)
 def test_damaged_calibration(path, change):
     edit(path, CALIBRATION, **change)
     refuse(path, "calibration.json is damaged")
@@ -79,7 +88,7 @@ def test_damaged_calibration(path, change):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("L", 600), ("encoding", "ddpm"), ("precision", "fp16"), ("clip", False),
-     ("network_sha256", "f" * 64)],
+     ("network_sha256", "f" * 64), ("inputs_sha256", "f" * 64)],
 )  # fmt: skip
 def test_calibrated_under_other_conditions(path, name, value):
     conditions = dataclasses.asdict(open_bundle(path).calibrated().conditions)
@@ -90,6 +99,30 @@ def test_calibrated_under_other_conditions(path, name, value):
 def test_calibrated_for_other_modalities(path):
     edit(path, CALIBRATION, M_max=[0.1, 0.2])
     refuse(path, "is for 2 modalities, the bundle scores 1")
+
+
+def test_impossible_stride(path):
+    conditions = dataclasses.asdict(open_bundle(path).calibrated().conditions)
+    edit(path, CALIBRATION, conditions={**conditions, "stride": 0})
+    refuse(path, "stride must be a whole number")
+
+
+def test_another_schedule_needs_another_calibration(path):
+    edit(path, MANIFEST, schedule={"T": 1000, "beta_first": 1e-4, "beta_last": 0.03})
+    refuse(path, "was made with inputs_sha256")
+
+
+def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(path, monkeypatch):
+    bundle = open_bundle(path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anofpdm.runtime.files.os.replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_calibration(bundle, dataclasses.replace(bundle.calibrated(), w=9.0))
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
 def test_uncalibrated(path):

@@ -129,12 +129,40 @@ def test_arrays_and_images_are_the_same():
 
 
 def test_modalities_on_other_grids_are_resampled_onto_the_first():
-    fine = nib.Nifti1Image(head((48, 56, 20)), np.diag([3.75, 3.75, 2.5, 1]))
-    first = nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5.0, 1]))
-    volume = read_volume([first, fine], ["a", "b"], 2)
-    assert volume.data.shape == (2, 24, 28, 10)
-    inside = volume.data[0] > 50
-    assert np.corrcoef(volume.data[0][inside], volume.data[1][inside])[0, 1] > 0.5
+    """A ramp in millimetres has the same value at the same place, whatever the voxels."""
+    fine_affine = nib.affines.from_matvec(np.diag([3.0, -3.5, 2.5]), [-85, 110, -25])
+    shape = (60, 64, 24)
+    places = nib.affines.apply_affine(fine_affine, np.moveaxis(np.indices(shape), 0, -1))
+    ramp = (places @ [1.0, 10.0, 100.0]).astype(np.float32)
+    first = nib.Nifti1Image(head(), AFFINE)
+    volume = read_volume([first, nib.Nifti1Image(ramp, fine_affine)], ["a", "b"], 2)
+    places = nib.affines.apply_affine(AFFINE, np.moveaxis(np.indices(head().shape), 0, -1))
+    inside = (slice(2, -2),) * 3
+    np.testing.assert_allclose(volume.data[1][inside], (places @ [1, 10, 100])[inside], atol=0.05)
+
+
+def test_units_other_than_millimetres_are_heeded():
+    want = segmenter().segment(nib.Nifti1Image(head(), AFFINE))
+    for unit, factor in (("meter", 1e-3), ("micron", 1e3)):
+        image = nib.Nifti1Image(head(), np.diag([factor] * 3 + [1]) @ AFFINE)
+        image.header.set_xyzt_units(unit)
+        found = segmenter().segment(image)
+        assert np.array_equal(found.mask, want.mask)
+        assert found.volume_ml == pytest.approx(want.volume_ml)
+        assert found.image.header.get_xyzt_units()[0] == unit
+
+
+def test_voxels_too_small_for_a_head_are_said_to_be_so():
+    with pytest.raises(VolumeError, match=r"are its voxels really 0\.0075 x"):
+        segmenter().segment(nib.Nifti1Image(head(), np.diag([1e-3] * 3 + [1]) @ AFFINE))
+
+
+def test_a_bad_qform_beside_a_good_sform_is_kept_as_it_is():
+    image = nib.Nifti1Image(head(), AFFINE)
+    image.header["qform_code"] = 1
+    image.header["quatern_b"] = image.header["quatern_c"] = 5
+    mask = segmenter().segment(image).image
+    assert float(mask.header["quatern_b"]) == 5
 
 
 def complex_image():
@@ -154,7 +182,7 @@ def with_value(value):
 def singular():
     header = nib.Nifti1Image(head(), AFFINE).header
     header["sform_code"], header["srow_z"] = 1, 0
-    return nib.Nifti1Image(head(), None, header)
+    return nib.Nifti1Image.from_bytes(nib.Nifti1Image(head(), None, header).to_bytes())
 
 
 BAD_IMAGES = {
@@ -168,6 +196,7 @@ BAD_IMAGES = {
     "zeros": (lambda: nib.Nifti1Image(0 * head(), AFFINE), "same value, 0,"),
     "constant": (lambda: nib.Nifti1Image(0 * head() + 7, AFFINE), "same value, 7,"),
     "singular affine": (singular, "singular affine"),
+    "no affine": (lambda: nib.Nifti1Image(head(), None), "singular affine"),
 }
 
 

@@ -15,7 +15,7 @@ GRID = Grid(32, 7.5)
 
 def prepared(cases, modalities, folder, splits=True):
     cases = assign_splits(cases, 0) if splits else cases
-    prepare(cases, modalities, GRID, folder, lambda done, total: None)
+    prepare(cases, modalities, GRID, folder, {}, lambda done, total: None)
     return open_sliceset(folder)
 
 
@@ -49,7 +49,7 @@ def test_csv_with_slice_labels_and_no_masks(tmp_path):
         "patient,flair,slice_labels,split\nA,a.nii.gz,001100,train\nB,b.nii.gz,0,val\n"
     )
     slices = prepared(read_cohort(table, ("flair",)), ("flair",), tmp_path / "s")
-    assert slices.masks is None
+    assert not any(record.drawn for record in slices.records)
     for record in slices.records:
         assert record.unhealthy == (record.patient == "A" and record.level in (2, 3))
         assert record.split == ("train" if record.patient == "A" else "val")
@@ -77,6 +77,50 @@ def test_wrong_number_of_slice_labels(tmp_path):
     case = Case("A", {"flair": tmp_path / "a.nii.gz"}, slice_labels="01", split="train")
     with pytest.raises(CohortError, match="2 slice_labels for 10 axial slices"):
         prepared([case], ("flair",), tmp_path / "s", splits=False)
+
+
+def test_a_mixed_cohort_says_whose_lesions_were_drawn(tmp_path):
+    write_cohort(tmp_path / "c", 2)
+    masked = read_cohort(tmp_path / "c", ("flair",))
+    labelled = Case("Q", masked[0].volumes, slice_labels="001100")
+    slices = prepared([*masked, labelled], ("flair",), tmp_path / "s")
+    for record in slices.records:
+        assert record.drawn == (record.patient != "Q")
+
+
+def test_a_scan_without_any_label_is_refused(tmp_path):
+    write_cohort(tmp_path / "c", 2)
+    (tmp_path / "c/P01/P01_seg.nii.gz").unlink()
+    with pytest.raises(CohortError, match="P01 has neither a mask nor slice_labels"):
+        prepared(read_cohort(tmp_path / "c", ("flair",)), ("flair",), tmp_path / "s")
+
+
+def test_a_truncated_mask_is_named(tmp_path):
+    write_cohort(tmp_path / "c", 2)
+    path = tmp_path / "c/P01/P01_seg.nii.gz"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(CohortError, match=r"P01_seg\.nii\.gz is truncated"):
+        prepared(read_cohort(tmp_path / "c", ("flair",)), ("flair",), tmp_path / "s")
+
+
+def test_masks_on_another_grid_are_resampled(tmp_path):
+    write_cohort(tmp_path / "c", 2)
+    path = tmp_path / "c/P01/P01_seg.nii.gz"
+    import nibabel as nib
+
+    cases = read_cohort(tmp_path / "c", ("flair",))
+    want = prepared(cases, ("flair",), tmp_path / "one")
+    mask = nib.load(path)
+    fine = np.repeat(np.repeat(np.asarray(mask.dataobj), 2, axis=0), 2, axis=1)
+    affine = mask.affine @ np.array(
+        [[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
+    save(path, fine, affine)
+    got = prepared(cases, ("flair",), tmp_path / "two")
+    assert any(want.mask(i).any() for i in range(len(want)))
+    for i in range(len(want)):
+        overlap = (got.mask(i) & want.mask(i)).sum()
+        assert overlap >= 0.8 * max(got.mask(i).sum(), want.mask(i).sum())
 
 
 def test_unknown_layouts(tmp_path):
@@ -123,7 +167,7 @@ def test_labels_come_from_masks_and_slices_are_the_runtimes(tmp_path):
             np.testing.assert_allclose(slices.x0(i), x0, atol=1 / 255)
             record = slices.records[i]
             assert record.unhealthy == drawn[..., record.level].any()
-            assert bool(slices.masks[i].any()) <= record.unhealthy
+            assert bool(slices.mask(i).any()) <= record.unhealthy
 
 
 def test_an_unfinished_set_is_not_opened(tmp_path):

@@ -30,7 +30,7 @@ CONFIG = TrainConfig(iterations=8, batch=4, lr=1e-3, warmup=2, unhealthy_share=0
 def slices(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slices")
     cases = assign_splits(read_cohort(write_cohort(folder / "c"), ("flair",)), 0)
-    prepare(cases, ("flair",), Grid(32, 7.5), folder / "s", lambda done, total: None)
+    prepare(cases, ("flair",), Grid(32, 7.5), folder / "s", {}, lambda done, total: None)
     return open_sliceset(folder / "s").split("train")
 
 

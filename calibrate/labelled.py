@@ -1,0 +1,24 @@
+"""Labelled slices that fit a bundle."""
+
+from __future__ import annotations
+
+from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.errors import CohortError
+from anofpdm.runtime.sliceset import SliceSet
+
+
+def fitting(slices: SliceSet, bundle: Bundle) -> SliceSet:
+    """The slices, if they are on the bundle's grid with its modalities.
+
+    Raises
+    ------
+    CohortError
+        If they are not.
+    """
+    wanted = (bundle.manifest.modalities, bundle.manifest.grid)
+    if (slices.modalities, slices.grid) != wanted:
+        raise CohortError(
+            f"the slices hold {', '.join(slices.modalities)} on {slices.grid}, the bundle wants "
+            f"{', '.join(wanted[0])} on {wanted[1]}: prepare them again"
+        )
+    return slices
