@@ -25,7 +25,7 @@ from .sweep import sweep
 @click.argument("slices", type=click.Path(path_type=Path))
 @click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Is completed.")
 @click.option("--split", default="val", show_default=True)
-@click.option("--w", "w_text", default="1,2,3,4,5,6,8,10,15,20,30", show_default=True,
+@click.option("--w", "w_text", default="1,2,3,4,6,8,10,15,20,30,40,50,60", show_default=True,
               help="Candidate guidance strengths.")  # fmt: skip
 @click.option("--length", default="300", show_default=True,
               help="Candidate L: how far the forward process goes.")  # fmt: skip
@@ -89,8 +89,10 @@ def main(
     for candidate in choice.candidates:
         click.echo(
             f"L {candidate.L:4d}  w {candidate.w:5g}  Cos_w {candidate.Cos_w:.5f}  "
-            f"accuracy {candidate.accuracy:.3f}"
+            f"accuracy {candidate.accuracy:.3f}  strength {candidate.strength:.2f}"
         )
+    if choice.weak:
+        click.echo("warning: guidance is weaker than the network's error: try larger --w", err=True)
     click.echo(
         f"chosen: L = {choice.L}, w = {choice.w:g}, Cos_w = {choice.Cos_w:.5f}, "
         f"accuracy {choice.accuracy:.3f} on {len(labelled)} slices: written to {bundle}"

@@ -90,6 +90,20 @@ def test_largest_w_near_the_best_and_smallest_L_near_the_best():
     assert max(at_one) < 0.99
 
 
+def test_guidance_has_to_be_stronger_than_the_networks_error():
+    """With errors of 1, strengths are the medians of M; the weak candidates are passed over."""
+    curves, unhealthy = separable()
+    M = np.full_like(curves.M, 0.5)
+    M[:, 2, 1] = np.where(np.arange(len(M)) % 4 == 0, 1.5, 3.0)[:, None]
+    choice = choose(dataclasses.replace(curves, M=M), unhealthy, (1, 61))
+    assert (choice.L, choice.w, choice.weak) == (61, 5.0, False)
+    by_w = {c.w: c.strength for c in choice.candidates if c.L == 61}
+    sick = M[unhealthy, 2, 1, 0]
+    assert by_w == {1.0: 0.5, 2.0: 0.5, 5.0: np.median(sick)}
+    weak = choose(dataclasses.replace(curves, M=np.full_like(M, 0.5)), unhealthy, (1, 61))
+    assert (weak.w, weak.weak) == (2.0, True)
+
+
 def test_masks_play_no_part():
     """Asking for one raises."""
     blind = dataclasses.replace(sliceset(6), _masks=None)

@@ -152,7 +152,6 @@ def test_every_figure_of_the_gate_can_fail():
         ("M_t", lambda t: np.full(t.shape, 1.002)),
         ("H", lambda t: np.full(t.shape, 1.02)),
         ("t_e", lambda t: np.where(t == 1, 1e4, 1.0)),
-        ("dice", lambda t: np.full(t.shape, -300.0)),
     ],
 )
 def test_gate_sees_drifts_of_the_guidance(made, figure, gain):
@@ -170,6 +169,25 @@ def test_gate_sees_drifts_of_the_guidance(made, figure, gain):
     parity.check(blind)
     with pytest.raises(ParityError, match=f"PyTorch: {figure}"):
         parity.check(one_eyed)
+
+
+def certain(healthy, null):
+    """A network that is sure of the clean slice, which is the same everywhere."""
+
+    def denoise(x_t, t):
+        a = Schedule().abar[t - 1][:, None, None, None]
+        both = [(x_t - np.sqrt(a) * clean) / np.sqrt(1 - a) for clean in (healthy, null)]
+        return both[0].astype(np.float32), both[1].astype(np.float32)
+
+    return denoise
+
+
+def test_gate_sees_another_mask():
+    """Sure of a dark slice, the map is brightest on the skull; of a bright one, outside."""
+    parity = compare(certain(-0.9, -0.8), certain(0.9, 0.8), 1, 128, Schedule())
+    assert parity.dice < 0.1
+    with pytest.raises(ParityError, match="PyTorch: dice"):
+        parity.check(dataclasses.replace(FP32_TOLERANCE, eps=1e9, M_t=1e9, H=1e9, t_e=0))
 
 
 def test_a_network_agrees_with_itself(made):
