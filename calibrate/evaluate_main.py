@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from anofpdm.runtime.bundle import Bundle, write_manifest
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.command import (
+    ProgressLine,
+    bundle_option,
+    reports_errors,
+    seed_option,
+    threads_option,
+)
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder, write_json
 from anofpdm.runtime.segmenter import Segmenter
@@ -22,12 +28,12 @@ _HEADING = "## Figures"
 
 @click.command()
 @click.argument("slices", type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]")
+@bundle_option
 @click.option("--split", default="test", show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
 @click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
-@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@seed_option
+@threads_option
 @click.version_option(package_name="anofpdm")
 @reports_errors
 def main(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from anofpdm.runtime.bundle import CALIBRATION, Calibration, open_bundle, write_calibration
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.command import ProgressLine, reports_errors, seed_option, threads_option
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.files import writable_folder
@@ -31,8 +31,8 @@ from .sweep import sweep
               help="Candidate L: how far the forward process goes.")  # fmt: skip
 @click.option("--stride", default=1, show_default=True, type=click.IntRange(min=1),
               help="Visit every k-th timestep.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
-@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@seed_option
+@threads_option
 @click.version_option(package_name="anofpdm")
 @reports_errors
 def main(

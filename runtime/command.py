@@ -1,4 +1,4 @@
-"""What all commands share: how they end, and how they show progress."""
+"""What commands share: options, how they end, and how they show progress."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, ParamSpec
 
 import click
@@ -15,6 +16,13 @@ from .errors import AnofpdmError
 
 P = ParamSpec("P")
 INTERRUPTED = 130
+SEED = click.IntRange(0, 2**63 - 1)
+
+bundle_option = click.option(
+    "--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]"
+)
+seed_option = click.option("--seed", default=0, show_default=True, type=SEED)
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 
 
 def reports_errors(body: Callable[P, None]) -> Callable[P, None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .command import ProgressLine, reports_errors
+from .command import ProgressLine, bundle_option, reports_errors, seed_option, threads_option
 from .segmenter import Segmenter
 from .volume import check_output, load_image, save_image
 
@@ -14,10 +14,10 @@ from .volume import check_output, load_image, save_image
 @click.command()
 @click.argument("volumes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The mask.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="A bundle of your own.")
+@bundle_option
 @click.option("--every-slice", is_flag=True, help="Segment slices found healthy, too.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
-@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores.")
+@seed_option
+@threads_option
 @click.version_option(package_name="anofpdm")
 @reports_errors
 def main(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import click
 
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.command import SEED, ProgressLine, reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.extras import require
 from anofpdm.runtime.files import write_json
@@ -46,7 +46,7 @@ from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
 @click.option("--schedule", type=click.Choice(["cosine", "constant"]))
 @click.option("--ema", type=float)
 @click.option("--label-dropout", type=float)
-@click.option("--seed", type=click.IntRange(min=0), help="Also draws the splits.")
+@click.option("--seed", type=SEED, help="Also draws the splits.")
 @click.option("--stop-at", type=int, help="Leave off after this iteration; resume later.")
 @click.option("--prepare-only", is_flag=True, help="Prepare slices, do not train.")
 @click.option("--dry-run", is_flag=True, help="Print the configuration, do nothing.")
