@@ -7,8 +7,8 @@ from anofpdm.runtime.postprocess import cut, drop_small, smooth
 def test_smooth_is_the_median_of_the_mirrored_neighbourhood():
     H = np.random.default_rng(0).random((12, 15)).astype(np.float32)
     padded = np.pad(H, 2, mode="reflect")
-    for i, j in [(0, 0), (5, 7), (11, 14), (0, 9)]:
-        assert smooth(H)[i, j] == np.median(padded[i : i + 5, j : j + 5])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
+    np.testing.assert_array_equal(smooth(H), np.median(windows, axis=(2, 3)))
 
 
 @pytest.mark.parametrize(("side", "kept"), [(6, False), (7, True)])
