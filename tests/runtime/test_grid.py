@@ -49,7 +49,7 @@ def test_masks_come_back_where_they_were():
     overlap = 2 * (back & volume).sum() / (back.sum() + volume.sum())
     assert overlap > 0.95
     centers = [np.argwhere(mask).mean(axis=0) for mask in (back, volume)]
-    np.testing.assert_allclose(centers[0], centers[1], atol=0.15)
+    np.testing.assert_allclose(centers[0], centers[1], atol=0.35)
 
 
 def test_anisotropic_voxels_keep_their_shape():
