@@ -67,6 +67,7 @@ def train(
     output: Path,
     *,
     data: Mapping[str, Any],
+    init: Checkpoint | None = None,
     stop_at: int | None = None,
     save_every_s: float = 120.0,
     report: Callable[[Progress], None] = lambda progress: None,
@@ -78,6 +79,7 @@ def train(
     ----------
     slices : the training split
     data : what the network was trained on, for the record; JSON values
+    init : begin with the EMA weights of this checkpoint (fine-tuning); resuming ignores it
     stop_at : leave off after this many iterations in all (default: ``config.iterations``)
 
     Returns
@@ -87,13 +89,19 @@ def train(
     Raises
     ------
     CheckpointError
-        If ``output`` exists and was made with another configuration.
+        If ``output`` exists and was made with another configuration, or ``init`` has another
+        network.
     """
     rank, world, device = _join_processes()
     if config.batch % world:
         raise AnofpdmError(f"batch {config.batch} cannot be shared among {world} processes")
     torch.manual_seed(config.seed)
-    unet = UNet(unet_config).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    start = UNet(unet_config)
+    if init is not None:
+        if init.unet != unet_config:
+            raise CheckpointError("the checkpoint to begin with holds another network")
+        start.load_state_dict(init.ema)
+    unet = start.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=0.0)
     step = _resume(output, unet_config, config, slices, unet, ema, optimizer)

@@ -47,6 +47,10 @@ from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
 @click.option("--ema", type=float)
 @click.option("--label-dropout", type=float)
 @click.option("--seed", type=SEED, help="Also draws the splits.")
+@click.option("--focus-t", type=int, help="Timesteps up to here are drawn more often,")
+@click.option("--focus-share", type=float, help="by this share of the draws.")
+@click.option("--strip", type=float, help="Share of slices shown without their skull.")
+@click.option("--init", type=click.Path(path_type=Path), help="Begin with this checkpoint's EMA.")
 @click.option("--stop-at", type=int, help="Leave off after this iteration; resume later.")
 @click.option("--prepare-only", is_flag=True, help="Prepare slices, do not train.")
 @click.option("--dry-run", is_flag=True, help="Print the configuration, do nothing.")
@@ -59,6 +63,7 @@ def main(
     preset: str,
     image_size: int | None,
     pixel_mm: float | None,
+    init: Path | None,
     stop_at: int | None,
     prepare_only: bool,
     dry_run: bool,
@@ -83,7 +88,7 @@ def main(
     if rank == 0 and not (output / "model.pt").exists():
         configs.write(output / "config.json", cohort)
     if not prepare_only:
-        _train(slices, configs, output, cohort, stop_at, rank)
+        _train(slices, configs, output, cohort, init, stop_at, rank)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +162,11 @@ def _train(
     configs: _Configs,
     output: Path,
     cohort: Path,
+    init: Path | None,
     stop_at: int | None,
     rank: int,
 ) -> None:
+    from .checkpoint import load_checkpoint
     from .loop import Progress, train
 
     split = slices.split("train")
@@ -175,15 +182,30 @@ def _train(
         )
         writer.add_scalar("loss", progress.loss, progress.step)
 
-    data = {
+    begun = load_checkpoint(init) if init else None
+    data: dict[str, Any] = {
         "cohort": slices.source.get("cohort", cohort.name),
         "split": "train",
         "patients": len(set(split.patients)),
         "slices": len(split),
         "unhealthy_slices": int(split.unhealthy.sum()),
     }
-    train(split, configs.unet, configs.train, output / "model.pt", data=data, stop_at=stop_at,
-          report=report)  # fmt: skip
+    if begun:
+        data["begun_with"] = {
+            "iterations": begun.step,
+            "training": dataclasses.asdict(begun.train),
+            "data": dict(begun.data),
+        }
+    train(
+        split,
+        configs.unet,
+        configs.train,
+        output / "model.pt",
+        data=data,
+        init=begun,
+        stop_at=stop_at,
+        report=report,
+    )
     if rank == 0:
         click.echo(f"checkpoint in {output / 'model.pt'}")
 

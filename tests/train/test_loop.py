@@ -55,6 +55,20 @@ def test_training_learns(slices, tmp_path):
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
 
 
+def test_a_run_can_begin_with_another_runs_weights(slices, tmp_path):
+    run(slices, tmp_path / "one")
+    begun = load_checkpoint(tmp_path / "one/model.pt")
+    still = TrainConfig(iterations=1, batch=4, lr=0.0)
+    train(slices, UNET, still, tmp_path / "two.pt", data={}, init=begun)
+    after = load_checkpoint(tmp_path / "two.pt")
+    assert after.step == 1
+    for name, value in begun.ema.items():
+        assert torch.equal(after.weights[name], value), name
+    other = unet_config("light", 1, 32, base_width=64)
+    with pytest.raises(CheckpointError, match="another network"):
+        train(slices, other, still, tmp_path / "three.pt", data={}, init=begun)
+
+
 def test_other_options_do_not_resume(slices, tmp_path):
     run(slices, tmp_path, stop_at=1)
     other = TrainConfig(iterations=9, batch=4)
