@@ -65,6 +65,7 @@ def main(
             "split": split,
             "seed": seed,
             "w": calibration.w,
+            "verdict": calibration.verdict,
             "L": calibration.conditions.L,
             "stride": calibration.conditions.stride,
         }

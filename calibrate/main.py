@@ -31,6 +31,9 @@ from .sweep import sweep
               help="Candidate L: how far the forward process goes.")  # fmt: skip
 @click.option("--stride", default=1, show_default=True, type=click.IntRange(min=1),
               help="Visit every k-th timestep.")  # fmt: skip
+@click.option("--verdict", type=click.Choice(["cosine", "map"]), default="cosine",
+              show_default=True, help="What calls a slice unhealthy: the paper's cosine, or the "
+              "99 % quantile of its anomaly map.")  # fmt: skip
 @seed_option
 @threads_option
 @click.version_option(package_name="anofpdm")
@@ -42,6 +45,7 @@ def main(
     w_text: str,
     length: str,
     stride: int,
+    verdict: str,
     seed: int,
     threads: int | None,
 ) -> None:
@@ -70,32 +74,32 @@ def main(
         seed=seed,
         progress=ProgressLine("slices"),
     )
-    choice = choose(curves, labelled.unhealthy, lengths)
+    choice = choose(curves, labelled.unhealthy, lengths, verdict)
     calibration = Calibration(
-        w=choice.w,
-        Cos_w=choice.Cos_w,
+        w=choice.best.w,
+        Cos_w=choice.best.Cos_w,
+        H_99=choice.best.H_99,
         M_max=choice.M_max,
-        conditions=opened.conditions(stride, choice.L),
+        conditions=opened.conditions(stride, choice.best.L),
+        verdict=verdict,
         candidates=tuple(dataclasses.asdict(candidate) for candidate in choice.candidates),
         slices={
             "split": split,
             "patients": len(set(labelled.patients)),
             "slices": len(labelled),
             "unhealthy": int(labelled.unhealthy.sum()),
-            "accuracy": choice.accuracy,
+            "accuracy": choice.best.accuracy(verdict),
         },
     )
     write_calibration(opened, calibration)
-    for candidate in choice.candidates:
+    for c in choice.candidates:
         click.echo(
-            f"L {candidate.L:4d}  w {candidate.w:5g}  Cos_w {candidate.Cos_w:.5f}  "
-            f"accuracy {candidate.accuracy:.3f}  strength {candidate.strength:.2f}"
+            f"L {c.L:4d}  w {c.w:5g}  Cos_w {c.Cos_w:.5f}  accuracy {c.cosine_accuracy:.3f}  "
+            f"H_99 {c.H_99:.5f}  accuracy {c.map_accuracy:.3f}"
         )
-    if choice.weak:
-        click.echo("warning: guidance is weaker than the network's error: try larger --w", err=True)
     click.echo(
-        f"chosen: L = {choice.L}, w = {choice.w:g}, Cos_w = {choice.Cos_w:.5f}, "
-        f"accuracy {choice.accuracy:.3f} on {len(labelled)} slices: written to {bundle}"
+        f"chosen: L = {choice.best.L}, w = {choice.best.w:g}, accuracy of the {verdict} "
+        f"{choice.best.accuracy(verdict):.3f} on {len(labelled)} slices: written to {bundle}"
     )
 
 

@@ -7,14 +7,14 @@ all candidates; and a sweep up to L begins with the sweep up to any smaller L.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.forward import Process, Slice, Step, run
-from anofpdm.runtime.select import mean_square
+from anofpdm.runtime.select import AnomalyDigest, peak
 from anofpdm.runtime.sliceset import SliceSet
 
 Float32 = NDArray[np.float32]
@@ -25,7 +25,8 @@ Float64 = NDArray[np.float64]
 class Curves:
     """What calibration looks at, for N slices, K candidates, n visited steps, C scored modalities.
 
-    ``M``, ``MSE_h``: (N, K, n, C) float64; ``MSE_0``: (N, n, C); ``timesteps``: (n,), ``w``: (K,).
+    ``M``, ``MSE_h``: (N, K, n, C) float64; ``MSE_0``: (N, n, C); ``peak``: (N, K, n), the 99 %
+    quantile of the anomaly map if the process ended there; ``timesteps``: (n,), ``w``: (K,).
     """
 
     w: tuple[float, ...]
@@ -33,6 +34,7 @@ class Curves:
     M: Float64
     MSE_h: Float64
     MSE_0: Float64
+    peak: Float64
 
     def up_to(self, L: int) -> Curves:
         """The curves of a sweep that ends at ``L``."""
@@ -43,25 +45,21 @@ class Curves:
             self.M[:, :, :n],
             self.MSE_h[:, :, :n],
             self.MSE_0[:, :n],
+            self.peak[:, :, :n],
         )
 
 
-@dataclass
 class _CurveDigest:
-    """Records the curves of one slice for several w."""
+    """Records one slice for several w: what the runtime computes for each, and the peaks."""
 
-    w: tuple[float, ...]
-    scored: list[int]
-    M: list[list[Float64]] = field(default_factory=list)
-    MSE_h: list[list[Float64]] = field(default_factory=list)
-    MSE_0: list[Float64] = field(default_factory=list)
+    def __init__(self, w: tuple[float, ...], scored: tuple[int, ...]) -> None:
+        self.by_w = [AnomalyDigest(strength, scored) for strength in w]
+        self.peaks: list[list[float]] = []
 
     def add(self, step: Step, UGP: Float32) -> None:
-        x0, UGP = step.x0[self.scored], UGP[self.scored]
-        HGPs = [step.HGP(w)[self.scored] for w in self.w]
-        self.M.append([mean_square(HGP - UGP) for HGP in HGPs])
-        self.MSE_h.append([mean_square(HGP - x0) for HGP in HGPs])
-        self.MSE_0.append(mean_square(UGP - x0))
+        for digest in self.by_w:
+            digest.add(step, UGP)
+        self.peaks.append([peak(digest.H) for digest in self.by_w])
 
 
 def sweep(
@@ -80,19 +78,19 @@ def sweep(
         process,
         denoiser,
         (Slice(i, slices.x0(i)) for i in range(len(slices))),
-        lambda: _CurveDigest(w, list(scored)),
+        lambda: _CurveDigest(w, scored),
         seed=seed,
         slots=slots,
     )
-    digests: dict[int, _CurveDigest] = {}
+    curves: dict[int, tuple[Float64, Float64, Float64, Float64]] = {}
     for item, digest in stream:
-        digests[item.key] = digest
-        progress(len(digests), len(slices))
-    ordered = [digests[i] for i in range(len(slices))]
-    return Curves(
-        w,
-        process.timesteps,
-        np.array([digest.M for digest in ordered]).swapaxes(1, 2),
-        np.array([digest.MSE_h for digest in ordered]).swapaxes(1, 2),
-        np.array([digest.MSE_0 for digest in ordered]),
-    )
+        curves[item.key] = (
+            np.array([one.M for one in digest.by_w]),
+            np.array([one.MSE_h for one in digest.by_w]),
+            np.array(digest.by_w[0].MSE_0),
+            np.array(digest.peaks).T,
+        )
+        progress(len(curves), len(slices))
+    columns = zip(*(curves[i] for i in range(len(slices))), strict=True)
+    M, MSE_h, MSE_0, peaks = (np.array(column) for column in columns)
+    return Curves(w, process.timesteps, M, MSE_h, MSE_0, peaks)

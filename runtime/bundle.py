@@ -5,7 +5,7 @@
 ``unet.onnx``
     ``x_t`` (B, C, H, W) float32 and ``t`` (B,) int64, 0-based -> ``eps_healthy``, ``eps_null``;
 ``calibration.json``
-    w, Cos_w, M_max, and the conditions they hold for.
+    w, M_max, the thresholds of the verdict, and the conditions they hold for.
 
 Nothing in it is unpickled or executed.
 """
@@ -92,24 +92,29 @@ class Conditions:
 class Calibration:
     """Guidance strength and thresholds (paper, sections 4.2 and 4.3).
 
-    ``Cos_w``: a slice whose cosine is at most this is unhealthy; ``M_max``: per scored modality;
-    ``a``, ``b``: the quantiles of Algorithm 1; ``candidates``: accuracy and threshold of every w
-    (and L) that was tried; ``slices``: what they were chosen on.
+    ``verdict``: what decides that a slice is unhealthy: ``cosine`` (eq. 18) at most ``Cos_w``, or
+    ``map``: the 99 % quantile of its anomaly map at least ``H_99``; ``M_max``: per scored modality;
+    ``a``, ``b``: the quantiles of Algorithm 1; ``candidates``: accuracies and thresholds of every w
+    and L that was tried; ``slices``: what they were chosen on.
     """
 
     w: float
     Cos_w: float
+    H_99: float
     M_max: tuple[float, ...]
     conditions: Conditions
+    verdict: str = "cosine"
     a: float = 0.90
     b: float = 0.98
     candidates: tuple[Mapping[str, float], ...] = ()
     slices: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = (self.w, self.Cos_w, *self.M_max)
+        if self.verdict not in ("cosine", "map"):
+            raise ValueError(f"verdict must be cosine or map, not {self.verdict!r}")
+        numbers = (self.w, self.Cos_w, self.H_99, *self.M_max)
         if not all(math.isfinite(number) for number in numbers):
-            raise ValueError("w, Cos_w and M_max must be finite")
+            raise ValueError("w, Cos_w, H_99 and M_max must be finite")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
             raise ValueError("a calibration needs M_max > 0 and 0 <= a <= b <= 1")
 
@@ -231,7 +236,8 @@ def _parse_calibration(path: Path) -> Calibration:
         content["conditions"] = Conditions(**content["conditions"])
         content["M_max"] = tuple(float(value) for value in content["M_max"])
         content["candidates"] = tuple(content["candidates"])
-        content["w"], content["Cos_w"] = float(content["w"]), float(content["Cos_w"])
+        for name in ("w", "Cos_w", "H_99"):
+            content[name] = float(content[name])
         return Calibration(**content)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path} is damaged ({error}): run anofpdm-calibrate again") from error

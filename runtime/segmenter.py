@@ -18,7 +18,7 @@ from .errors import VolumeError
 from .forward import Process, Slice, run
 from .grid import from_grid, to_grid
 from .postprocess import cut
-from .select import AnomalyDigest, threshold
+from .select import AnomalyDigest, peak, threshold
 from .volume import mask_image, read_volume
 
 
@@ -26,7 +26,8 @@ from .volume import mask_image, read_volume
 class SliceResult:
     """What was found on one axial slice.
 
-    ``key``: its axial index (from the feet up); ``unhealthy``: the verdict, cosine <= Cos_w;
+    ``key``: its axial index (from the feet up); ``unhealthy``: the verdict; ``cosine`` (eq. 18) and
+    ``peak`` (99 % quantile of H): what it goes by, depending on the calibration;
     ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over visited steps and scored modalities;
     ``t_e``: (C,); ``Q``: the threshold; ``H``: (size, size) float32, the anomaly map averaged over
     modalities; ``mask``: (size, size) bool, whatever the verdict.
@@ -35,6 +36,7 @@ class SliceResult:
     key: int
     unhealthy: bool
     cosine: float
+    peak: float
     M: NDArray[np.float64]
     MSE_h: NDArray[np.float64]
     MSE_0: NDArray[np.float64]
@@ -182,11 +184,13 @@ class Segmenter:
             M = np.array(digest.M)
             Q = threshold(digest.H, M.max(axis=0), M_max, calibration.a, calibration.b)
             H = digest.H.mean(axis=0)
-            cosine = digest.cosine()
+            cosine, highest = digest.cosine(), peak(digest.H)
+            by_cosine = calibration.verdict == "cosine"
             yield SliceResult(
                 key=item.key,
-                unhealthy=cosine <= calibration.Cos_w,
+                unhealthy=cosine <= calibration.Cos_w if by_cosine else highest >= calibration.H_99,
                 cosine=cosine,
+                peak=highest,
                 M=M,
                 MSE_h=np.array(digest.MSE_h),
                 MSE_0=np.array(digest.MSE_0),

@@ -80,6 +80,15 @@ def cosine(MSE_h: Float64, MSE_0: Float64) -> Float64:
     return np.where(norms > 0, dot / np.where(norms > 0, norms, 1), 1.0)
 
 
+def peak(H: Float32) -> float:
+    """The 99 % quantile of the anomaly map, modalities averaged: (C, H, W) -> a number.
+
+    Not in the paper: large where something stands out, and a better sign of it than the cosine on
+    networks that have not converged.
+    """
+    return float(np.quantile(H.mean(axis=0), 0.99))
+
+
 def threshold(H: Float32, M_best: Float64, M_max: Float64, a: float, b: float) -> float:
     """Where to cut the anomaly map (Algorithm 1); modalities' thresholds are averaged.
 

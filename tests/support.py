@@ -49,7 +49,7 @@ def bundle(calibration: bool = True, channels: int = 1, size: int = 32, **change
     }  # fmt: skip
     manifest = Manifest(**{**fields, **changes})
     empty = Bundle(Path("toy"), manifest, None)
-    held = Calibration(2.0, 2.0, (0.01,) * len(manifest.scored), empty.conditions(stride=60))
+    held = Calibration(2.0, 2.0, 0.0, (0.01,) * len(manifest.scored), empty.conditions(stride=60))
     return replace(empty, calibration=held) if calibration else empty
 
 

@@ -62,6 +62,8 @@ def test_one_sweep_serves_every_w_and_every_shorter_L():
                 np.testing.assert_array_equal(part.M[item.key, k], digest.M)
                 np.testing.assert_array_equal(part.MSE_h[item.key, k], digest.MSE_h)
                 np.testing.assert_array_equal(part.MSE_0[item.key], digest.MSE_0)
+                want = np.quantile(digest.H.mean(axis=0), 0.99)
+                assert part.peak[item.key, k, -1] == pytest.approx(want)
 
 
 def separable(n=40, seed=0):
@@ -77,38 +79,35 @@ def separable(n=40, seed=0):
         seen[: wrong[strength]] ^= True
         MSE_h[:, k, 1, 0] = np.where(seen, 3.0, 1.1) + 0.01 * rng.random(n)
     M = rng.random((n, 3, 2, 1))
-    return Curves(w, np.array([1, 61]), M, MSE_h, MSE_0), unhealthy
+    return Curves(w, np.array([1, 61]), M, MSE_h, MSE_0, rng.random((n, 3, 2))), unhealthy
 
 
 def test_largest_w_near_the_best_and_smallest_L_near_the_best():
     curves, unhealthy = separable()
     choice = choose(curves, unhealthy, (1, 61))
-    assert (choice.L, choice.w, choice.accuracy) == (61, 2.0, 1.0)
+    best = choice.best
+    assert (best.L, best.w, best.cosine_accuracy) == (61, 2.0, 1.0)
     assert len(choice.candidates) == 6
     np.testing.assert_allclose(choice.M_max, curves.M[:, 1].max())
-    at_one = [c.accuracy for c in choice.candidates if c.L == 1]
+    at_one = [c.cosine_accuracy for c in choice.candidates if c.L == 1]
     assert max(at_one) < 0.99
 
 
-def test_guidance_has_to_be_stronger_than_the_networks_error():
-    """With errors of 1, strengths are the medians of M; the weak candidates are passed over."""
+def test_the_verdict_in_use_decides():
+    """The map separates at the first step already, and best for the largest w."""
     curves, unhealthy = separable()
-    M = np.full_like(curves.M, 0.5)
-    M[:, 2, 1] = np.where(np.arange(len(M)) % 4 == 0, 1.5, 3.0)[:, None]
-    choice = choose(dataclasses.replace(curves, M=M), unhealthy, (1, 61))
-    assert (choice.L, choice.w, choice.weak) == (61, 5.0, False)
-    by_w = {c.w: c.strength for c in choice.candidates if c.L == 61}
-    sick = M[unhealthy, 2, 1, 0]
-    assert by_w == {1.0: 0.5, 2.0: 0.5, 5.0: np.median(sick)}
-    weak = choose(dataclasses.replace(curves, M=np.full_like(M, 0.5)), unhealthy, (1, 61))
-    assert (weak.w, weak.weak) == (2.0, True)
+    peaks = np.where(unhealthy, 0.2, 0.1)[:, None, None] * np.ones((1, 3, 2))
+    peaks[:8, :2] = 0.15
+    choice = choose(dataclasses.replace(curves, peak=peaks), unhealthy, (1, 61), "map")
+    assert (choice.best.L, choice.best.w, choice.best.map_accuracy) == (1, 5.0, 1.0)
+    assert choice.best.H_99 == pytest.approx(0.15)
 
 
 def test_masks_play_no_part():
     """Asking for one raises."""
     blind = dataclasses.replace(sliceset(6), _masks=None)
     curves = sweep(blind, toy_network, Process(Schedule(), 3), (1.0,), (0,))
-    assert choose(curves, blind.unhealthy, (3,)).L == 3
+    assert choose(curves, blind.unhealthy, (3,)).best.L == 3
 
 
 def test_a_network_that_ignores_the_label_cannot_be_calibrated():

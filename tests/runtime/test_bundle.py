@@ -78,7 +78,15 @@ def test_damaged_manifest(path, text):
 
 
 @pytest.mark.parametrize(
-    "change", [{"w": "much"}, {"w": float("nan")}, {"M_max": []}, {"M_max": None}, {"extra": 1}]
+    "change",
+    [
+        {"w": "much"},
+        {"w": float("nan")},
+        {"verdict": "x"},
+        {"M_max": []},
+        {"M_max": None},
+        {"extra": 1},
+    ],
 )
 def test_damaged_calibration(path, change):
     edit(path, CALIBRATION, **change)

@@ -76,6 +76,17 @@ def test_healthy_slices_are_empty_unless_asked_for():
     assert segmenter.segment(head(), affine=AFFINE, every_slice=True).mask.any()
 
 
+def test_the_map_can_give_the_verdict():
+    toy = bundle()
+    peaks = [r.peak for r in Segmenter(toy, toy_network).segment(head(), affine=AFFINE).slices]
+    middle = float(np.median(peaks))
+    by_map = replace(toy.calibration, verdict="map", H_99=middle, Cos_w=-1.0)
+    found = Segmenter(replace(toy, calibration=by_map), toy_network).segment(head(), affine=AFFINE)
+    assert [r.unhealthy for r in found.slices] == [peak >= middle for peak in peaks]
+    for result in found.slices:
+        assert result.peak == pytest.approx(np.quantile(result.H, 0.99))
+
+
 def test_masks_depend_on_the_seed_and_not_on_slots_or_earlier_volumes():
     one = Segmenter(bundle(), toy_network, slots=1)
     many = Segmenter(bundle(), toy_network, slots=5)
