@@ -22,7 +22,7 @@ SIMULATED, SIMULATED_MASK = HERE / "simulated_flair.nii.gz", HERE / "simulated_m
 
 MARGIN = 6  # voxels of 1 mm around the brain
 CENTER_MM = np.array([28.0, 12.0, 30.0])  # right frontal white matter, MNI
-RADII_MM = np.array([17.0, 24.0, 17.0])
+RADII_MM = np.array([20.0, 27.0, 19.0])
 EDGE_MM = 2.5
 SEED = 7
 
@@ -61,8 +61,8 @@ def simulate() -> None:
 
     texture = 0.06 * _smooth_noise(rng, values.shape, 3.0 / voxel_mm)
     texture += 0.02 * rng.standard_normal(values.shape)
-    # Oedema in FLAIR is half as bright again as the tissue it fills.
-    oedema = tissue * (1.55 + texture) + 0.25 * (values - tissue)
+    # Oedema in FLAIR is up to twice as bright as the tissue it fills.
+    oedema = tissue * (1.75 + texture) + 0.25 * (values - tissue)
     blended = values + share * np.clip(oedema - values, 0, None)
     _save(np.rint(blended).astype(np.int16), image.affine, SIMULATED)
     _save((share > 0.5).astype(np.uint8), image.affine, SIMULATED_MASK)
