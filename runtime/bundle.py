@@ -173,6 +173,8 @@ def open_bundle(path: Path) -> Bundle:
     BundleError
         If it is missing, incomplete, altered, or of a newer schema.
     """
+    if not path.exists():
+        raise BundleError(f"bundle {path} does not exist")
     if not (path / MANIFEST).is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; run anofpdm-export")
     content = _read(path / MANIFEST)

@@ -16,12 +16,14 @@ from .errors import AnofpdmError
 
 P = ParamSpec("P")
 INTERRUPTED = 130
-SEED = click.IntRange(0, 2**63 - 1)
+SEED = click.IntRange(0, 2**31 - 1)
 
 bundle_option = click.option(
     "--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]"
 )
-seed_option = click.option("--seed", default=0, show_default=True, type=SEED)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=SEED, help="Of the noise; 0 to 2147483647."
+)
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 
 

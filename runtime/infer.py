@@ -15,7 +15,11 @@ from .volume import check_output, load_image, save_image
 @click.argument("volumes", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The mask.")
 @bundle_option
-@click.option("--every-slice", is_flag=True, help="Segment slices found healthy, too.")
+@click.option(
+    "--every-slice",
+    is_flag=True,
+    help="Segment slices that are found healthy, too: marks something on every slice.",
+)
 @seed_option
 @threads_option
 @click.version_option(package_name="anofpdm")
@@ -47,5 +51,6 @@ def main(
     save_image(found.image, output)
     click.echo(
         f"{found.unhealthy_slices} of {len(found.slices)} slices unhealthy, "
+        f"{'all segmented, ' if every_slice else ''}"
         f"{found.volume_ml:.1f} ml marked, {found.seconds:.0f} s: mask in {output}"
     )

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from support import head, save, write_cohort
 
+from anofpdm import Segmenter
 from anofpdm.calibrate.evaluate_main import main as evaluate
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
@@ -75,7 +76,8 @@ def test_inference_with_the_new_bundle(calibrated, tmp_path):
     said = call(infer, volume, "-o", tmp_path / "m.nii.gz", "--bundle", calibrated, "--every-slice")
     mask = nib.load(tmp_path / "m.nii.gz")
     assert f"mask in {tmp_path / 'm.nii.gz'}" in said
-    assert np.asarray(mask.dataobj).any()
+    want = Segmenter.load(calibrated).segment(nib.load(volume), every_slice=True)
+    assert np.array_equal(np.asarray(mask.dataobj), want.mask)
     assert np.allclose(mask.affine, nib.load(volume).affine)
 
 

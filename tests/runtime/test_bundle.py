@@ -50,7 +50,8 @@ def test_what_was_written_is_read(path):
 
 
 def test_missing(tmp_path):
-    refuse(tmp_path / "nowhere", "not a bundle")
+    refuse(tmp_path / "nowhere", "does not exist")
+    refuse(tmp_path, "not a bundle")
 
 
 @pytest.mark.parametrize("file", [NETWORK, CALIBRATION])

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -88,7 +89,7 @@ def bad_inputs(folder):
         "output is a folder": (["volume.nii.gz", "-o", "folder.nii.gz"], "is a folder"),
         "output is the input": (["volume.nii.gz", "-o", "volume.nii.gz"], "it is the input"),
         "output is no NIfTI": (["volume.nii.gz", "-o", "out.png"], "name it .nii or .nii.gz"),
-        "bundle missing": (["volume.nii.gz", *out, "--bundle", "x"], "not a bundle"),
+        "bundle missing": (["volume.nii.gz", *out, "--bundle", "x"], "does not exist"),
         "bundle altered": (["volume.nii.gz", *out, "--bundle", altered], "was altered"),
         "bundle newer": (["volume.nii.gz", *out, "--bundle", newer], "bundle schema 99"),
     }
@@ -116,7 +117,7 @@ def test_read_only_output_folder(tmp_path, volume, monkeypatch):
 
     from anofpdm.runtime.infer import main
 
-    monkeypatch.setattr("anofpdm.runtime.files.os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
     done = CliRunner().invoke(main, [str(volume), "-o", str(tmp_path / "out.nii.gz")])
     assert done.exit_code == 2
     assert "is read-only" in done.output
