@@ -49,7 +49,7 @@ def main(
     seed: int,
     threads: int | None,
 ) -> None:
-    """Choose w, Cos_w, M_max and L for a bundle, from image-level labels alone.
+    """Choose w, L, M_max and the verdict's threshold from image-level labels alone.
 
     SLICES is a folder of prepared slices (anofpdm-train writes one). Masks are not looked at.
 

@@ -15,7 +15,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass
 class AnomalyDigest:
-    """Aggregates the steps of one slice for one guidance strength, in constant memory.
+    """Aggregates the steps of one slice for one guidance strength; maps take constant memory.
 
     ``scored``: the modalities that count, as positions; all arrays below are over these.
 
