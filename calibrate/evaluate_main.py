@@ -13,11 +13,13 @@ from anofpdm.runtime.command import (
     bundle_option,
     reports_errors,
     seed_option,
+    setup_options,
     threads_option,
 )
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder, write_json
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import open_sliceset
 
 from .evaluation import evaluate
@@ -32,6 +34,7 @@ _HEADING = "## Figures"
 @click.option("--split", default="test", show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
 @click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
+@setup_options
 @seed_option
 @threads_option
 @click.version_option(package_name="anofpdm")
@@ -42,6 +45,7 @@ def main(
     split: str,
     json_path: Path | None,
     add_to_card: bool,
+    setup: Setup,
     seed: int,
     threads: int | None,
 ) -> None:
@@ -55,19 +59,22 @@ def main(
         writable_folder(json_path)
     if add_to_card and bundle is None:
         raise AnofpdmError("--add-to-card writes into a bundle: name it with --bundle")
-    segmenter = Segmenter.load(bundle, threads=threads, seed=seed)
+    segmenter = Segmenter.load(bundle, setup=setup, threads=threads, seed=seed)
     labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
     evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
     if json_path:
-        calibration = segmenter.calibration
+        used = segmenter.setup
         settings = {
             "bundle": segmenter.bundle.manifest.name,
             "split": split,
             "seed": seed,
-            "w": calibration.w,
-            "verdict": calibration.verdict,
-            "L": calibration.conditions.L,
-            "stride": calibration.conditions.stride,
+            "preset": used.preset,
+            "w": used.calibration.w,
+            "verdict": used.calibration.verdict,
+            "conditions": dataclasses.asdict(used.calibration.conditions),
+            "early_stop": dataclasses.asdict(used.stop) if used.stop else None,
+            "anomaly_map": dataclasses.asdict(used.rule),
+            "threshold": used.Q,
         }
         write_json(json_path, {**settings, **evaluation.as_json()})
     if add_to_card:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
 import click
 
-from anofpdm.runtime.bundle import CALIBRATION, Calibration, open_bundle, write_calibration
+from anofpdm.runtime.anomaly_map import ANOMALY_MAPS
+from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
+from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.command import ProgressLine, reports_errors, seed_option, threads_option
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.errors import AnofpdmError, CohortError
+from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
-from anofpdm.runtime.forward import Process
+from anofpdm.runtime.forward import ENCODINGS, Process
+from anofpdm.runtime.schedule import SPACINGS
 from anofpdm.runtime.sliceset import open_sliceset
 
-from .choose import choose
+from .choose import Choice, check_labels, choose
+from .early_stop import choose_stop
 from .labelled import fitting
 from .sweep import sweep
 
@@ -27,13 +30,25 @@ from .sweep import sweep
 @click.option("--split", default="val", show_default=True)
 @click.option("--w", "w_text", default="1,2,3,4,6,8,10,15,20,30,40,50,60", show_default=True,
               help="Candidate guidance strengths.")  # fmt: skip
-@click.option("--length", default="300", show_default=True,
-              help="Candidate L: how far the forward process goes.")  # fmt: skip
+@click.option("--length", help="Candidate L: how far the forward process goes.  "
+              "[default: the manifest's L]")  # fmt: skip
 @click.option("--stride", default=1, show_default=True, type=click.IntRange(min=1),
               help="Visit every k-th timestep.")  # fmt: skip
+@click.option("--spacing", type=click.Choice(SPACINGS), default="even", show_default=True,
+              help="Evenly spread over t, or over log SNR.")  # fmt: skip
+@click.option("--encoding", type=click.Choice(ENCODINGS), default="ddim", show_default=True,
+              help="Where x_t comes from: eq. 4 or eq. 2 of the paper.")  # fmt: skip
+@click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), default="aggregate",
+              show_default=True, help="What is cut unless asked otherwise: the mean of the maps up "
+              "to t_e, or the one at t_e.")  # fmt: skip
 @click.option("--verdict", type=click.Choice(["cosine", "map"]), default="cosine",
               show_default=True, help="What calls a slice unhealthy: the paper's cosine, or the "
               "99 % quantile of its anomaly map.")  # fmt: skip
+@click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
+              help="Use every k-th slice only, to save time.")  # fmt: skip
+@click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
+              "1, else fast; ddpm-exact, ddpm-fast]")  # fmt: skip
+@click.option("--default", "is_default", is_flag=True, help="Make it the bundle's default.")
 @seed_option
 @threads_option
 @click.version_option(package_name="anofpdm")
@@ -43,13 +58,19 @@ def main(
     bundle: Path,
     split: str,
     w_text: str,
-    length: str,
+    length: str | None,
     stride: int,
+    spacing: str,
+    encoding: str,
+    anomaly_map: str,
     verdict: str,
+    every: int,
+    preset: str | None,
+    is_default: bool,
     seed: int,
     threads: int | None,
 ) -> None:
-    """Choose w, L, M_max and the verdict's threshold from image-level labels alone.
+    """Choose w, L, M_max, the verdict's threshold and when to stop, from image-level labels alone.
 
     SLICES is a folder of prepared slices (anofpdm-train writes one). Masks are not looked at.
 
@@ -58,48 +79,73 @@ def main(
     opened = open_bundle(bundle)
     writable_folder(bundle / CALIBRATION)
     w = _numbers(w_text, "--w", timesteps=False)
-    lengths = tuple(int(number) for number in _numbers(length, "--length", timesteps=True))
+    lengths: tuple[int, ...] = (opened.manifest.L,)
+    if length:
+        lengths = tuple(int(number) for number in _numbers(length, "--length", timesteps=True))
     if max(lengths) > opened.manifest.schedule.T:
         raise AnofpdmError(f"--length {length}: the schedule has {opened.manifest.schedule.T}")
+    if spacing != "even" and len(lengths) > 1:
+        raise AnofpdmError(f"--spacing {spacing} visits other timesteps for every L: name one L")
     labelled = fitting(open_sliceset(slices), opened).split(split)
-    if labelled.unhealthy.all() or not labelled.unhealthy.any():
-        raise CohortError(f"split {split!r} holds one class only: calibration needs both")
-    process = Process(opened.manifest.schedule, max(lengths), stride, opened.manifest.clip)
+    labelled = labelled.take(range(0, len(labelled), every))
+    check_labels(labelled.unhealthy, f"the slices of split {split!r}")
+    schedule, clip = opened.manifest.schedule, opened.manifest.clip
     curves = sweep(
         labelled,
         OnnxDenoiser(opened.network, threads),
-        process,
+        Process(schedule, max(lengths), stride, clip, encoding, spacing),
         w,
         opened.manifest.scored_channels,
         seed=seed,
         progress=ProgressLine("slices"),
     )
     choice = choose(curves, labelled.unhealthy, lengths, verdict)
+    best = choice.best
+    stop = choose_stop(curves.up_to(best.L), labelled.unhealthy, best, verdict)
     calibration = Calibration(
-        w=choice.best.w,
-        Cos_w=choice.best.Cos_w,
-        H_99=choice.best.H_99,
-        M_max=choice.M_max,
-        conditions=opened.conditions(stride, choice.best.L),
+        w=best.w,
+        Cos_w=best.Cos_w,
+        H_99=best.H_99,
+        M_max=best.M_max,
+        conditions=opened.conditions(encoding, best.L, stride, spacing),
         verdict=verdict,
-        candidates=tuple(dataclasses.asdict(candidate) for candidate in choice.candidates),
+        anomaly_map=anomaly_map,
+        early_stop=stop,
+        candidates=choice.candidates,
         slices={
             "split": split,
+            "every": every,
             "patients": len(set(labelled.patients)),
             "slices": len(labelled),
             "unhealthy": int(labelled.unhealthy.sum()),
-            "accuracy": choice.best.accuracy(verdict),
+            "accuracy": best.accuracy(verdict),
         },
     )
-    write_calibration(opened, calibration)
+    usual = ("" if encoding == "ddim" else f"{encoding}-") + ("exact" if stride == 1 else "fast")
+    write_calibration(opened, preset or usual, calibration, is_default)
+    _report(choice, calibration, len(labelled))
+    click.echo(f"written to {bundle} as preset {preset or usual}")
+
+
+def _report(choice: Choice, calibration: Calibration, count: int) -> None:
     for c in choice.candidates:
         click.echo(
             f"L {c.L:4d}  w {c.w:5g}  Cos_w {c.Cos_w:.5f}  accuracy {c.cosine_accuracy:.3f}  "
             f"H_99 {c.H_99:.5f}  accuracy {c.map_accuracy:.3f}"
         )
+    best, stop = choice.best, calibration.early_stop
     click.echo(
-        f"chosen: L = {choice.best.L}, w = {choice.best.w:g}, accuracy of the {verdict} "
-        f"{choice.best.accuracy(verdict):.3f} on {len(labelled)} slices: written to {bundle}"
+        f"chosen: L = {best.L}, w = {best.w:g}, accuracy of the {choice.verdict} "
+        f"{best.accuracy(choice.verdict):.3f} on {count} slices"
+    )
+    if stop is None:
+        click.echo("early stop: no rule that was tried saves a tenth of the steps")
+        return
+    click.echo(
+        f"early stop ({'on' if stop.safe else 'off'} by default): {stop.patience} steps below "
+        f"{stop.drop:g} of the maximum; t_e kept on {stop.agreement:.1%} of the slices, accuracy "
+        f"{stop.accuracy:.3f} instead of {stop.full_accuracy:.3f}, {stop.mean_steps:.1f} of "
+        f"{stop.full_steps} steps"
     )
 
 
@@ -112,4 +158,4 @@ def _numbers(text: str, option: str, *, timesteps: bool) -> tuple[float, ...]:
         whole = number >= 1 and number.is_integer()
         if not math.isfinite(number) or number < 0 or (timesteps and not whole):
             raise AnofpdmError(f"{option} {text}: {number:g} is not possible")
-    return numbers
+    return tuple(dict.fromkeys(numbers))

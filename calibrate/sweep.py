@@ -56,10 +56,12 @@ class _CurveDigest:
         self.by_w = [AnomalyDigest(strength, scored) for strength in w]
         self.peaks: list[list[float]] = []
 
-    def add(self, step: Step, UGP: Float32) -> None:
+    def add(self, step: Step, UGP: Float32) -> bool:
+        """Never lets a slice go: what a stopping rule would do is read off the curves."""
         for digest in self.by_w:
             digest.add(step, UGP)
-        self.peaks.append([peak(digest.H) for digest in self.by_w])
+        self.peaks.append([peak(digest.aggregated) for digest in self.by_w])
+        return False
 
 
 def sweep(

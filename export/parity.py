@@ -102,7 +102,7 @@ def _digests(process: Process, denoiser: Denoiser, x0: Float32) -> list[AnomalyD
 
 
 def _mask(digest: AnomalyDigest, M_max: NDArray[np.float64]) -> NDArray[np.bool_]:
-    Q = threshold(digest.H, np.array(digest.M).max(axis=0), M_max, _A, _B)
+    Q = threshold(digest.H, np.array(digest.M).max(axis=0), M_max, _A, _B).Q
     return cut(digest.H.mean(axis=0), Q)
 
 

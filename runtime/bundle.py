@@ -5,7 +5,8 @@
 ``unet.onnx``
     ``x_t`` (B, C, H, W) float32 and ``t`` (B,) int64, 0-based -> ``eps_healthy``, ``eps_null``;
 ``calibration.json``
-    w, M_max, the thresholds of the verdict, and the conditions they hold for.
+    one or more calibrations by name (*presets*), and which is the default: w, M_max, the thresholds
+    of the verdict, the stopping rule, and the conditions they hold for.
 
 Nothing in it is unpickled or executed.
 """
@@ -14,18 +15,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .calibration import Calibration, Conditions, parse_calibration
 from .errors import BundleError
 from .files import sha256, whole_file
 from .grid import Grid
 from .schedule import Schedule
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"
 DEFAULT = Path(__file__).with_name("default.anofpdm")
 
@@ -36,7 +37,8 @@ class Manifest:
 
     ``modalities``: channel names in order; ``scored``: those that count for the anomaly map;
     ``clip``: whether predictions are clipped to [-1, 1]; ``precision``: ``fp32`` or ``fp16``;
-    ``L``: how far the forward process goes; ``files``: SHA-256 by name.
+    ``L``: how far the forward process goes unless the calibration says otherwise; ``files``:
+    SHA-256 by name.
     """
 
     name: str
@@ -69,100 +71,59 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What a calibration holds for; thresholds mean nothing under any other.
-
-    ``inputs_sha256``: fingerprint of the modalities, the scored ones, the grid and the schedule.
-    """
-
-    encoding: str
-    L: int
-    stride: int
-    precision: str
-    clip: bool
-    network_sha256: str
-    inputs_sha256: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.stride, int) or self.stride < 1:
-            raise ValueError(f"stride must be a whole number from 1, not {self.stride!r}")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Guidance strength and thresholds (paper, sections 4.2 and 4.3).
-
-    ``verdict``: what decides that a slice is unhealthy: ``cosine`` (eq. 18) at most ``Cos_w``, or
-    ``map``: the 99 % quantile of its anomaly map at least ``H_99``; ``M_max``: per scored modality;
-    ``a``, ``b``: the quantiles of Algorithm 1; ``candidates``: accuracies and thresholds of every w
-    and L that was tried; ``slices``: what they were chosen on.
-    """
-
-    w: float
-    Cos_w: float
-    H_99: float
-    M_max: tuple[float, ...]
-    conditions: Conditions
-    verdict: str = "cosine"
-    a: float = 0.90
-    b: float = 0.98
-    candidates: tuple[Mapping[str, float], ...] = ()
-    slices: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.verdict not in ("cosine", "map"):
-            raise ValueError(f"verdict must be cosine or map, not {self.verdict!r}")
-        numbers = (self.w, self.Cos_w, self.H_99, *self.M_max)
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError("w, Cos_w, H_99 and M_max must be finite")
-        if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
-            raise ValueError("a calibration needs M_max > 0 and 0 <= a <= b <= 1")
-
-
-@dataclass(frozen=True)
 class Bundle:
-    """A bundle that was read and found intact. ``calibration`` is None before calibrating."""
+    """A bundle that was read and found intact.
+
+    ``calibrations``: by name, none before calibrating; ``default``: the one that is used unless
+    another is asked for.
+    """
 
     path: Path
     manifest: Manifest
-    calibration: Calibration | None
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    default: str = ""
 
     @property
     def network(self) -> Path:
         """The ONNX file."""
         return self.path / NETWORK
 
-    def conditions(self, stride: int, L: int | None = None) -> Conditions:
-        """The conditions under which this bundle runs."""
+    def conditions(self, encoding: str, L: int, stride: int, spacing: str = "even") -> Conditions:
+        """The conditions under which this bundle runs such a process."""
         m = self.manifest
         inputs = [m.modalities, m.scored, asdict(m.grid), asdict(m.schedule)]
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-        return Conditions("ddim", L or m.L, stride, m.precision, m.clip, m.files[NETWORK], digest)
+        return Conditions(
+            encoding, L, stride, spacing, m.precision, m.clip, m.files[NETWORK], digest
+        )
 
-    def calibrated(self) -> Calibration:
-        """The calibration, found to hold for this bundle.
+    def check(self, preset: str) -> None:
+        """Find a calibration to hold for this bundle.
 
         Raises
         ------
         BundleError
-            If there is none, or it was made under other conditions.
+            If it was made for another network, precision, or other inputs.
         """
-        if self.calibration is None:
-            raise BundleError(f"{self.path} is not calibrated: run anofpdm-calibrate on it")
-        held = asdict(self.calibration.conditions)
-        wanted = asdict(self.conditions(self.calibration.conditions.stride))
-        for name, value in wanted.items():
-            if held[name] != value:
+        calibration, where = self.calibrations[preset], self.path / CALIBRATION
+        held = calibration.conditions
+        wanted = self.conditions(held.encoding, held.L, held.stride, held.spacing)
+        for name, value in asdict(wanted).items():
+            if getattr(held, name) != value:
                 raise BundleError(
-                    f"{self.path / CALIBRATION} was made with {name} {held[name]}, the bundle has "
-                    f"{value}: run anofpdm-calibrate again"
+                    f"{where}: preset {preset} was made with {name} {getattr(held, name)}, the "
+                    f"bundle has {value}: run anofpdm-calibrate again"
                 )
-        if len(self.calibration.M_max) != len(self.manifest.scored):
+        if held.L > self.manifest.schedule.T:
             raise BundleError(
-                f"{self.path / CALIBRATION} is for {len(self.calibration.M_max)} modalities, the "
-                f"bundle scores {len(self.manifest.scored)}: run anofpdm-calibrate again"
+                f"{where}: preset {preset} goes to L = {held.L}, the schedule to "
+                f"{self.manifest.schedule.T}: run anofpdm-calibrate again"
             )
-        return self.calibration
+        if len(calibration.M_max) != len(self.manifest.scored):
+            raise BundleError(
+                f"{where}: preset {preset} is for {len(calibration.M_max)} modalities, the bundle "
+                f"scores {len(self.manifest.scored)}: run anofpdm-calibrate again"
+            )
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -200,20 +161,26 @@ def open_bundle(path: Path) -> Bundle:
             raise BundleError(f"{path} lacks {name}: export or calibrate it again")
         if sha256(path / name) != expected:
             raise BundleError(f"{path / name} was altered (SHA-256): restore it or export again")
-    calibration = None
-    if CALIBRATION in hashes:
-        calibration = _parse_calibration(path / CALIBRATION)
-    return Bundle(path, manifest, calibration)
+    if CALIBRATION not in hashes:
+        return Bundle(path, manifest)
+    return Bundle(path, manifest, *_parse_calibrations(path / CALIBRATION))
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of the bundle at ``path``."""
     with whole_file(path / MANIFEST) as beside:
-        beside.write_text(_as_json(manifest), encoding="utf-8")
+        beside.write_text(_as_json(asdict(manifest)), encoding="utf-8")
 
 
-def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
-    """Put a calibration into a bundle; both files change together.
+def write_calibration(
+    bundle: Bundle, preset: str, calibration: Calibration, default: bool = False
+) -> None:
+    """Put a calibration into a bundle, beside those under other names; both files change together.
+
+    Parameters
+    ----------
+    preset : its name; an earlier one of that name is replaced
+    default : whether it becomes the default; the first one does in any case
 
     Raises
     ------
@@ -221,28 +188,30 @@ def write_calibration(bundle: Bundle, calibration: Calibration) -> None:
         If the bundle cannot be written to; then nothing has changed.
     """
     path = bundle.path
+    presets = {name: asdict(one) for name, one in bundle.calibrations.items()}
+    presets[preset] = asdict(calibration)
+    chosen = preset if default or not bundle.default else bundle.default
     with whole_file(path / MANIFEST) as manifest_beside, whole_file(path / CALIBRATION) as beside:
-        beside.write_text(_as_json(calibration), encoding="utf-8")
+        beside.write_text(_as_json({"default": chosen, "presets": presets}), encoding="utf-8")
         files = {**bundle.manifest.files, CALIBRATION: sha256(beside)}
-        manifest = replace(bundle.manifest, L=calibration.conditions.L, files=files)
-        manifest_beside.write_text(_as_json(manifest), encoding="utf-8")
+        manifest = replace(bundle.manifest, files=files)
+        manifest_beside.write_text(_as_json(asdict(manifest)), encoding="utf-8")
 
 
-def _as_json(content: Manifest | Calibration) -> str:
-    return json.dumps(asdict(content), indent=1, allow_nan=False) + "\n"
+def _as_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _parse_calibration(path: Path) -> Calibration:
+def _parse_calibrations(path: Path) -> tuple[dict[str, Calibration], str]:
     content = _read(path)
     try:
-        content["conditions"] = Conditions(**content["conditions"])
-        content["M_max"] = tuple(float(value) for value in content["M_max"])
-        content["candidates"] = tuple(content["candidates"])
-        for name in ("w", "Cos_w", "H_99"):
-            content[name] = float(content[name])
-        return Calibration(**content)
-    except (KeyError, TypeError, ValueError) as error:
+        presets = {name: parse_calibration(one) for name, one in content["presets"].items()}
+        default = content["default"]
+        if default not in presets:
+            raise ValueError(f"its default {default!r} is not there")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path} is damaged ({error}): run anofpdm-calibrate again") from error
+    return presets, default
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,10 @@ class BundleError(AnofpdmError, ValueError):
     """A bundle that is missing, altered, or made for something else."""
 
 
+class SetupError(AnofpdmError, ValueError):
+    """A choice at run time that is not possible."""
+
+
 class OutputError(AnofpdmError, OSError):
     """A place that cannot be written to."""
 

@@ -1,9 +1,9 @@
 """The guided and unguided forward process over a stream of slices (paper, section 4).
 
 Nothing is reconstructed: each slice is noised step by step, and at each visited timestep the
-network's two predictions of the clean slice are handed to a *digest*, which decides what is kept.
-Slices share the network's batch as a row of slots: one that has arrived at L leaves its slot, and
-the next one enters at the first timestep.
+network's two predictions of the clean slice are handed to a *digest*, which decides what is kept
+and when the slice may leave. Slices share the network's batch as a row of slots: each stands at a
+timestep of its own, and where one leaves the next one enters at the first timestep.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from .noise import slice_noise
 from .schedule import Schedule
 
 Float32 = NDArray[np.float32]
+ENCODINGS = ("ddim", "ddpm")
 
 
 @dataclass(frozen=True)
 class Process:
-    """The forward process with DDIM encoding, up to timestep ``L``, every ``stride``-th timestep.
+    """The forward process up to timestep ``L``.
 
+    ``stride``, ``spacing``: see :meth:`anofpdm.runtime.schedule.Schedule.visited`; ``encoding``:
+    where x_t comes from, ``ddim`` (eq. 4, from the step before) or ``ddpm`` (eq. 2, fresh noise);
     ``clip``: whether predictions of the clean slice are clipped to [-1, 1].
     """
 
@@ -35,19 +38,27 @@ class Process:
     L: int
     stride: int = 1
     clip: bool = True
+    encoding: str = "ddim"
+    spacing: str = "even"
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be ddim or ddpm, not {self.encoding!r}")
 
     @property
     def timesteps(self) -> NDArray[np.int64]:
         """(n,) visited timesteps, 1-based."""
-        return self.schedule.visited(self.L, self.stride)
+        return self.schedule.visited(self.L, self.stride, self.spacing)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """``x0``: (C, H, W) float32 in [-1, 1]; ``key``: what its noise depends on, non-negative."""
+    """``x0``: (C, H, W) float32 in [-1, 1]; ``key``: what its noise depends on, non-negative;
+    ``volume``: whose slice it is, for the caller."""
 
     key: int
     x0: Float32
+    volume: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,11 @@ class Step:
 class Digest(Protocol):
     """Takes in the steps of one slice, in order."""
 
-    def add(self, step: Step, UGP: Float32) -> None:
-        """Digest a step; ``UGP`` is the step's unguided prediction, which the process needs too."""
+    def add(self, step: Step, UGP: Float32) -> bool:
+        """Digest a step, and say whether the slice may leave before L.
+
+        ``UGP`` is the step's unguided prediction, which the process needs too.
+        """
         ...
 
 
@@ -90,12 +104,13 @@ D = TypeVar("D", bound=Digest)
 
 @dataclass
 class _Slot(Generic[D]):
-    """A place in the network's batch, and the slice that is in it."""
+    """A slice on its way. ``x_t``: where it stands, in DDIM encoding."""
 
     slice: Slice
     digest: D
     x_t: Float32
     visited: int = 0
+    left: bool = False
 
 
 def run(
@@ -113,43 +128,55 @@ def run(
     ----------
     new_digest : makes the digest of a slice that enters
     seed : what the noise depends on, besides the slice's key
-    slots : how many slices share the network's batch; does not change results
+    slots : how many samples share the network's batch; does not change results
 
     Yields
     ------
-    Each slice with its digest, as soon as it has arrived at L. Memory does not grow with L or with
-    the number of slices.
+    Each slice with its digest, as soon as its digest lets it go or it has arrived at L. Memory does
+    not grow with L or with the number of slices.
     """
     timesteps = process.timesteps
     abar = process.schedule.abar[timesteps - 1]
+    n = len(timesteps)
+
+    def noised(item: Slice, i: int) -> Float32:
+        """A slice at the i-th visited timestep, straight from the clean one (eq. 2)."""
+        noise = slice_noise(seed, item.key, int(timesteps[i]), item.x0.shape)
+        clean = np.float32(math.sqrt(abar[i])) * item.x0
+        return clean + np.float32(math.sqrt(1 - abar[i])) * noise
+
     waiting = iter(slices)
     row: list[_Slot[D]] = []
     while True:
         for entering in itertools.islice(waiting, slots - len(row)):
-            noise = slice_noise(seed, entering.key, int(timesteps[0]), entering.x0.shape)
-            row.append(_Slot(entering, new_digest(), _noised(entering.x0, noise, abar[0])))
+            row.append(_Slot(entering, new_digest(), noised(entering, 0)))
         if not row:
             return
-        x_t = np.stack([slot.x_t for slot in row])
-        t = np.array([timesteps[slot.visited] for slot in row])
-        for slot, eps_healthy, eps_null in zip(row, *denoiser(x_t, t), strict=True):
-            i = slot.visited
+        if process.encoding == "ddim":
+            batch = [(slot, slot.visited, slot.x_t) for slot in row]
+        else:
+            batch = [(slot, i, noised(slot.slice, i)) for slot, i in _shares(row, slots, n)]
+        x_t = np.stack([sample for _, _, sample in batch])
+        t = np.array([timesteps[i] for _, i, _ in batch])
+        for (slot, i, sample), eps_healthy, eps_null in zip(batch, *denoiser(x_t, t), strict=True):
+            if slot.left:
+                continue
             step = Step(
                 int(timesteps[i]),
                 float(abar[i]),
                 process.clip,
                 slot.slice.x0,
-                slot.x_t,
+                sample,
                 eps_healthy,
                 eps_null,
             )
             UGP = step.UGP()
-            slot.digest.add(step, UGP)
+            slot.left = slot.digest.add(step, UGP) or i + 1 == n
             slot.visited += 1
-            if slot.visited < len(timesteps):
-                slot.x_t = ddim_step(slot.x_t, UGP, abar[i], abar[i + 1])
-        yield from ((slot.slice, slot.digest) for slot in row if slot.visited == len(timesteps))
-        row = [slot for slot in row if slot.visited < len(timesteps)]
+            if not slot.left and process.encoding == "ddim":
+                slot.x_t = ddim_step(sample, UGP, abar[i], abar[i + 1])
+        yield from ((slot.slice, slot.digest) for slot in row if slot.left)
+        row = [slot for slot in row if not slot.left]
 
 
 def ddim_step(x_t: Float32, UGP: Float32, abar_t: float, abar_next: float) -> Float32:
@@ -159,6 +186,15 @@ def ddim_step(x_t: Float32, UGP: Float32, abar_t: float, abar_next: float) -> Fl
     return np.asarray(clean + np.float32(math.sqrt(1 - abar_next)) * direction, np.float32)
 
 
-def _noised(x0: Float32, noise: Float32, abar: float) -> Float32:
-    """A slice at the first visited timestep (eq. 2)."""
-    return np.float32(math.sqrt(abar)) * x0 + np.float32(math.sqrt(1 - abar)) * noise
+def _shares(row: list[_Slot[D]], slots: int, n: int) -> Iterator[tuple[_Slot[D], int]]:
+    """Which steps of which slices make the next batch when steps do not need each other (DDPM).
+
+    One of each slice; spare slots, when no more slices wait, go to further steps of the first ones.
+    The steps of a slice come in order.
+    """
+    spare = slots - len(row)
+    for slot in row:
+        extra = min(spare, n - slot.visited - 1)
+        spare -= extra
+        for i in range(slot.visited, slot.visited + 1 + extra):
+            yield slot, i

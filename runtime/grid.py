@@ -11,6 +11,7 @@ brightly, some suppress, and brain-extracted ones lack.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from .errors import VolumeError
 
 Float32 = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,37 @@ class Grid:
 
     ``size``: pixels a side; ``pixel_mm``: their spacing; ``median_multiple``: the intensity, in
     multiples of the foreground's median, that becomes +1 (the background becomes -1);
-    ``min_foreground``: slices with a smaller share of foreground are not processed.
+    ``min_foreground``: slices with a smaller share of foreground are not processed;
+
+    ``scaling``: ``median`` as above, or ``slice``: each slice's own darkest and brightest pixel
+    become -1 and +1; ``center``: what the grid is centred on, the ``head`` or the ``image``;
+    ``axes``: where rows and columns lead, ``RA`` (to the patient's right and front) or ``LP``.
     """
 
     size: int = 128
     pixel_mm: float = 1.875
     median_multiple: float = 2.5
     min_foreground: float = 0.02
+    scaling: str = "median"
+    center: str = "head"
+    axes: str = "RA"
 
     def __post_init__(self) -> None:
+        for value, known in (
+            (self.scaling, ("median", "slice")),
+            (self.center, ("head", "image")),
+            (self.axes, ("RA", "LP")),
+        ):
+            if value not in known:
+                raise ValueError(f"a grid knows {' and '.join(known)}, not {value!r}")
         if self.size < 8 or not self.pixel_mm > 0 or not self.median_multiple > 0:
             raise ValueError(f"a grid needs size >= 8 and positive scales, not {self}")
+
+
+def reference_grid(size: int = 128) -> Grid:
+    """The slices that the reference implementation trains on: BraTS images of 240 x 240 pixels of
+    1 mm as they are stored (LP), brought to ``size`` pixels a side, each scaled by itself."""
+    return Grid(size, 240 / size, scaling="slice", center="image", axes="LP")
 
 
 @dataclass(frozen=True)
@@ -75,25 +97,32 @@ def to_grid(
     """
     scaled = np.empty_like(volume)
     for c, modality in enumerate(volume):
-        scaled[c], head = _scale(modality, grid.median_multiple)
+        scaled[c], head = _scale(modality, grid)
         if c == 0:
             foreground = head
-    pixels = np.argwhere(foreground.any(axis=2))
+    shape = (volume.shape[1], volume.shape[2], volume.shape[3])
+    center = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
+    if grid.center == "head":
+        pixels = np.argwhere(foreground.any(axis=2))
+        center = (_middle(pixels[:, 0]), _middle(pixels[:, 1]))
     area = foreground.sum(axis=(0, 1)) * (voxel_mm[0] * voxel_mm[1])
     placement = Placement(
-        shape=(volume.shape[1], volume.shape[2], volume.shape[3]),
+        shape=shape,
         voxel_mm=(voxel_mm[0], voxel_mm[1]),
-        center=(float(_middle(pixels[:, 0])), float(_middle(pixels[:, 1]))),
+        center=center,
         levels=np.flatnonzero(area >= grid.min_foreground * (grid.size * grid.pixel_mm) ** 2),
     )
-    slices = _resample(scaled[..., placement.levels], grid, placement)
-    return np.ascontiguousarray(2 * np.moveaxis(slices, 3, 0) - 1, dtype=np.float32), placement
+    slices = np.moveaxis(_resample(scaled[..., placement.levels], grid, placement), 3, 0)
+    if grid.scaling == "slice":
+        low, high = (edge(axis=(2, 3), keepdims=True) for edge in (slices.min, slices.max))
+        slices = (slices - low) / np.where(high > low, high - low, 1)
+    return np.ascontiguousarray(_turned(2 * slices - 1, grid), dtype=np.float32), placement
 
 
 def masks_to_grid(mask: NDArray[np.bool_], grid: Grid, placement: Placement) -> NDArray[np.bool_]:
     """A reference mask on the same slices: (X, Y, Z) -> (n, size, size)."""
     resampled = _resample(mask[..., placement.levels].astype(np.float32), grid, placement)
-    return np.ascontiguousarray(np.moveaxis(resampled >= 0.5, 2, 0))
+    return np.ascontiguousarray(_turned(np.moveaxis(resampled >= 0.5, 2, 0), grid))
 
 
 def from_grid(maps: NDArray[np.generic], grid: Grid, placement: Placement) -> Float32:
@@ -108,9 +137,14 @@ def from_grid(maps: NDArray[np.generic], grid: Grid, placement: Placement) -> Fl
             placement.shape[:2], placement.voxel_mm, placement.center, strict=True
         )
     )
-    for level, plane in zip(placement.levels, maps, strict=True):
+    for level, plane in zip(placement.levels, _turned(maps, grid), strict=True):
         volume[..., level] = to_x @ plane.astype(np.float32) @ to_y.T
     return volume
+
+
+def _turned(planes: NDArray[T], grid: Grid) -> NDArray[T]:
+    """Slices (..., size, size) from RAS+ to the grid's axes, or back."""
+    return planes[..., ::-1, ::-1] if grid.axes == "LP" else planes
 
 
 def _resample(volume: Float32, grid: Grid, placement: Placement) -> Float32:
@@ -144,8 +178,9 @@ def _weights(
     return inside
 
 
-def _scale(modality: Float32, median_multiple: float) -> tuple[Float32, NDArray[np.bool_]]:
-    """Background -> 0, ``median_multiple`` times the foreground's median -> 1; the foreground."""
+def _scale(modality: Float32, grid: Grid) -> tuple[Float32, NDArray[np.bool_]]:
+    """Background -> 0, and ``median_multiple`` times the foreground's median -> 1 unless slices are
+    scaled by themselves; the foreground."""
     low, high = np.percentile(modality, [1, 99.9])
     if not high > low:
         low, high = modality.min(), modality.max()
@@ -153,7 +188,9 @@ def _scale(modality: Float32, median_multiple: float) -> tuple[Float32, NDArray[
     if not values.max() > np.finfo(np.float32).tiny:
         raise VolumeError("the volume shows no head against a background: is it a brain MRI?")
     foreground = values > 0.5 * _otsu(values)
-    top = median_multiple * np.median(values[foreground])
+    if grid.scaling == "slice":
+        return np.maximum(modality - np.float32(low), 0), foreground
+    top = grid.median_multiple * np.median(values[foreground])
     # Clipped at the top only now: the brightest thousandth may be lesion.
     return np.clip((modality - np.float32(low)) / np.float32(top), 0, 1), foreground
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+SPACINGS = ("even", "log-snr")
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,25 @@ class Schedule:
         betas = np.linspace(self.beta_first, self.beta_last, self.T)
         return np.asarray(np.cumprod(1.0 - betas), np.float64)
 
-    def visited(self, L: int, stride: int) -> NDArray[np.int64]:
-        """Timesteps 1, 1 + stride, 1 + 2 stride, ... up to and including L: (n,) int64."""
+    def visited(self, L: int, stride: int, spacing: str = "even") -> NDArray[np.int64]:
+        """The timesteps that are visited: (n,) int64, ascending, from 1.
+
+        Parameters
+        ----------
+        L : how far the process goes, 1..T
+        stride : from 1; decides the number of timesteps
+        spacing : ``even``: 1, 1 + stride, 1 + 2 stride, ... up to and including L; ``log-snr``: as
+            many, from 1 to L, evenly spaced in log(abar / (1 - abar)), duplicates dropped
+        """
         if not 1 <= L <= self.T or stride < 1:
             raise ValueError(
                 f"L must lie in 1..{self.T} and stride be at least 1, not L={L}, stride={stride}"
             )
-        return np.arange(1, L + 1, stride, dtype=np.int64)
+        even = np.arange(1, L + 1, stride, dtype=np.int64)
+        if spacing == "even":
+            return even
+        if spacing != "log-snr":
+            raise ValueError(f"spacing must be even or log-snr, not {spacing!r}")
+        log_snr = np.log(self.abar[:L] / (1 - self.abar[:L]))
+        wanted = np.linspace(log_snr[0], log_snr[-1], len(even))
+        return np.unique(np.abs(log_snr[:, None] - wanted).argmin(axis=0) + 1)

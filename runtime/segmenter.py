@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,35 +12,42 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from .bundle import DEFAULT, Bundle, Calibration, open_bundle
+from .bundle import DEFAULT, Bundle, open_bundle
 from .denoiser import Denoiser, OnnxDenoiser
 from .errors import VolumeError
-from .forward import Process, Slice, run
-from .grid import from_grid, to_grid
+from .forward import Slice, run
+from .grid import Placement, from_grid, to_grid
 from .postprocess import cut
 from .select import AnomalyDigest, peak, threshold
-from .volume import mask_image, read_volume
+from .setup import Setup, resolve
+from .volume import Volume, mask_image, read_volume
+
+_AS_CALIBRATED = Setup()
 
 
 @dataclass(frozen=True)
 class SliceResult:
     """What was found on one axial slice.
 
-    ``key``: its axial index (from the feet up); ``unhealthy``: the verdict; ``cosine`` (eq. 18) and
-    ``peak`` (99 % quantile of H): what it goes by, depending on the calibration;
-    ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over visited steps and scored modalities;
-    ``t_e``: (C,); ``Q``: the threshold; ``H``: (size, size) float32, the anomaly map averaged over
-    modalities; ``mask``: (size, size) bool, whatever the verdict.
+    ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
+    verdict; ``cosine`` (eq. 18) and ``peak`` (99 % quantile of the map of eq. 20): what it goes by,
+    depending on the calibration; ``timesteps``: (n,) the visited ones; ``M``, ``MSE_h``, ``MSE_0``:
+    (n, C) float64 over these and the scored modalities; ``t_e``: (C,); ``index``: (C,), the place
+    in Algorithm 1's grid; ``Q``: the threshold; ``H``: (size, size) float32, the anomaly map
+    averaged over modalities; ``mask``: (size, size) bool, whatever the verdict.
     """
 
     key: int
+    volume: int
     unhealthy: bool
     cosine: float
     peak: float
+    timesteps: NDArray[np.int64]
     M: NDArray[np.float64]
     MSE_h: NDArray[np.float64]
     MSE_0: NDArray[np.float64]
     t_e: NDArray[np.int64]
+    index: NDArray[np.int64]
     Q: float
     H: NDArray[np.float32]
     mask: NDArray[np.bool_]
@@ -51,7 +58,8 @@ class Segmentation:
     """A segmented volume.
 
     ``mask``: uint8, 0 or 1, in the axes and shape of the input; ``image``: the same as an image on
-    the input's grid; ``slices``: the processed slices, in axial order; ``volume_ml``: of the mask.
+    the input's grid; ``slices``: the processed slices, in axial order; ``volume_ml``: of the mask;
+    ``notes``: what the user may want to know, a line each.
     """
 
     mask: NDArray[np.uint8]
@@ -59,6 +67,7 @@ class Segmentation:
     slices: tuple[SliceResult, ...]
     volume_ml: float
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def unhealthy_slices(self) -> int:
@@ -78,27 +87,30 @@ class Segmenter:
     ----------
     bundle : a calibrated bundle
     denoiser : its network
-    seed : non-negative; a mask is a function of (volume, bundle, seed)
+    setup : which of the bundle's calibrations, and what differs from it
+    seed : non-negative; a mask is a function of (volume, bundle, setup, seed)
     slots : how many slices share the network's batch; does not change masks
     """
 
     def __init__(
-        self, bundle: Bundle, denoiser: Denoiser, *, seed: int = 0, slots: int = 4
+        self,
+        bundle: Bundle,
+        denoiser: Denoiser,
+        *,
+        setup: Setup = _AS_CALIBRATED,
+        seed: int = 0,
+        slots: int = 4,
     ) -> None:
-        self.bundle = bundle
-        self.calibration: Calibration = bundle.calibrated()
+        self.bundle, self.setup = bundle, resolve(bundle, setup)
         self.seed, self.slots = seed, slots
         self._denoiser = denoiser
-        conditions = self.calibration.conditions
-        self.process = Process(
-            bundle.manifest.schedule, conditions.L, conditions.stride, conditions.clip
-        )
 
     @classmethod
     def load(
         cls,
-        bundle: Path | str | None = None,
+        bundle: Bundle | Path | str | None = None,
         *,
+        setup: Setup = _AS_CALIBRATED,
         threads: int | None = None,
         seed: int = 0,
         slots: int = 4,
@@ -108,13 +120,14 @@ class Segmenter:
         Raises
         ------
         BundleError
-            If the bundle cannot be used.
+            If the bundle cannot be used, or has no calibration for the set-up.
         MissingExtraError
             If ONNX Runtime is not installed.
         """
-        opened = open_bundle(DEFAULT if bundle is None else Path(bundle))
-        opened.calibrated()
-        return cls(opened, OnnxDenoiser(opened.network, threads), seed=seed, slots=slots)
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle or DEFAULT))
+        resolve(opened, setup)
+        network = OnnxDenoiser(opened.network, threads)
+        return cls(opened, network, setup=setup, seed=seed, slots=slots)
 
     def segment(
         self,
@@ -142,7 +155,87 @@ class Segmenter:
             If the volume cannot be segmented.
         """
         started = time.perf_counter()
-        given = _as_images(images, affine)
+        head = self._on_grid(_as_images(images, affine), names, started)
+        for result in self.analyse(head.slices(0)):
+            head.results.append(result)
+            progress(len(head.results), head.count)
+        return self._finish(head, every_slice)
+
+    def segment_many(
+        self,
+        volumes: Iterable[SpatialImage | Sequence[SpatialImage]],
+        *,
+        every_slice: bool = False,
+    ) -> Iterator[Segmentation]:
+        """Segment volumes one after the other, through the same slots: the network's batch stays
+        full from one volume to the next.
+
+        Parameters
+        ----------
+        volumes : each an image, or one image per modality; taken when their turn comes
+
+        Yields
+        ------
+        Segmentations, in the order of the volumes; the same as one by one
+
+        Raises
+        ------
+        VolumeError
+            If a volume cannot be segmented.
+        """
+        heads: dict[int, _Head] = {}
+
+        def slices() -> Iterator[Slice]:
+            for number, images in enumerate(volumes):
+                heads[number] = self._on_grid(_as_images(images, None), None, time.perf_counter())
+                yield from heads[number].slices(number)
+
+        following = 0
+        for result in self.analyse(slices()):
+            heads[result.volume].results.append(result)
+            while following in heads and len(heads[following].results) == heads[following].count:
+                yield self._finish(heads.pop(following), every_slice)
+                following += 1
+
+    def analyse(self, slices: Iterable[Slice]) -> Iterator[SliceResult]:
+        """Find anomalies on slices that are on the bundle's grid already, as they finish."""
+        setup, scored = self.setup, self.bundle.manifest.scored_channels
+        calibration = setup.calibration
+
+        def new_digest() -> AnomalyDigest:
+            return AnomalyDigest(calibration.w, scored, setup.rule, setup.stop)
+
+        stream = run(
+            setup.process, self._denoiser, slices, new_digest, seed=self.seed, slots=self.slots
+        )
+        timesteps, M_max = setup.process.timesteps, np.array(calibration.M_max)
+        for item, digest in stream:
+            M, H = np.array(digest.M), digest.H
+            cuts = threshold(H, M.max(axis=0), M_max, calibration.a, calibration.b)
+            Q = cuts.Q if setup.Q is None else setup.Q
+            mean_H = H.mean(axis=0)
+            cosine, highest = digest.cosine(), peak(digest.aggregated)
+            by_cosine = calibration.verdict == "cosine"
+            yield SliceResult(
+                key=item.key,
+                volume=item.volume,
+                unhealthy=cosine <= calibration.Cos_w if by_cosine else highest >= calibration.H_99,
+                cosine=cosine,
+                peak=highest,
+                timesteps=timesteps[: len(M)],
+                M=M,
+                MSE_h=np.array(digest.MSE_h),
+                MSE_0=np.array(digest.MSE_0),
+                t_e=digest.t_e,
+                index=cuts.index,
+                Q=Q,
+                H=mean_H,
+                mask=cut(mean_H, Q),
+            )
+
+    def _on_grid(
+        self, given: list[SpatialImage], names: Sequence[str] | None, started: float
+    ) -> _Head:
         called = list(names) if names else [image.get_filename() or "the image" for image in given]
         manifest = self.bundle.manifest
         volume = read_volume(given, called, len(manifest.modalities))
@@ -152,53 +245,42 @@ class Segmenter:
                 f"{called[0]} shows too little of a head on every slice: are its voxels really "
                 f"{' x '.join(f'{mm:g}' for mm in volume.voxel_mm)} mm?"
             )
-        stream = (Slice(int(level), x0) for level, x0 in zip(placement.levels, slices, strict=True))
-        results = []
-        for result in self.analyse(stream):
-            results.append(result)
-            progress(len(results), len(slices))
-        results.sort(key=lambda result: result.key)
+        # The voxels have been resampled: what is needed from here on is where they were.
+        volume = replace(volume, data=volume.data[:, :0])
+        return _Head(volume, placement, slices, started, [])
+
+    def _finish(self, head: _Head, every_slice: bool) -> Segmentation:
+        results = sorted(head.results, key=lambda result: result.key)
         planes = [r.mask if every_slice or r.unhealthy else np.zeros_like(r.mask) for r in results]
-        mask = from_grid(np.stack(planes), manifest.grid, placement) >= 0.5
-        turned = volume.to_source(mask.astype(np.uint8)).astype(np.uint8)
+        mask = from_grid(np.stack(planes), self.bundle.manifest.grid, head.placement) >= 0.5
+        turned = head.volume.to_source(mask.astype(np.uint8)).astype(np.uint8)
         return Segmentation(
             turned,
-            mask_image(turned, volume.source),
+            mask_image(turned, head.volume.source),
             tuple(results),
-            float(mask.sum() * np.prod(volume.voxel_mm) / 1000),
-            time.perf_counter() - started,
+            float(mask.sum() * np.prod(head.volume.voxel_mm) / 1000),
+            time.perf_counter() - head.started,
+            head.volume.notes,
         )
 
-    def analyse(self, slices: Iterable[Slice]) -> Iterator[SliceResult]:
-        """Find anomalies on slices that are on the bundle's grid already, as they finish."""
-        calibration, scored = self.calibration, self.bundle.manifest.scored_channels
 
-        def new_digest() -> AnomalyDigest:
-            return AnomalyDigest(calibration.w, scored)
+@dataclass(frozen=True)
+class _Head:
+    """A volume on its way: ``on_grid``: (n, C, size, size) float32, the slices to process."""
 
-        stream = run(
-            self.process, self._denoiser, slices, new_digest, seed=self.seed, slots=self.slots
-        )
-        M_max = np.array(calibration.M_max)
-        for item, digest in stream:
-            M = np.array(digest.M)
-            Q = threshold(digest.H, M.max(axis=0), M_max, calibration.a, calibration.b)
-            H = digest.H.mean(axis=0)
-            cosine, highest = digest.cosine(), peak(digest.H)
-            by_cosine = calibration.verdict == "cosine"
-            yield SliceResult(
-                key=item.key,
-                unhealthy=cosine <= calibration.Cos_w if by_cosine else highest >= calibration.H_99,
-                cosine=cosine,
-                peak=highest,
-                M=M,
-                MSE_h=np.array(digest.MSE_h),
-                MSE_0=np.array(digest.MSE_0),
-                t_e=digest.t_e,
-                Q=Q,
-                H=H,
-                mask=cut(H, Q),
-            )
+    volume: Volume
+    placement: Placement
+    on_grid: NDArray[np.float32]
+    started: float
+    results: list[SliceResult]
+
+    @property
+    def count(self) -> int:
+        return len(self.on_grid)
+
+    def slices(self, number: int) -> Iterator[Slice]:
+        for level, x0 in zip(self.placement.levels, self.on_grid, strict=True):
+            yield Slice(int(level), x0, number)
 
 
 def _as_images(

@@ -7,51 +7,72 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from .anomaly_map import MapRule, SnapshotMap, StoredMap
 from .forward import Step
+from .stop import StopRule, Watch
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+_PAPER = MapRule()
 
 
 @dataclass
 class AnomalyDigest:
-    """Aggregates the steps of one slice for one guidance strength; maps take constant memory.
+    """What is kept of one slice for one guidance strength; memory is constant but for the curves.
 
     ``scored``: the modalities that count, as positions; all arrays below are over these.
+    ``rule``: how the map that is cut is made; ``stop``: when the slice may leave before L.
 
     ``M``, ``MSE_h``, ``MSE_0``: one (C,) float64 a visited step, eqs. 12, 14, 16.
     ``t_e``: (C,) int64, the timestep of the largest M (eq. 21).
-    ``H``: (C, H, W) float32, the mean of S_t up to and including t_e (eq. 20).
     """
 
     w: float
     scored: tuple[int, ...]
+    rule: MapRule = _PAPER
+    stop: StopRule | None = None
     M: list[Float64] = field(default_factory=list)
     MSE_h: list[Float64] = field(default_factory=list)
     MSE_0: list[Float64] = field(default_factory=list)
     t_e: NDArray[np.int64] = field(init=False)
-    H: Float32 = field(init=False)
     _best: Float64 = field(init=False)
-    _sum: Float32 = field(init=False)
+    _aggregated: SnapshotMap | StoredMap = field(init=False)
+    _cut: SnapshotMap | StoredMap = field(init=False)
+    _watch: Watch | None = field(init=False)
 
-    def add(self, step: Step, UGP: Float32) -> None:
+    def __post_init__(self) -> None:
+        self.t_e = np.zeros(len(self.scored), np.int64)
+        self._best = np.full(len(self.scored), -np.inf)
+        self._aggregated = _PAPER.new_map()
+        self._cut = self._aggregated if self.rule == _PAPER else self.rule.new_map()
+        self._watch = Watch(self.stop) if self.stop else None
+
+    def add(self, step: Step, UGP: Float32) -> bool:
         """See :class:`anofpdm.runtime.forward.Digest`."""
         scored = list(self.scored)
         x0, UGP, HGP = step.x0[scored], UGP[scored], step.HGP(self.w)[scored]
         M = mean_square(HGP - UGP)  # eq. 12
-        S = np.square(HGP - x0)  # eq. 19
-        if not self.M:
-            self._best = np.full(len(scored), -np.inf)
-            self._sum, self.H = np.zeros_like(S), np.zeros_like(S)
-            self.t_e = np.zeros(len(scored), np.int64)
+        S = _PAPER.sub_anomaly(step, HGP, UGP, x0, self.w)
         self.M.append(M)
         self.MSE_h.append(S.mean(axis=(1, 2), dtype=np.float64))  # eq. 14
         self.MSE_0.append(mean_square(UGP - x0))  # eq. 16
-        self._sum += S
         higher = M > self._best
         self._best[higher] = M[higher]
-        self.t_e[higher] = step.t
-        self.H[higher] = self._sum[higher] / np.float32(len(self.M))  # eq. 20
+        self.t_e[higher] = step.t  # eq. 21
+        self._aggregated.add(step.t, S, higher)
+        if self._cut is not self._aggregated:
+            self._cut.add(step.t, self.rule.sub_anomaly(step, HGP, UGP, x0, self.w), higher)
+        return self._watch is not None and self._watch.certain(M, self._best)
+
+    @property
+    def H(self) -> Float32:
+        """The anomaly map that is cut, made by ``rule``: (C, H, W)."""
+        return self._cut.H(self.t_e)
+
+    @property
+    def aggregated(self) -> Float32:
+        """The paper's anomaly map (eq. 20), which verdicts go by: (C, H, W)."""
+        return self._aggregated.H(self.t_e)
 
     def cosine(self) -> float:
         """See :func:`cosine`."""
@@ -89,8 +110,22 @@ def peak(H: Float32) -> float:
     return float(np.quantile(H.mean(axis=0), 0.99))
 
 
-def threshold(H: Float32, M_best: Float64, M_max: Float64, a: float, b: float) -> float:
-    """Where to cut the anomaly map (Algorithm 1); modalities' thresholds are averaged.
+@dataclass(frozen=True)
+class Threshold:
+    """``index``: (C,) int64 in 0..100, the place in Algorithm 1's grid of quantiles;
+    ``per_modality``: (C,), where each modality's map would be cut; ``Q``: their mean."""
+
+    index: NDArray[np.int64]
+    per_modality: Float64
+
+    @property
+    def Q(self) -> float:
+        """Where the mean of the modalities' maps is cut."""
+        return float(self.per_modality.mean())
+
+
+def threshold(H: Float32, M_best: Float64, M_max: Float64, a: float, b: float) -> Threshold:
+    """Where to cut the anomaly map (Algorithm 1).
 
     Parameters
     ----------
@@ -100,5 +135,6 @@ def threshold(H: Float32, M_best: Float64, M_max: Float64, a: float, b: float) -
     """
     grid = np.linspace(b, a, 101)
     share = np.clip(M_best / M_max, 0.0, 1.0)
-    index = np.rint(np.round(share, 2) * 100).astype(int)
-    return float(np.mean([np.quantile(h, grid[i]) for h, i in zip(H, index, strict=True)]))
+    index = np.rint(np.round(share, 2) * 100).astype(np.int64)
+    cuts = np.array([np.quantile(h, grid[i]) for h, i in zip(H, index, strict=True)], np.float64)
+    return Threshold(index, cuts)

@@ -35,12 +35,14 @@ class Volume:
     """Co-registered modalities of one head, in canonical (closest to RAS+) orientation.
 
     ``data``: (C, X, Y, Z) float32, any range, finite; ``voxel_mm``: spacing along X, Y, Z;
-    ``source``: the image whose grid a mask must have.
+    ``source``: the image whose grid a mask must have; ``notes``: what was done that the user may
+    want to know, a line each.
     """
 
     data: NDArray[np.float32]
     voxel_mm: tuple[float, float, float]
     source: SpatialImage
+    notes: tuple[str, ...] = ()
 
     def from_source(self, array: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Turn an (X, Y, Z) array in the source's axes to the canonical ones."""
@@ -82,7 +84,8 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
 
     Parameters
     ----------
-    images : one 3-D image per modality, or one 4-D image with the modalities along its last axis
+    images : one 3-D image per modality, or one 4-D image with the modalities along its last axis;
+        those on other voxels than the first are resampled onto it, linearly
     names : what to call each image in messages, for instance its path
     modalities : how many the model expects
 
@@ -94,12 +97,17 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
     first, where = images[0], names[0]
     for image, name in zip(images, names, strict=True):
         _check_affine(image, name)
+    notes: list[str] = []
     if len(images) > 1:
-        for image, name in zip(images, names, strict=True):
-            if len(image.shape) != 3:
-                raise VolumeError(f"{name} has shape {image.shape}: give one 3-D image a modality")
         if len(images) != modalities:
             raise VolumeError(f"{len(images)} images given, the model expects {modalities}")
+        for image, name in zip(images, names, strict=True):
+            if image.shape[3:] not in ((), (1,)) or len(image.shape) < 3:
+                raise VolumeError(f"{name} has shape {image.shape}: give one 3-D image a modality")
+            if _unit_mm(image) != _unit_mm(first):
+                raise VolumeError(
+                    f"{name} and {where} measure space in different units: mend a header"
+                )
     elif len(first.shape) == 3 and modalities == 1:
         pass
     elif len(first.shape) != 4 or first.shape[3] != modalities:
@@ -108,13 +116,19 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
     if min(first.shape) < 1:
         raise VolumeError(f"{where} has shape {first.shape}: it holds no voxels")
     affine = np.asarray(first.affine, dtype=np.float64)
-    arrays = [read_values(image, name) for image, name in zip(images, names, strict=True)]
-    if len(images) == 1 and arrays[0].ndim == 4:
-        arrays = [arrays[0][..., c] for c in range(modalities)]
-    elif len(images) > 1:
-        for i in range(1, len(images)):
-            if not same_grid(images[i], first):
-                arrays[i] = read_values(resample_onto(images[i], first), names[i])
+    if len(images) == 1:
+        values = read_values(first, where)
+        arrays = [values] if values.ndim == 3 else [values[..., c] for c in range(modalities)]
+    else:
+        arrays = []
+        for image, name in zip(images, names, strict=True):
+            flat = image.slicer[..., 0] if len(image.shape) == 4 else image
+            # Before resampling, which would spread what is not finite.
+            values = read_values(flat, name)
+            if not same_grid(flat, first):
+                values = read_values(resample_onto(flat, first), name)
+                notes.append(f"{name} was resampled onto the grid of {where}")
+            arrays.append(values)
     for c, array in enumerate(arrays):
         if array.min() == array.max():
             which = names[c] if len(names) > 1 else where
@@ -123,7 +137,8 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
     data = np.stack([np.ascontiguousarray(apply_orientation(a, to_ras)) for a in arrays])
     canonical = affine @ inv_ornt_aff(to_ras, first.shape[:3])
     spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0)) * _unit_mm(first)
-    return Volume(data, (float(spacing[0]), float(spacing[1]), float(spacing[2])), first)
+    voxel_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+    return Volume(data, voxel_mm, first, tuple(notes))
 
 
 def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image:

@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from anofpdm.runtime.bundle import NETWORK, Bundle, Calibration, Manifest, write_calibration
+from anofpdm.runtime.bundle import NETWORK, Bundle, Manifest, write_calibration
+from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.schedule import Schedule
@@ -39,8 +40,17 @@ def toy_network(x_t, t):
     return eps_healthy.astype(x_t.dtype), eps_null
 
 
-def bundle(calibration: bool = True, channels: int = 1, size: int = 32, **changes) -> Bundle:
-    """A bundle in memory, for Segmenters with a network of the test's own."""
+def bundle(
+    calibration: bool = True,
+    channels: int = 1,
+    size: int = 32,
+    process: tuple = ("ddim", 301, 60, "even"),
+    **changes,
+) -> Bundle:
+    """A bundle in memory, for Segmenters with a network of the test's own.
+
+    ``process``: encoding, L, stride and spacing of its calibration.
+    """
     names = tuple("abcdef"[:channels])
     fields = {
         "name": "toy", "modalities": names, "scored": names, "grid": Grid(size, 60 / 8 * 32 / size),
@@ -48,19 +58,24 @@ def bundle(calibration: bool = True, channels: int = 1, size: int = 32, **change
         "files": {NETWORK: "0" * 64},
     }  # fmt: skip
     manifest = Manifest(**{**fields, **changes})
-    empty = Bundle(Path("toy"), manifest, None)
-    held = Calibration(2.0, 2.0, 0.0, (0.01,) * len(manifest.scored), empty.conditions(stride=60))
-    return replace(empty, calibration=held) if calibration else empty
+    empty = Bundle(Path("toy"), manifest)
+    held = Calibration(2.0, 2.0, 0.0, (0.01,) * len(manifest.scored), empty.conditions(*process))
+    return replace(empty, calibrations={"fast": held}, default="fast") if calibration else empty
+
+
+def recalibrated(toy: Bundle, **changes) -> Bundle:
+    """The bundle with something changed in its calibration."""
+    held = replace(toy.calibrations["fast"], **changes)
+    return replace(toy, calibrations={"fast": held})
 
 
 def write_toy_bundle(path: Path) -> Path:
     """A bundle on disk; its network is not one."""
     path.mkdir()
     (path / NETWORK).write_bytes(b"not a network")
-    toy = bundle()
-    digest = sha256(path / NETWORK)
-    toy = Bundle(path, replace(toy.manifest, files={NETWORK: digest}), toy.calibration)
-    write_calibration(toy, replace(toy.calibration, conditions=toy.conditions(stride=60)))
+    toy = bundle(files={NETWORK: sha256(path / NETWORK)})
+    empty = Bundle(path, toy.manifest)
+    write_calibration(empty, "fast", toy.calibrations["fast"])
     return path
 
 

@@ -56,9 +56,10 @@ def test_run_folder_describes_itself(folder):
 
 def test_calibration_names_its_conditions_and_candidates(calibrated):
     bundle = open_bundle(calibrated)
-    held = bundle.calibrated()
-    assert held.conditions.stride == 50
-    assert held.conditions.L == bundle.manifest.L
+    assert bundle.default == "fast"
+    held = bundle.calibrations["fast"]
+    assert held.conditions == bundle.conditions("ddim", held.conditions.L, 50)
+    assert held.conditions.L in (101, 201)
     assert len(held.candidates) == 4
     assert held.slices["split"] == "val"
 

@@ -15,17 +15,39 @@ def alpha_bar(T=1000):
     return values  # values[t - 1] belongs to timestep t
 
 
-def anomaly(x0, first_noise, network, w, timesteps, clip=True, scored=None):
-    """Eqs. 4, 6, 7, 10, 12, 14, 16, 18-21 for one slice; x0, first_noise: (C, H, W)."""
+def anomaly(
+    x0,
+    noise,
+    network,
+    w,
+    timesteps,
+    clip=True,
+    scored=None,
+    encoding="ddim",
+    anomaly_map="aggregate",
+    sub_map="residual",
+    ratio=1.0,
+    stop=None,
+):
+    """Eqs. 2, 4, 6, 7, 10, 12, 14, 16, 18-21 for one slice; x0: (C, H, W), noise: t -> (C, H, W).
+
+    stop: (drop, patience), or None for a process that goes on to the last timestep.
+    """
     abar = alpha_bar()
     x0 = np.asarray(x0, np.float64)
     channels = range(len(x0)) if scored is None else scored
     bound = (lambda v: np.clip(v, -1, 1)) if clip else (lambda v: v)
-    a = abar[timesteps[0] - 1]
-    x = np.sqrt(a) * x0 + np.sqrt(1 - a) * np.asarray(first_noise, np.float64)
-    M, MSE_h, MSE_0, S = [], [], [], []
+
+    def fresh(t):
+        a = abar[t - 1]
+        return np.sqrt(a) * x0 + np.sqrt(1 - a) * np.asarray(noise(t), np.float64)
+
+    x = fresh(timesteps[0])
+    M, MSE_h, MSE_0, S, R = [], [], [], [], []
     for i, t in enumerate(timesteps):
         a = abar[t - 1]
+        if encoding == "ddpm":
+            x = fresh(t)
         eps_h, eps_0 = network(x[None], np.array([t]))
         eps_h, eps_0 = eps_h[0], eps_0[0]
         eps_w = (1 + w) * eps_h - w * eps_0
@@ -35,12 +57,21 @@ def anomaly(x0, first_noise, network, w, timesteps, clip=True, scored=None):
         MSE_h.append([np.mean((hgp[c] - x0[c]) ** 2) for c in channels])
         MSE_0.append([np.mean((ugp[c] - x0[c]) ** 2) for c in channels])
         S.append([(hgp[c] - x0[c]) ** 2 for c in channels])
+        B = (1 - a) / np.sqrt(a)
+        share = {"residual": 0, "gradient": 1, "gradient-normalised": 1 / (B * (1 + w)) ** 2}
+        R.append([(hgp[c] - ugp[c]) ** 2 * share[sub_map] for c in channels])
+        if stop and is_over(np.array(M), *stop):
+            break
         if i + 1 < len(timesteps):
             b = abar[timesteps[i + 1] - 1]
             x = np.sqrt(b) * ugp + np.sqrt(1 - b) * (x - np.sqrt(a) * ugp) / np.sqrt(1 - a)
-    M, S = np.array(M), np.array(S)
+    M, maps = np.array(M), np.array(S if sub_map == "residual" else R)
     best = M.argmax(axis=0)
-    H = np.array([S[: best[c] + 1, c].mean(axis=0) for c in range(len(best))])
+    H = []
+    for c in range(len(best)):
+        reached = [i for i in range(len(M)) if timesteps[i] <= ratio * timesteps[best[c]]]
+        upto = max(reached, default=0)
+        H.append(maps[upto, c] if anomaly_map == "last" else maps[: upto + 1, c].mean(axis=0))
     h, zero = np.mean(MSE_h, axis=1), np.mean(MSE_0, axis=1)
     cos = h @ zero / (np.linalg.norm(h) * np.linalg.norm(zero))
     return {
@@ -48,9 +79,20 @@ def anomaly(x0, first_noise, network, w, timesteps, clip=True, scored=None):
         "MSE_h": np.array(MSE_h),
         "MSE_0": np.array(MSE_0),
         "t_e": np.array([timesteps[i] for i in best]),
-        "H": H,
+        "H": np.array(H),
         "cos": cos,
     }
+
+
+def is_over(M, drop, patience):
+    """Whether the last ``patience`` rows of M lie below drop times the maximum before them."""
+    if len(M) <= patience:
+        return False
+    for i in range(len(M) - patience, len(M)):
+        for c in range(M.shape[1]):
+            if M[i, c] >= drop * M[: i + 1, c].max():
+                return False
+    return True
 
 
 def quantile_threshold(H, M, M_max, a=0.90, b=0.98):
@@ -61,3 +103,42 @@ def quantile_threshold(H, M, M_max, a=0.90, b=0.98):
         index = round(round(share, 2) * 100)
         Q.append(np.quantile(H[c], b + (a - b) * index / 100))
     return float(np.mean(Q))
+
+
+def mask(H, Q, smallest):
+    """5x5 median with mirrored borders, H >= Q, and no component of at most ``smallest`` pixels."""
+    padded = np.pad(H, 2, mode="reflect")
+    rows, columns = H.shape
+    above = np.zeros(H.shape, bool)
+    for i in range(rows):
+        for j in range(columns):
+            middle = np.median(padded[i : i + 5, j : j + 5])
+            above[i, j] = middle >= Q and middle > 0
+    kept = np.zeros(H.shape, bool)
+    for piece in flood(above, diagonal=True):
+        # Filled: everything that does not reach the border through what is not the piece.
+        others = flood(np.pad(~piece, 1, constant_values=True), diagonal=False)
+        outside = next(other for other in others if other[0, 0])
+        if (~outside).sum() > smallest:
+            kept |= piece
+    return kept
+
+
+def flood(picture, diagonal):
+    """The connected pieces of a picture."""
+    left, pieces = picture.copy(), []
+    while left.any():
+        piece = np.zeros(picture.shape, bool)
+        todo = [tuple(np.argwhere(left)[0])]
+        while todo:
+            i, j = todo.pop()
+            inside = 0 <= i < picture.shape[0] and 0 <= j < picture.shape[1]
+            if not inside or not left[i, j]:
+                continue
+            left[i, j], piece[i, j] = False, True
+            for di in (-1, 0, 1):
+                for dj in (-1, 0, 1):
+                    if diagonal or di == 0 or dj == 0:
+                        todo.append((i + di, j + dj))
+        pieces.append(piece)
+    return pieces

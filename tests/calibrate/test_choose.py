@@ -3,11 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
-from support import bundle, toy_network
+from support import bundle, recalibrated, toy_network
 
-from anofpdm.calibrate.choose import best_threshold, choose
+from anofpdm.calibrate.choose import choose
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.sweep import Curves, sweep
+from anofpdm.calibrate.threshold import best_threshold
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.postprocess import smooth
@@ -88,7 +89,7 @@ def test_largest_w_near_the_best_and_smallest_L_near_the_best():
     best = choice.best
     assert (best.L, best.w, best.cosine_accuracy) == (61, 2.0, 1.0)
     assert len(choice.candidates) == 6
-    np.testing.assert_allclose(choice.M_max, curves.M[:, 1].max())
+    np.testing.assert_allclose(best.M_max, curves.M[:, 1].max())
     at_one = [c.cosine_accuracy for c in choice.candidates if c.L == 1]
     assert max(at_one) < 0.99
 
@@ -137,8 +138,7 @@ def test_evaluation_against_masks_counted_by_hand():
         segmenter.analyse(Slice(i, slices.x0(i)) for i in range(12)), key=lambda r: r.key
     )
     middle = np.median([result.cosine for result in results])
-    calibration = dataclasses.replace(toy.calibration, Cos_w=float(middle))
-    segmenter = Segmenter(dataclasses.replace(toy, calibration=calibration), toy_network)
+    segmenter = Segmenter(recalibrated(toy, Cos_w=float(middle)), toy_network)
     got = evaluate(segmenter, slices)
 
     def overlap(mask, drawn):

@@ -14,6 +14,7 @@ from anofpdm.runtime.bundle import (
 )
 from anofpdm.runtime.errors import BundleError, OutputError
 from anofpdm.runtime.files import sha256
+from anofpdm.runtime.setup import Setup, resolve
 
 
 @pytest.fixture
@@ -32,9 +33,20 @@ def edit(path, file, **changes):
         (path / MANIFEST).write_text(json.dumps(manifest))
 
 
+def edit_preset(path, **changes):
+    """Change the calibration "fast"."""
+    held = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]
+    edit(path, CALIBRATION, presets={"fast": {**held, **changes}})
+
+
+def edit_conditions(path, **changes):
+    held = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]["conditions"]
+    edit_preset(path, conditions={**held, **changes})
+
+
 def refuse(path, message):
     with pytest.raises(BundleError, match=message) as caught:
-        open_bundle(path).calibrated()
+        resolve(open_bundle(path), Setup())
     assert "\n" not in str(caught.value)
 
 
@@ -46,7 +58,8 @@ def test_what_was_written_is_read(path):
         (again / name).write_bytes((path / name).read_bytes())
     write_manifest(again, bundle.manifest)
     assert open_bundle(again).manifest == bundle.manifest
-    assert open_bundle(again).calibrated() == bundle.calibrated()
+    assert open_bundle(again).calibrations == bundle.calibrations
+    assert open_bundle(again).default == bundle.default == "fast"
 
 
 def test_missing(tmp_path):
@@ -68,11 +81,11 @@ def test_incomplete(path, file):
 
 
 def test_newer_schema(path):
-    edit(path, MANIFEST, schema_version=2)
-    refuse(path, "schema 2, this version of anofpdm reads 1: update")
+    edit(path, MANIFEST, schema_version=3)
+    refuse(path, "schema 3, this version of anofpdm reads 2: update")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', '"x"', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}', '"x"', "\xff"])
 def test_damaged_manifest(path, text):
     (path / MANIFEST).write_text(text, encoding="latin-1")
     refuse(path, "manifest.json|schema None")
@@ -90,30 +103,55 @@ def test_damaged_manifest(path, text):
     ],
 )
 def test_damaged_calibration(path, change):
+    edit_preset(path, **change)
+    refuse(path, "calibration.json is damaged")
+
+
+@pytest.mark.parametrize("change", [{"presets": {}}, {"default": "x"}, {"presets": None}])
+def test_damaged_calibrations(path, change):
     edit(path, CALIBRATION, **change)
     refuse(path, "calibration.json is damaged")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("L", 600), ("encoding", "ddpm"), ("precision", "fp16"), ("clip", False),
-     ("network_sha256", "f" * 64), ("inputs_sha256", "f" * 64)],
+    [("precision", "fp16"), ("clip", False), ("network_sha256", "f" * 64),
+     ("inputs_sha256", "f" * 64)],
 )  # fmt: skip
 def test_calibrated_under_other_conditions(path, name, value):
-    conditions = dataclasses.asdict(open_bundle(path).calibrated().conditions)
-    edit(path, CALIBRATION, conditions={**conditions, name: value})
-    refuse(path, f"was made with {name} {value}")
+    edit_conditions(path, **{name: value})
+    refuse(path, f"preset fast was made with {name} {value}")
 
 
 def test_calibrated_for_other_modalities(path):
-    edit(path, CALIBRATION, M_max=[0.1, 0.2])
+    edit_preset(path, M_max=[0.1, 0.2])
     refuse(path, "is for 2 modalities, the bundle scores 1")
 
 
-def test_impossible_stride(path):
-    conditions = dataclasses.asdict(open_bundle(path).calibrated().conditions)
-    edit(path, CALIBRATION, conditions={**conditions, "stride": 0})
-    refuse(path, "stride must be a whole number")
+@pytest.mark.parametrize(
+    "change", [{"stride": 0}, {"L": 0}, {"L": "x"}, {"encoding": "x"}, {"spacing": "x"}]
+)
+def test_impossible_conditions(path, change):
+    edit_conditions(path, **change)
+    refuse(path, "calibration.json is damaged")
+
+
+def test_longer_than_the_schedule(path):
+    edit_conditions(path, L=1001)
+    refuse(path, "goes to L = 1001, the schedule to 1000")
+
+
+def test_presets_live_beside_each_other(path):
+    bundle = open_bundle(path)
+    other = dataclasses.replace(bundle.calibrations["fast"], w=9.0)
+    write_calibration(bundle, "exact", other)
+    assert open_bundle(path).default == "fast"
+    write_calibration(open_bundle(path), "third", other, default=True)
+    again = open_bundle(path)
+    assert list(again.calibrations) == ["fast", "exact", "third"]
+    assert again.default == "third"
+    assert again.calibrations["fast"] == bundle.calibrations["fast"]
+    assert again.calibrations["exact"].w == 9.0
 
 
 def test_another_schedule_needs_another_calibration(path):
@@ -130,7 +168,7 @@ def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(path, 
 
     monkeypatch.setattr("anofpdm.runtime.files.os.replace", full)
     with pytest.raises(OutputError, match="No space left"):
-        write_calibration(bundle, dataclasses.replace(bundle.calibrated(), w=9.0))
+        write_calibration(bundle, "fast", dataclasses.replace(bundle.calibrations["fast"], w=9.0))
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 

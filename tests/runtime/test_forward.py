@@ -1,5 +1,7 @@
 """The loop against closed forms and against the float64 transcription."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from support import toy_network
@@ -75,8 +77,8 @@ def test_agrees_with_the_transcription(clip, channels, scored, L, stride):
     stream = slices(3, channels)
     found = digests(process, toy_network, stream, w=4.0, scored=scored, seed=11, slots=2)
     for item in stream:
-        noise = slice_noise(11, item.key, 1, item.x0.shape)
         steps = [int(t) for t in process.timesteps]
+        noise = partial(slice_noise, 11, item.key, shape=item.x0.shape)
         want = anomaly(item.x0, noise, toy_network, 4.0, steps, clip, scored)
         got = found[item.key]
         for name in ("M", "MSE_h", "MSE_0"):

@@ -24,3 +24,23 @@ def test_visited_timesteps(L, stride, visited):
 def test_impossible_lengths_and_strides(L, stride):
     with pytest.raises(ValueError, match="L must lie in"):
         Schedule().visited(L, stride)
+
+
+def test_log_snr_spacing_is_even_in_log_snr():
+    steps = Schedule().visited(601, 100, "log-snr")
+    assert (steps[0], steps[-1], len(steps)) == (1, 601, 7)
+    abar = np.array(alpha_bar())[steps - 1]
+    gaps = np.diff(np.log(abar / (1 - abar)))
+    assert gaps.max() - gaps.min() < 0.02 * abs(gaps.mean()) + 0.7  # the first timesteps are coarse
+    np.testing.assert_allclose(gaps[2:], gaps[2:].mean(), rtol=0.02)
+
+
+def test_log_snr_spacing_drops_duplicates():
+    steps = Schedule().visited(300, 1, "log-snr")
+    assert len(steps) < 300
+    assert (np.diff(steps) > 0).all()
+
+
+def test_unknown_spacing():
+    with pytest.raises(ValueError, match="spacing must be"):
+        Schedule().visited(10, 1, "odd")

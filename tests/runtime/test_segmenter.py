@@ -1,8 +1,6 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from support import bundle, head, toy_network
+from support import bundle, head, recalibrated, toy_network
 from transcription import alpha_bar
 
 import anofpdm
@@ -40,8 +38,8 @@ def test_a_planted_lesion_is_found(M_max):
     Far below M_max, Algorithm 1 marks 2 % of a slice: all of it is lesion. Far above, 10 %: all of
     the lesion is marked.
     """
-    toy = bundle(L=61)
-    toy = replace(toy, calibration=replace(toy.calibration, M_max=(M_max,)))
+    toy = bundle(process=("ddim", 61, 60, "even"))
+    toy = recalibrated(toy, M_max=(M_max,))
     grid, voxel_mm = toy.manifest.grid, (7.5, 7.5, 5.0)
     sick_volume, healthy_volume = head(), head(lesion=False)
     sick, _ = to_grid(sick_volume[None], voxel_mm, grid)
@@ -59,19 +57,17 @@ def test_result_holds_the_evidence():
     found = segmenter.segment(head(), affine=AFFINE)
     assert [result.key for result in found.slices] == sorted(r.key for r in found.slices)
     assert found.volume_ml == pytest.approx(found.mask.sum() * 7.5 * 7.5 * 5 / 1000)
-    calibration = segmenter.calibration
+    calibration = segmenter.setup.calibration
     for result in found.slices:
         assert result.M.shape == (6, 1)
-        assert result.t_e[0] == segmenter.process.timesteps[result.M[:, 0].argmax()]
+        assert result.t_e[0] == segmenter.setup.process.timesteps[result.M[:, 0].argmax()]
         assert result.unhealthy == (result.cosine <= calibration.Cos_w)
         want = threshold(result.H[None], result.M.max(0), np.array(calibration.M_max), 0.9, 0.98)
-        assert result.Q == want
+        assert result.Q == want.Q
 
 
 def test_healthy_slices_are_empty_unless_asked_for():
-    toy = bundle()
-    strict = replace(toy.calibration, Cos_w=-1.0)
-    segmenter = Segmenter(replace(toy, calibration=strict), toy_network)
+    segmenter = Segmenter(recalibrated(bundle(), Cos_w=-1.0), toy_network)
     assert not segmenter.segment(head(), affine=AFFINE).mask.any()
     assert segmenter.segment(head(), affine=AFFINE, every_slice=True).mask.any()
 
@@ -80,8 +76,8 @@ def test_the_map_can_give_the_verdict():
     toy = bundle()
     peaks = [r.peak for r in Segmenter(toy, toy_network).segment(head(), affine=AFFINE).slices]
     middle = float(np.median(peaks))
-    by_map = replace(toy.calibration, verdict="map", H_99=middle, Cos_w=-1.0)
-    found = Segmenter(replace(toy, calibration=by_map), toy_network).segment(head(), affine=AFFINE)
+    by_map = recalibrated(toy, verdict="map", H_99=middle, Cos_w=-1.0)
+    found = Segmenter(by_map, toy_network).segment(head(), affine=AFFINE)
     assert [r.unhealthy for r in found.slices] == [peak >= middle for peak in peaks]
     for result in found.slices:
         assert result.peak == pytest.approx(np.quantile(result.H, 0.99))

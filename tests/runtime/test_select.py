@@ -29,10 +29,13 @@ def test_threshold_is_algorithm_1(share):
     M_max = np.array([0.02, 0.05])
     M = share * M_max[None] * np.array([[0.3, 0.3], [1.0, 1.0]])
     want = quantile_threshold(H, M, M_max)
-    assert threshold(H, M.max(axis=0), M_max, 0.90, 0.98) == pytest.approx(want, rel=1e-6)
+    assert threshold(H, M.max(axis=0), M_max, 0.90, 0.98).Q == pytest.approx(want, rel=1e-6)
 
 
 def test_larger_divergence_cuts_lower():
     H = np.random.default_rng(0).random((1, 30, 30)).astype(np.float32)
     cuts = [threshold(H, np.array([m]), np.array([1.0]), 0.9, 0.98) for m in (0.0, 0.5, 1.0)]
-    np.testing.assert_allclose(cuts, np.quantile(H, [0.98, 0.94, 0.90]), rtol=1e-6)
+    assert [cut.index.tolist() for cut in cuts] == [[0], [50], [100]]
+    np.testing.assert_allclose(
+        [cut.Q for cut in cuts], np.quantile(H, [0.98, 0.94, 0.90]), rtol=1e-6
+    )

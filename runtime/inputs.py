@@ -1,0 +1,75 @@
+"""Which file is which modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .errors import VolumeError
+
+# What the BraTS challenges of 2023 and later call them.
+_ALSO = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+def find_modalities(
+    volumes: Sequence[Path], named: Mapping[str, Path], modalities: Sequence[str]
+) -> list[Path]:
+    """The files to read, in the model's order.
+
+    Parameters
+    ----------
+    volumes : one file a modality in the model's order, one 4-D file, or the folder of a BraTS case
+    named : files by the name of their modality; instead of ``volumes``
+
+    Raises
+    ------
+    VolumeError
+        If a modality is missing, unknown or ambiguous.
+    """
+    wanted = ", ".join(modalities)
+    if volumes and named:
+        raise VolumeError("name files by modality or give them in order, not both")
+    if not volumes and not named:
+        raise VolumeError(f"no volume given: the model expects {wanted}")
+    if len(volumes) == 1 and volumes[0].is_dir():
+        named = case_files(volumes[0], modalities)
+    elif named:
+        unknown = [name for name in named if name not in modalities]
+        if unknown:
+            raise VolumeError(f"the model knows no {unknown[0]}: it expects {wanted}")
+    if not named:
+        return list(volumes)
+    missing = [name for name in modalities if name not in named]
+    if missing:
+        raise VolumeError(f"{missing[0]} is missing: the model expects {wanted}")
+    return [named[name] for name in modalities]
+
+
+def case_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
+    """The files of a case by modality, in a folder laid out as BraTS does: ``*_flair.nii.gz``.
+
+    Raises
+    ------
+    VolumeError
+        If one is missing, or there are several.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+        if suffix is None:
+            continue
+        last = path.name.removesuffix(suffix).replace("-", "_").split("_")[-1].lower()
+        name = last if last in modalities else _ALSO.get(last, last)
+        if name in found and name in modalities:
+            raise VolumeError(
+                f"{folder} holds {found[name].name} and {path.name}: name the files one by one"
+            )
+        found[name] = path
+    for name in modalities:
+        if name not in found:
+            raise VolumeError(
+                f"{folder} is a folder without *_{name}.nii.gz: name a NIfTI file (.nii, .nii.gz, "
+                ".hdr/.img) or the folder of a BraTS case"
+            )
+    return {name: found[name] for name in modalities}

@@ -1,0 +1,127 @@
+"""What a user may choose at run time, and which calibration of a bundle allows it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .anomaly_map import MapRule
+from .bundle import CALIBRATION, Bundle
+from .calibration import Calibration, Conditions
+from .errors import BundleError, SetupError
+from .forward import Process
+from .stop import StopRule
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A wish. None leaves the choice to the bundle.
+
+    ``preset``: the name of a calibration; ``encoding``: ``ddim`` or ``ddpm``; ``L``, ``stride``:
+    which timesteps are visited. These four pick one of the bundle's calibrations.
+
+    ``early_stop``: whether slices may leave before L, by the calibrated rule; ``w``: another
+    guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
+    ``t_e_ratio``: see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``Q``: a fixed threshold in
+    place of Algorithm 1's. Except for ``anomaly_map``, these last are for ablations.
+    """
+
+    preset: str | None = None
+    encoding: str | None = None
+    L: int | None = None
+    stride: int | None = None
+    early_stop: bool | None = None
+    anomaly_map: str | None = None
+    w: float | None = None
+    sub_map: str = "residual"
+    t_e_ratio: float = 1.0
+    Q: float | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A wish fulfilled: everything that decides a mask, but for the volume, network and seed."""
+
+    preset: str
+    calibration: Calibration
+    process: Process
+    stop: StopRule | None
+    rule: MapRule
+    Q: float | None
+
+
+def resolve(bundle: Bundle, setup: Setup) -> Resolved:
+    """Find the calibration that holds for a wish, and check that it holds for the bundle.
+
+    Raises
+    ------
+    BundleError
+        If there is none.
+    SetupError
+        If a value is out of range, or two wishes contradict each other.
+    """
+    preset, calibration = _pick(bundle, setup)
+    bundle.check(preset)
+    where = bundle.path / CALIBRATION
+    if setup.w is not None:
+        calibration = calibration.with_w(setup.w, where)
+    found = calibration.early_stop
+    if setup.early_stop and not found:
+        raise BundleError(
+            f"{where} holds no early stop for preset {preset} at w = {calibration.w:g}: leave it "
+            "out, or run anofpdm-calibrate again"
+        )
+    stops = found is not None and (found.safe if setup.early_stop is None else setup.early_stop)
+    try:
+        rule = MapRule(setup.anomaly_map or calibration.anomaly_map, setup.sub_map, setup.t_e_ratio)
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+    if setup.Q is not None and not math.isfinite(setup.Q):
+        raise SetupError(f"the threshold must be a finite number, not {setup.Q}")
+    if stops and rule.t_e_ratio > 1:
+        if setup.early_stop:
+            raise SetupError("a t_e ratio above 1 needs what comes after t_e: do not stop early")
+        stops = False
+    c = calibration.conditions
+    return Resolved(
+        preset,
+        calibration.stopping() if stops else calibration,
+        Process(bundle.manifest.schedule, c.L, c.stride, c.clip, c.encoding, c.spacing),
+        found.rule if stops and found else None,
+        rule,
+        setup.Q,
+    )
+
+
+def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
+    """The named calibration, or the first that fits, the default one before the others."""
+    held = bundle.calibrations
+    if not held:
+        raise BundleError(f"{bundle.path} is not calibrated: run anofpdm-calibrate on it")
+    if setup.preset is not None and setup.preset not in held:
+        raise BundleError(
+            f"{bundle.path} has no preset {setup.preset!r}: it has {', '.join(held)}; "
+            "anofpdm-calibrate adds others"
+        )
+    names = sorted(held, key=lambda name: name != bundle.default)
+    if setup.preset is not None:
+        names = [setup.preset]
+    for name in names:
+        if _fits(held[name].conditions, setup):
+            return name, held[name]
+    wanted = ", ".join(
+        f"{name} {value}"
+        for name in ("encoding", "L", "stride")
+        if (value := getattr(setup, name)) is not None
+    )
+    known = "; ".join(f"{name}: {held[name].conditions}" for name in names)
+    raise BundleError(
+        f"{bundle.path} has no calibration for {wanted} ({known}): run anofpdm-calibrate with it"
+    )
+
+
+def _fits(conditions: Conditions, setup: Setup) -> bool:
+    return all(
+        wish is None or wish == getattr(conditions, name)
+        for name, wish in (("encoding", setup.encoding), ("L", setup.L), ("stride", setup.stride))
+    )

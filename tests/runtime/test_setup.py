@@ -1,0 +1,117 @@
+"""Which calibration a wish picks, and which wishes are refused."""
+
+from dataclasses import replace
+
+import pytest
+from support import bundle, recalibrated, toy_network
+
+from anofpdm.runtime.calibration import Candidate, EarlyStop
+from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup, resolve
+
+SAFE = EarlyStop(0.8, 3, 0.5, 0.6, 0.995, 0.9, 0.9, 4.0, 6)
+
+
+@pytest.fixture
+def three():
+    toy = bundle()
+    fast = toy.calibrations["fast"]
+    exact = replace(fast, conditions=toy.conditions("ddim", 301, 1))
+    ddpm = replace(fast, conditions=toy.conditions("ddpm", 301, 60), anomaly_map="last")
+    return replace(toy, calibrations={"exact": exact, "fast": fast, "ddpm-last": ddpm})
+
+
+@pytest.mark.parametrize(
+    ("setup", "preset"),
+    [
+        (Setup(), "fast"),
+        (Setup(preset="exact"), "exact"),
+        (Setup(stride=1), "exact"),
+        (Setup(encoding="ddpm"), "ddpm-last"),
+        (Setup(encoding="ddim", L=301), "fast"),
+    ],
+)
+def test_a_wish_picks_a_calibration(three, setup, preset):
+    found = resolve(three, setup)
+    conditions = three.calibrations[preset].conditions
+    assert found.preset == preset
+    assert (found.process.encoding, found.process.stride) == (
+        conditions.encoding, conditions.stride,
+    )  # fmt: skip
+    assert found.rule.anomaly_map == ("last" if preset == "ddpm-last" else "aggregate")
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        (Setup(preset="slow"), "has no preset 'slow': it has exact, fast, ddpm-last"),
+        (Setup(stride=7), "no calibration for stride 7"),
+        (Setup(L=600), "no calibration for L 600"),
+        (
+            Setup(preset="fast", encoding="ddpm"),
+            r"for encoding ddpm \(fast: ddim, L 301, stride 60",
+        ),
+        (Setup(w=3.0), "not calibrated for w = 3, but for 2"),
+        (Setup(early_stop=True), "holds no early stop"),
+        (Setup(anomaly_map="mean"), "anomaly_map must be"),
+        (Setup(sub_map="mean"), "sub_map must be"),
+        (Setup(t_e_ratio=0.0), "t_e_ratio must be positive"),
+        (Setup(t_e_ratio=float("nan")), "t_e_ratio must be positive"),
+        (Setup(Q=float("inf")), "must be a finite number"),
+    ],
+)
+def test_wishes_that_cannot_be_fulfilled(three, setup, message):
+    with pytest.raises(AnofpdmError, match=message) as caught:
+        resolve(three, setup)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_precision_needs_another_calibration():
+    toy = bundle()
+    changed = replace(toy, manifest=replace(toy.manifest, precision="fp16"))
+    with pytest.raises(BundleError, match="made with precision fp32, the bundle has fp16"):
+        resolve(changed, Setup())
+
+
+def test_the_map_may_be_chosen_without_another_calibration():
+    toy = bundle()
+    assert resolve(toy, Setup(anomaly_map="last")).rule.anomaly_map == "last"
+
+
+def test_a_safe_stop_is_on_and_an_unsafe_one_off_unless_asked_for():
+    toy = recalibrated(bundle(), early_stop=SAFE)
+    assert resolve(toy, Setup()).stop == SAFE.rule
+    assert resolve(toy, Setup()).calibration.Cos_w == 0.5
+    assert resolve(toy, Setup(early_stop=False)).stop is None
+    assert resolve(toy, Setup(early_stop=False)).calibration.Cos_w == 2.0
+    for unsafe in (replace(SAFE, agreement=0.98), replace(SAFE, accuracy=0.89)):
+        toy = recalibrated(toy, early_stop=unsafe)
+        assert resolve(toy, Setup()).stop is None
+        assert resolve(toy, Setup(early_stop=True)).stop == SAFE.rule
+        assert resolve(toy, Setup(early_stop=True)).calibration.H_99 == 0.6
+
+
+def test_beyond_t_e_nothing_stops_early():
+    toy = recalibrated(bundle(), early_stop=SAFE)
+    assert resolve(toy, Setup(t_e_ratio=2.0)).stop is None
+    with pytest.raises(SetupError, match="do not stop early"):
+        resolve(toy, Setup(t_e_ratio=2.0, early_stop=True))
+
+
+def test_another_w_brings_its_own_thresholds():
+    other = Candidate(301, 8.0, 0.7, 0.8, 0.9, 0.8, (0.3,))
+    elsewhere = Candidate(601, 9.0, 0.7, 0.8, 0.9, 0.8, (0.3,))
+    toy = recalibrated(bundle(), candidates=(other, elsewhere), early_stop=SAFE)
+    found = resolve(toy, Setup(w=8.0))
+    calibration = found.calibration
+    assert (calibration.w, calibration.Cos_w, calibration.H_99) == (8.0, 0.7, 0.9)
+    assert calibration.M_max == (0.3,)
+    assert found.stop is None
+    with pytest.raises(BundleError, match="not calibrated for w = 9, but for 8"):
+        resolve(toy, Setup(w=9.0))
+
+
+def test_segmenters_refuse_before_they_work():
+    with pytest.raises(BundleError, match="no preset"):
+        Segmenter(bundle(), toy_network, setup=Setup(preset="x"))
