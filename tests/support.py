@@ -40,6 +40,15 @@ def toy_network(x_t, t):
     return eps_healthy.astype(x_t.dtype), eps_null
 
 
+def fading_network(x_t, t):
+    """The toy network with guidance that dies out, so that M_t has a peak before L; later on
+    slices that are brighter."""
+    eps_healthy, eps_null = toy_network(x_t, t)
+    reach = 60 + 200 * (1 + x_t.mean(axis=(1, 2, 3)).clip(-1, 1))
+    fade = np.exp(-((np.asarray(t) / reach) ** 2)).astype(x_t.dtype)[:, None, None, None]
+    return eps_null + fade * (eps_healthy - eps_null), eps_null
+
+
 def bundle(
     calibration: bool = True,
     channels: int = 1,
@@ -69,11 +78,11 @@ def recalibrated(toy: Bundle, **changes) -> Bundle:
     return replace(toy, calibrations={"fast": held})
 
 
-def write_toy_bundle(path: Path) -> Path:
+def write_toy_bundle(path: Path, **changes) -> Path:
     """A bundle on disk; its network is not one."""
     path.mkdir()
     (path / NETWORK).write_bytes(b"not a network")
-    toy = bundle(files={NETWORK: sha256(path / NETWORK)})
+    toy = bundle(files={NETWORK: sha256(path / NETWORK)}, **changes)
     empty = Bundle(path, toy.manifest)
     write_calibration(empty, "fast", toy.calibrations["fast"])
     return path

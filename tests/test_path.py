@@ -1,4 +1,5 @@
-"""The whole path once: cohort -> checkpoint -> bundle -> calibration -> figures -> mask."""
+"""The whole path once, two modalities of which one is scored: cohort -> checkpoint -> bundle ->
+calibration -> figures -> mask."""
 
 import json
 
@@ -15,10 +16,12 @@ from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle import open_bundle
 from anofpdm.runtime.infer import main as infer
+from anofpdm.runtime.setup import Setup
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.main import main as train
 
-SMALL = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4"]
+SMALL = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4",
+         "--modalities", "flair,t2"]  # fmt: skip
 
 
 def call(command, *arguments, code=0):
@@ -30,12 +33,13 @@ def call(command, *arguments, code=0):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("path")
-    cohort = write_cohort(folder / "cohort", 8)
+    cohort = write_cohort(folder / "cohort", 8, ("flair", "t2"))
     split = ["train", "train", "train", "train", "val", "val", "test", "test"]
     rows = [f"P{i:02d},{name}" for i, name in enumerate(split)]
     (cohort / "patients.csv").write_text("\n".join(["patient,split", *rows]) + "\n")
     call(train, cohort, "-o", folder / "run", *SMALL, "--iterations", 30)
-    call(export, "--ckpt", folder / "run/model.pt", "-o", folder / "m.anofpdm")
+    call(export, "--ckpt", folder / "run/model.pt", "-o", folder / "m.anofpdm",
+         "--scored", "t2")  # fmt: skip
     return folder
 
 
@@ -73,13 +77,90 @@ def test_evaluation_prints_a_table_and_writes_json(calibrated, folder, tmp_path)
 
 
 def test_inference_with_the_new_bundle(calibrated, tmp_path):
-    volume = save(tmp_path / "v.nii.gz", head((32, 32, 6)))
-    said = call(infer, volume, "-o", tmp_path / "m.nii.gz", "--bundle", calibrated, "--every-slice")
-    mask = nib.load(tmp_path / "m.nii.gz")
-    assert f"mask in {tmp_path / 'm.nii.gz'}" in said
-    want = Segmenter.load(calibrated).segment(nib.load(volume), every_slice=True)
-    assert np.array_equal(np.asarray(mask.dataobj), want.mask)
-    assert np.allclose(mask.affine, nib.load(volume).affine)
+    """In order, by name, as a 4-D file and as a BraTS case: the same mask."""
+    case = tmp_path / "case"
+    case.mkdir()
+    flair = save(case / "X_flair.nii.gz", head((32, 32, 6)))
+    t2 = save(case / "X_t2.nii.gz", head((32, 32, 6), seed=5))
+    both = np.stack([head((32, 32, 6)), head((32, 32, 6), seed=5)], axis=-1)
+    four = save(tmp_path / "four.nii.gz", both)
+    images = [nib.load(flair), nib.load(t2)]
+    # A network of 30 iterations has a map of noise: half of it is marked.
+    Q = float(np.median(Segmenter.load(calibrated).segment(images).slices[2].H))
+    want = Segmenter.load(calibrated, setup=Setup(Q=Q)).segment(images, every_slice=True)
+    assert want.slices[0].M.shape[1] == 1
+    for given in ([flair, t2], ["--t2", t2, "--flair", flair], [four], [case],
+                  ["--modality", f"t2={t2}", "--flair", flair]):  # fmt: skip
+        out = tmp_path / "m.nii.gz"
+        said = call(infer, *given, "-o", out, "--bundle", calibrated, "--every-slice",
+                    "--threshold", Q)  # fmt: skip
+        assert f"mask in {out}" in said
+        mask = nib.load(out)
+        assert np.array_equal(np.asarray(mask.dataobj), want.mask)
+        assert np.allclose(mask.affine, images[0].affine)
+        out.unlink()
+    assert want.mask.any()
+
+
+def test_a_note_says_what_was_resampled(calibrated, tmp_path):
+    flair = save(tmp_path / "f.nii.gz", head((32, 32, 6)))
+    t2 = save(tmp_path / "t.nii.gz", head((16, 16, 6)), np.diag([15.0, 15.0, 5.0, 1.0]))
+    said = call(infer, flair, t2, "-o", tmp_path / "m.nii.gz", "--bundle", calibrated)
+    assert f"note: {t2} was resampled onto the grid of {flair}" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--flair", "f.nii.gz"], "t2 is missing: the model expects flair, t2"),
+        (["f.nii.gz"], "the model expects (X, Y, Z, 2)"),
+        (["f.nii.gz", "f.nii.gz", "f.nii.gz"], "3 images given, the model expects 2"),
+        (["f.nii.gz", "--t2", "f.nii.gz"], "not both"),
+        (["--modality", "t2", "--flair", "f.nii.gz"], "write NAME=FILE"),
+        (["."], "is a folder without *_flair.nii.gz"),
+        (["f.nii.gz", "f.nii.gz", "--encoding", "ddpm"], "no calibration for encoding ddpm"),
+        (["f.nii.gz", "f.nii.gz", "--stride", "7"], "no calibration for stride 7"),
+        (["f.nii.gz", "f.nii.gz", "--length", "9"], "no calibration for L 9"),
+        (["f.nii.gz", "f.nii.gz", "--preset", "x"], "has no preset 'x': it has fast"),
+        (["f.nii.gz", "f.nii.gz", "--w", "2"], "not calibrated for w = 2"),
+        (["f.nii.gz", "f.nii.gz", "--threshold", "nan"], "must be a finite number"),
+        (["f.nii.gz", "f.nii.gz", "--t-e-ratio", "-1"], "t_e_ratio must be positive"),
+    ],
+)
+def test_bad_choices_at_inference(calibrated, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "f.nii.gz", head((32, 32, 6)))
+    said = call(infer, *options, "-o", "m.nii.gz", "--bundle", calibrated, code=2)
+    assert message in said
+    assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["f.nii.gz"]
+
+
+def test_set_ups_from_the_command_line(folder, calibrated, tmp_path):
+    """Each calibrated under its name, picked at inference and evaluated; the default stays."""
+    slices = folder / "run/slices"
+    for options in (["--encoding", "ddpm"], ["--anomaly-map", "last", "--preset", "last"],
+                    ["--stride", "60", "--spacing", "log-snr", "--preset", "snr"]):  # fmt: skip
+        said = call(calibrate, slices, "--bundle", calibrated, "--stride", 50, "--length", 101,
+                    "--w", "1,3", *options)  # fmt: skip
+        assert "written to" in said
+    bundle = open_bundle(calibrated)
+    assert list(bundle.calibrations) == ["fast", "ddpm-fast", "last", "snr"]
+    assert bundle.default == "fast"
+    for options, found in (
+        (["--encoding", "ddpm", "--w", "1"], {"preset": "ddpm-fast", "w": 1.0}),
+        (["--preset", "last"], {"anomaly_map": {"anomaly_map": "last"}}),
+        (["--preset", "snr"], {"conditions": {"spacing": "log-snr"}}),
+        (["--sub-map", "gradient", "--threshold", "0.1"], {"threshold": 0.1}),
+    ):
+        figures = tmp_path / "figures.json"
+        call(evaluate, slices, "--bundle", calibrated, "--json", figures, *options)
+        written = json.loads(figures.read_text())
+        for name, value in found.items():
+            if isinstance(value, dict):
+                assert value.items() <= written[name].items()
+            else:
+                assert written[name] == value
 
 
 def test_the_same_training_command_resumes(folder):
@@ -93,7 +174,7 @@ def test_the_same_training_command_resumes(folder):
 
 def test_another_cohort_or_other_options_need_another_folder(folder):
     config = (folder / "run/config.json").read_text()
-    other = write_cohort(folder / "other", 8)
+    other = write_cohort(folder / "other", 8, ("flair", "t2"))
     said = call(train, other, "-o", folder / "run", *SMALL, "--iterations", 30, code=2)
     assert "was prepared from cohort with seed 0: name another" in said
     said = call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--lr", "0.1", code=2)
@@ -110,6 +191,9 @@ def test_another_cohort_or_other_options_need_another_folder(folder):
         (["--length", "2000"], "the schedule has 1000"),
         (["--length", "300.5"], "300.5 is not possible"),
         (["--split", "none"], "no slices in split 'none'"),
+        (["--w", ""], "give numbers"),
+        (["--every", "6"], "are all healthy: no accuracy can be computed"),
+        (["--length", "100,200", "--spacing", "log-snr"], "name one L"),
     ],
 )
 def test_bad_calibration_options(folder, calibrated, options, message):

@@ -1,9 +1,21 @@
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from support import head
 
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.grid import Grid, Placement, from_grid, masks_to_grid, to_grid
+from anofpdm.runtime.grid import (
+    Grid,
+    Placement,
+    from_grid,
+    masks_to_grid,
+    reference_grid,
+    to_grid,
+)
+from anofpdm.runtime.volume import read_volume
 
 GRID = Grid(32, 7.5)
 
@@ -75,3 +87,45 @@ def test_a_volume_without_contrast_is_refused():
     volume[0, 3, 3, 3] = np.float32(1e-45)
     with pytest.raises(VolumeError):
         to_grid(volume, (1.0, 1.0, 1.0), GRID)
+
+
+def test_the_reference_implementations_slices():
+    """Its preprocessing, written with torch from its description: the stored array of a BraTS image
+    (voxels run to the left and to the back), each slice resized to 128 and scaled by itself."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in (240, 240, 6)], indexing="ij")
+    inside = (x / 0.5) ** 2 + ((y - 0.1) / 0.7) ** 2 < 1 - 0.3 * z**2
+    stored = inside * (1 + 0.5 * x + 0.3 * y + 0.2 * z) * 300
+    stored = gaussian_filter(stored, (2, 2, 0)).astype(np.float32)
+    image = nib.Nifti1Image(stored, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    volume = read_volume([image], ["brats"], 1)
+    got, placement = to_grid(volume.data, volume.voxel_mm, reference_grid())
+    assert placement.levels.tolist() == list(range(6))
+    for level in range(6):
+        plane = torch.from_numpy(stored[None, None, :, :, level])
+        small = F.interpolate(plane, size=(128, 128), mode="bilinear")[0, 0].numpy()
+        want = (small - small.min()) / (small.max() - small.min()) * 2 - 1
+        assert got[level].min() == -1
+        assert got[level].max() == 1
+        np.testing.assert_allclose(got[level, 0], want, atol=0.06)
+    turned = np.abs(got[:, :, ::-1] - got).max()
+    assert turned > 0.5
+
+
+def test_masks_come_back_on_the_reference_grid():
+    grid = Grid(48, 2.0, scaling="slice", center="image", axes="LP")
+    volume = np.zeros((90, 110, 4), bool)
+    volume[30:45, 60:80, 2] = True
+    placement = Placement((90, 110, 4), (1.0, 1.0), (44.5, 54.5), np.arange(4))
+    back = from_grid(masks_to_grid(volume, grid, placement), grid, placement) >= 0.5
+    assert 2 * (back & volume).sum() / (back.sum() + volume.sum()) > 0.85
+    straight = Grid(48, 2.0, scaling="slice", center="image")
+    assert np.array_equal(
+        masks_to_grid(volume, grid, placement),
+        masks_to_grid(volume, straight, placement)[:, ::-1, ::-1],
+    )
+
+
+@pytest.mark.parametrize("change", [{"scaling": "x"}, {"center": "x"}, {"axes": "RAS"}])
+def test_unknown_ways_are_refused(change):
+    with pytest.raises(ValueError, match="a grid knows"):
+        Grid(**change)

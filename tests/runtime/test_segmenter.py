@@ -1,9 +1,11 @@
+import nibabel as nib
 import numpy as np
 import pytest
-from support import bundle, head, recalibrated, toy_network
+from support import bundle, fading_network, head, recalibrated, toy_network
 from transcription import alpha_bar
 
 import anofpdm
+from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError
 from anofpdm.runtime.forward import Slice
@@ -92,6 +94,66 @@ def test_masks_depend_on_the_seed_and_not_on_slots_or_earlier_volumes():
     assert np.array_equal(a.mask, b.mask)
     other = Segmenter(bundle(), toy_network, seed=1).segment(head(), affine=AFFINE)
     assert not np.array_equal(a.slices[0].H, other.slices[0].H)
+
+
+def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
+    """Also with early stop, where slices of a later volume may be done first."""
+    sizes = []
+
+    def counting(x_t, t):
+        sizes.append(len(x_t))
+        return fading_network(x_t, t)
+
+    stop = EarlyStop(0.9, 2, 2.0, 0.0, 1.0, 0.9, 0.9, 5.0, 6)
+    toy = recalibrated(bundle(process=("ddim", 401, 10, "even")), early_stop=stop)
+    images = [
+        nib.Nifti1Image(head((24, 28, depth), seed=depth), AFFINE) for depth in (10, 6, 8, 10)
+    ]
+    many = list(Segmenter(toy, counting, slots=7).segment_many(iter(images)))
+    assert sizes == sorted(sizes, reverse=True)  # full until no slices are left
+    assert len(many) == 4
+    steps = set()
+    for image, got in zip(images, many, strict=True):
+        alone = Segmenter(toy, fading_network, slots=1).segment(image)
+        assert np.array_equal(got.mask, alone.mask)
+        assert [r.key for r in got.slices] == [r.key for r in alone.slices]
+        for one, other in zip(got.slices, alone.slices, strict=True):
+            assert np.array_equal(one.M, other.M)
+            assert np.array_equal(one.H, other.H)
+            steps.add(len(one.M))
+    assert len(steps) > 1
+
+
+def test_volumes_are_taken_when_their_turn_comes():
+    taken = []
+
+    def images():
+        for i in range(3):
+            taken.append(i)
+            yield nib.Nifti1Image(head(seed=i), AFFINE)
+
+    stream = Segmenter(bundle(), toy_network, slots=2).segment_many(images())
+    next(stream)
+    assert taken in ([0], [0, 1])
+    assert len(list(stream)) == 2
+
+
+def test_no_volumes():
+    assert list(Segmenter(bundle(), toy_network).segment_many([])) == []
+
+
+def test_modalities_on_other_grids_are_resampled_with_a_note():
+    toy = bundle(channels=2)
+    first = nib.Nifti1Image(head(), AFFINE)
+    coarse = nib.Nifti1Image(head((12, 14, 10)), np.diag([15.0, 15.0, 5.0, 1.0]))
+    found = Segmenter(toy, toy_network).segment([first, coarse], names=["a.nii", "b.nii"])
+    assert found.notes == ("b.nii was resampled onto the grid of a.nii",)
+    assert found.mask.shape == (24, 28, 10)
+    both = np.stack([head(), head()], axis=-1)
+    four = Segmenter(toy, toy_network).segment(both, affine=AFFINE)
+    same = Segmenter(toy, toy_network).segment([first, first])
+    assert same.notes == four.notes == ()
+    assert np.array_equal(four.mask, same.mask)
 
 
 def test_progress_counts_slices():

@@ -1,0 +1,125 @@
+"""The stopping rule against a search by brute force over recorded curves."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from support import fading_network
+from transcription import is_over
+
+from anofpdm.calibrate.choose import candidate
+from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, choose_stop
+from anofpdm.calibrate.sweep import Curves
+from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.select import AnomalyDigest, cosine
+
+
+def peaked(n_slices=60, n=40, channels=2, seed=0, wiggle=0.02):
+    """Curves with a peak at different places, and errors that separate the classes."""
+    rng = np.random.default_rng(seed)
+    unhealthy = np.arange(n_slices) % 3 == 0
+    t = np.arange(n)
+    middle = rng.uniform(6, 18, (n_slices, 1, channels))
+    M = np.exp(-(((t[:, None] - middle) / 8) ** 2)) + wiggle * rng.random((n_slices, n, channels))
+    MSE_0 = 1 + 0.1 * rng.random((n_slices, n, channels))
+    MSE_h = MSE_0 * (1 + np.where(unhealthy, 0.8, 0.2)[:, None, None] * (t / n)[:, None])
+    peak = np.where(unhealthy, 0.4, 0.3)[:, None] * np.linspace(0.5, 1, n)
+    timesteps = 1 + 10 * t
+    curves = Curves((2.0,), timesteps, M[:, None], MSE_h[:, None], MSE_0, peak[:, None])
+    return curves, unhealthy
+
+
+def brute_force(curves, unhealthy, full, drop, patience):
+    """Agreement of t_e, best accuracy of the cosine, and mean steps, slice by slice."""
+    agree, cosines, steps = [], [], []
+    for M, MSE_h, MSE_0 in zip(curves.M[:, 0], curves.MSE_h[:, 0], curves.MSE_0, strict=True):
+        n = len(M)
+        taken = next((i for i in range(1, n) if is_over(M[:i], drop, patience)), n)
+        agree.append((M[:taken].argmax(axis=0) == M.argmax(axis=0)).all())
+        cosines.append(float(cosine(MSE_h[:taken], MSE_0[:taken])))
+        steps.append(taken)
+    values = np.unique(cosines)
+    between = [values[0] - 1, *((values[1:] + values[:-1]) / 2), values[-1] + 1]
+    accuracy = max(np.mean((np.array(cosines) <= c) == unhealthy) for c in between)
+    return np.mean(agree), accuracy, np.mean(steps)
+
+
+def test_the_cheapest_rule_that_keeps_t_e_and_accuracy():
+    curves, unhealthy = peaked()
+    full = candidate(curves, 391, 2.0, unhealthy)
+    got = choose_stop(curves, unhealthy, full, "cosine")
+    tried = {}
+    for drop in _DROPS:
+        for patience in _PATIENCES:
+            if patience < 40:
+                tried[drop, patience] = brute_force(curves, unhealthy, full, drop, patience)
+    allowed = [
+        found[2]
+        for found in tried.values()
+        if found[0] >= 0.99 and found[1] >= full.cosine_accuracy
+    ]
+    assert got.safe
+    assert got.mean_steps == pytest.approx(min(allowed))
+    assert tried[got.drop, got.patience] == pytest.approx(
+        (got.agreement, got.accuracy, got.mean_steps)
+    )
+    assert got.mean_steps < 0.9 * got.full_steps == 36
+
+
+def test_a_rule_that_loses_the_peak_is_recorded_but_off():
+    """Two equal humps: whoever stops after the first loses half of the t_e."""
+    curves, unhealthy = peaked(wiggle=0.0)
+    M = np.concatenate([curves.M[:, :, :30], 0.5 * curves.M[:, :, :10], curves.M[:, :, :30]], 2)
+    M[::2, :, 40:] *= 1.5
+    more = {"timesteps": 1 + 10 * np.arange(70), "M": M}
+    for name in ("MSE_h", "peak"):
+        value = getattr(curves, name)
+        more[name] = np.repeat(value, 2, axis=2)[:, :, :70]
+    more["MSE_0"] = np.repeat(curves.MSE_0, 2, axis=1)[:, :70]
+    curves = dataclasses.replace(curves, **more)
+    full = candidate(curves, 691, 2.0, unhealthy)
+    got = choose_stop(curves, unhealthy, full, "map")
+    assert not got.safe
+    tried = [
+        brute_force(curves, unhealthy, full, drop, patience)
+        for drop in _DROPS
+        for patience in _PATIENCES
+        if patience < 70
+    ]
+    assert got.agreement == pytest.approx(max(found[0] for found in tried if found[2] <= 63))
+
+
+def test_rising_curves_leave_nothing_to_save():
+    curves, unhealthy = peaked()
+    rising = np.broadcast_to(np.arange(1.0, 41.0)[None, None, :, None], curves.M.shape)
+    curves = dataclasses.replace(curves, M=rising)
+    full = candidate(curves, 391, 2.0, unhealthy)
+    assert choose_stop(curves, unhealthy, full, "cosine") is None
+
+
+def test_the_runtime_stops_where_the_calibration_says():
+    rng = np.random.default_rng(0)
+    stream = [Slice(i, x) for i, x in enumerate(rng.uniform(-1, 1, (6, 1, 16, 16)).astype("f4"))]
+    process = Process(Schedule(), 901, 30)
+
+    def digests(stop):
+        results = run(process, fading_network, stream, lambda: AnomalyDigest(2.0, (0,), stop=stop))
+        return {item.key: digest for item, digest in results}
+
+    full = digests(None)
+    M = np.array([full[i].M for i in range(6)])
+    rule = choose_stop_rule(M)
+    stopped = digests(rule)
+    for i in range(6):
+        assert len(stopped[i].M) == rule.steps(M[i]) < 31
+        np.testing.assert_array_equal(stopped[i].M, M[i][: len(stopped[i].M)])
+
+
+def choose_stop_rule(M):
+    n = M.shape[1]
+    unhealthy = np.arange(len(M)) % 2 == 0
+    ones = np.ones((len(M), 1, n, 1))
+    curves = Curves((2.0,), 1 + 30 * np.arange(n), M[:, None], ones, ones[:, 0], ones[..., 0])
+    full = candidate(curves, 901, 2.0, unhealthy)
+    return choose_stop(curves, unhealthy, full, "cosine").rule

@@ -1,0 +1,48 @@
+"""The evidence that --trace writes, recomputed from itself and compared with the mask."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+from click.testing import CliRunner
+from support import ROOT
+
+from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.infer import main
+
+VOLUME = ROOT / "examples/simulated_flair.nii.gz"
+
+
+def test_trace_explains_the_mask(tmp_path):
+    arguments = [VOLUME, "-o", tmp_path / "mask.nii.gz", "--trace", tmp_path / "trace.json"]
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    bundle = open_bundle(DEFAULT)
+    assert trace["files_sha256"] == dict(bundle.manifest.files)
+    assert trace["preset"] == bundle.default
+    assert trace["volumes"] == [VOLUME.name]
+    mask = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    marked = set(np.flatnonzero(mask.any(axis=(0, 1))).tolist())
+    for one in trace["slices"]:
+        M, h, zero = (np.array(one[name]).mean(axis=1) for name in ("M", "MSE_h", "MSE_0"))
+        assert len(M) == len(one["t"])
+        assert one["t_e"] == [one["t"][int(M.argmax())]]
+        cosine = h @ zero / np.linalg.norm(h) / np.linalg.norm(zero)
+        np.testing.assert_allclose(one["cosine"], cosine)
+        by_cosine = one["cosine"] <= trace["Cos_w"]
+        by_map = one["peak"] >= trace["H_99"]
+        assert one["unhealthy"] == (by_cosine if trace["verdict"] == "cosine" else by_map)
+        share = min(M.max() / trace["M_max"][0], 1)
+        assert one["index"] == [round(round(share, 2) * 100)]
+        assert (one["level"] in marked) == (one["unhealthy"] and one["pixels"] > 0)
+
+
+def test_a_trace_that_cannot_be_written_leaves_no_mask(tmp_path):
+    for trace, message in (("no/trace.json", "does not exist"), ("m.nii.gz", "it is the mask")):
+        arguments = [str(VOLUME), "-o", str(tmp_path / "m.nii.gz"), "--trace"]
+        done = CliRunner().invoke(main, [*arguments, str(tmp_path / trace)])
+        assert done.exit_code == 2
+        assert message in done.output
+        assert done.output.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
