@@ -35,11 +35,10 @@ def test_bookkeeping_of_a_slice(benchmark: BenchmarkFixture, segmenter: Segmente
     """The forward process with a network that costs nothing."""
     x0 = noise(segmenter, 1)
     free = lambda x_t, t: (x_t, x_t)  # noqa: E731
-    w = segmenter.calibration.w
+    setup = segmenter.setup
+    w = setup.calibration.w
     benchmark(
-        lambda: list(
-            run(segmenter.process, free, [Slice(0, x0[0])], lambda: AnomalyDigest(w, (0,)))
-        )
+        lambda: list(run(setup.process, free, [Slice(0, x0[0])], lambda: AnomalyDigest(w, (0,))))
     )
 
 

@@ -39,7 +39,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class SliceScores:
-    """One slice: the label, the verdict and its statistics, Dice without and with the verdict."""
+    """One slice: the label, the verdict and its statistics, Dice without and with the verdict, and
+    how many timesteps were visited."""
 
     patient: str
     level: int
@@ -49,6 +50,7 @@ class SliceScores:
     peak: float
     dice: float
     gated_dice: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def evaluate(
             result.peak,
             dice(result.mask, reference),
             dice(gated, reference),
+            len(result.M),
         )
         progress(len(seen), len(slices))
     ordered = tuple(rows[i] for i in range(len(slices)))

@@ -1,0 +1,85 @@
+"""Peak memory against L and the number of volumes: ``python benchmarks/memory.py``.
+
+Every row is a process of its own on the embedded default model; "peak" is its largest resident set,
+"above" what of it came after loading the model. Volumes are made as they are needed, which is how
+``segment_many`` takes them.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import nibabel as nib
+import numpy as np
+from machine import machine
+
+from anofpdm.export.phantom import phantom_slices
+from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.files import write_json
+from anofpdm.runtime.segmenter import Segmenter
+
+_ROWS = [(100, 1), (300, 1), (600, 1), (100, 4), (100, 16)]
+_STRIDE, _LEVELS = 4, 8
+
+
+@click.command()
+@click.option("--one", nargs=2, type=int, hidden=True)
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+def main(one: tuple[int, int] | None, json_path: Path | None) -> None:
+    if one:
+        click.echo(json.dumps(measure(*one)))
+        return
+    rows = []
+    click.echo(f"| L | visited timesteps | volumes of {_LEVELS} slices | peak MiB | above MiB |")
+    click.echo("|---|---|---|---|---|")
+    for L, volumes in _ROWS:
+        arguments = [sys.executable, __file__, "--one", str(L), str(volumes)]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+        row = json.loads(done.stdout)
+        rows.append(row)
+        click.echo(
+            f"| {L} | {row['steps']} | {volumes} | {row['peak_mib']:.0f} | {row['above_mib']:.0f} |"
+        )
+    if json_path:
+        write_json(json_path, {"machine": machine(), "stride": _STRIDE, "rows": rows})
+
+
+def measure(L: int, volumes: int) -> dict[str, float]:
+    """Segment phantoms with every ``_STRIDE``-th timestep up to L."""
+    bundle = open_bundle(DEFAULT)
+    held = bundle.calibrations[bundle.default]
+    conditions = bundle.conditions("ddim", L, _STRIDE)
+    held = replace(held, conditions=conditions, early_stop=None)
+    segmenter = Segmenter.load(replace(bundle, calibrations={"one": held}, default="one"))
+    before = _peak_mib()
+    for found in segmenter.segment_many(_phantoms(volumes)):
+        steps = len(found.slices[0].M)
+    return {
+        "L": L,
+        "volumes": volumes,
+        "steps": steps,
+        "peak_mib": _peak_mib(),
+        "above_mib": _peak_mib() - before,
+    }
+
+
+def _phantoms(count: int) -> Iterator[nib.Nifti1Image]:
+    for seed in range(count):
+        slices = phantom_slices(_LEVELS, 1, 128, seed)[:, 0]
+        volume = np.ascontiguousarray(np.moveaxis(100 * (slices + 1), 0, 2))
+        yield nib.Nifti1Image(volume, np.diag([1.875, 1.875, 5.0, 1.0]))
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

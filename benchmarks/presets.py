@@ -1,0 +1,158 @@
+"""What each calibration of a bundle gives and costs, on labelled slices:
+
+``python benchmarks/presets.py SLICES --bundle BUNDLE``
+
+Dice and AUPRC are those of unhealthy slices, each segmented whatever the verdict. Seconds a slice
+are medians of interleaved repetitions on the same few slices, with all cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from machine import machine, table
+
+from anofpdm.calibrate.evaluation import evaluate
+from anofpdm.calibrate.labelled import fitting
+from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle, write_manifest
+from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.files import write_json
+from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+
+_HEADING, _NEXT = "## Presets", "## Figures"
+_TIMED_SLICES = 4
+
+
+@click.command()
+@click.argument("slices", type=click.Path(path_type=Path))
+@click.option("--bundle", type=click.Path(path_type=Path), default=DEFAULT)
+@click.option("--preset", "names", multiple=True, help="Only these.  [default: all]")
+@click.option("--anomaly-map", "maps", multiple=True, help="Each of these.  [default: calibrated]")
+@click.option("--split", default="val", show_default=True)
+@click.option("--every", default=1, show_default=True, help="Use every k-th slice only.")
+@click.option("--repeat", default=3, show_default=True, help="Timings of each.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
+@reports_errors
+def main(
+    slices: Path,
+    bundle: Path,
+    names: tuple[str, ...],
+    maps: tuple[str, ...],
+    split: str,
+    every: int,
+    repeat: int,
+    json_path: Path | None,
+    add_to_card: bool,
+) -> None:
+    opened = open_bundle(bundle)
+    labelled = fitting(open_sliceset(slices), opened).split(split)
+    labelled = labelled.take(range(0, len(labelled), every))
+    denoiser = OnnxDenoiser(opened.network)
+    setups = [
+        Setup(preset=name, anomaly_map=kind)
+        for name in names or opened.calibrations
+        for kind in maps or (None,)
+    ]
+    segmenters = [Segmenter(opened, denoiser, setup=setup) for setup in setups]
+    seconds = _seconds(segmenters, labelled, repeat)
+    rows = []
+    for segmenter, times in zip(segmenters, seconds, strict=True):
+        rows.append(_row(segmenter, labelled, times))
+        click.echo(" | ".join(_line(rows[-1])), err=True)
+    patients = len(set(labelled.patients))
+    sick = int(labelled.unhealthy.sum())
+    caption = (
+        f"{len(labelled)} slices of {patients} patients of the {split} split, {sick} unhealthy"
+    )
+    text = f"{caption}\n\n{table(_HEAD, [_line(row) for row in rows])}\n"
+    click.echo(text)
+    if json_path:
+        about = {"bundle": opened.manifest.name, "split": split, "every": every}
+        write_json(json_path, {"machine": machine(), **about, "rows": rows})
+    if add_to_card:
+        _add_to_card(opened, text)
+
+
+def _seconds(segmenters: list[Segmenter], labelled: SliceSet, repeat: int) -> list[list[float]]:
+    """Seconds a slice, ``repeat`` times, one set-up after the other in every round."""
+    few = [labelled.x0(i) for i in range(0, len(labelled), len(labelled) // _TIMED_SLICES + 1)]
+    times: list[list[float]] = [[] for _ in segmenters]
+    for _ in range(repeat):
+        for found, segmenter in zip(times, segmenters, strict=True):
+            started = time.perf_counter()
+            list(segmenter.analyse(Slice(i, x0) for i, x0 in enumerate(few)))
+            found.append((time.perf_counter() - started) / len(few))
+    return times
+
+
+def _row(segmenter: Segmenter, labelled: SliceSet, times: list[float]) -> dict[str, Any]:
+    used = segmenter.setup
+    found = evaluate(segmenter, labelled, ProgressLine(used.preset))
+    conditions = used.calibration.conditions
+    return {
+        "preset": used.preset,
+        "encoding": conditions.encoding,
+        "anomaly_map": used.rule.anomaly_map,
+        "L": conditions.L,
+        "stride": conditions.stride,
+        "spacing": conditions.spacing,
+        "w": used.calibration.w,
+        "early_stop": dataclasses.asdict(used.stop) if used.stop else None,
+        "steps": float(np.mean([one.steps for one in found.slices])),
+        "seconds": float(np.median(times)),
+        "seconds_all": times,
+        "dice": found.unhealthy.dice,
+        "auprc": found.unhealthy.auprc,
+        "mixed_dice": found.mixed.dice,
+        "accuracy": found.accuracy,
+        "auroc_cosine": found.auroc_cosine,
+        "auroc_map": found.auroc_map,
+    }
+
+
+_HEAD = ["preset", "encoding, map", "L", "visited", "w", "steps a slice", "s a slice (spread)",
+         "Dice", "AUPRC", "accuracy", "Dice, all slices"]  # fmt: skip
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    spacing = "" if row["spacing"] == "even" else ", even in log SNR"
+    low, high = min(row["seconds_all"]), max(row["seconds_all"])
+    return [
+        row["preset"],
+        f"{row['encoding'].upper()}, {row['anomaly_map']}",
+        str(row["L"]),
+        f"stride {row['stride']}{spacing}",
+        f"{row['w']:g}",
+        f"{row['steps']:.1f}",
+        f"{row['seconds']:.2f} ({low:.2f} to {high:.2f})",
+        f"{row['dice']:.3f}",
+        f"{row['auprc']:.3f}",
+        f"{row['accuracy']:.3f}",
+        f"{row['mixed_dice']:.3f}",
+    ]
+
+
+def _add_to_card(bundle: Bundle, text: str) -> None:
+    """Replace the card's section of presets, or put it before the figures."""
+    before, _, rest = bundle.manifest.model_card.partition(_HEADING)
+    if rest:
+        after = _NEXT + rest.partition(_NEXT)[2] if _NEXT in rest else ""
+    else:
+        before, found, rest = before.partition(_NEXT)
+        after = found + rest
+    card = f"{before.rstrip()}\n\n{_HEADING}\n\n{text.strip()}\n\n{after}".rstrip() + "\n"
+    write_manifest(bundle.path, dataclasses.replace(bundle.manifest, model_card=card))
+
+
+if __name__ == "__main__":
+    main()
