@@ -175,3 +175,7 @@ def _middle(coordinates: NDArray[np.int64]) -> float:
     """Middle of the central 98 % of the coordinates: steady against stray bright voxels."""
     first, last = np.percentile(coordinates, [1, 99])
     return float(first + last) / 2
+
+
+def reference_grid(size: int = 128) -> Grid:
+    return Grid(size, 240.0 / size)
