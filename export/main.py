@@ -57,7 +57,7 @@ def main(
     from .bundle_writer import write_bundle
     from .source import read_source
 
-    names = None if modalities is None else tuple(modalities.split(","))
+    names = None if modalities is None else tuple(name.strip() for name in modalities.split(","))
     checkpoint = read_source(ckpt, names, heads, image_size)
     path = output or ckpt.with_suffix(".anofpdm")
     chosen = tuple(scored.split(",")) if scored else checkpoint.modalities
