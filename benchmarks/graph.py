@@ -109,7 +109,7 @@ def reasons(results: list[dict[str, Any]]) -> list[str]:
         low, middle, high = folded["latency_ms"]
         larger = result["fp16_mb"] / folded["fp16_mb"] - 1
         lines.append(
-            f"{network}, {graph}: {faster:+.1%} faster than folded alone, whose quartiles spread by "
+            f"{network}, {graph}: {faster:+.1%} faster than folded alone, its quartiles spread by "
             f"{(high - low) / middle:.1%}; {larger:+.0%} in size ({result['fp16_mb']:.1f} MB)"
         )
     return lines
