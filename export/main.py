@@ -14,6 +14,9 @@ from anofpdm.runtime.extras import require
 
 @click.command()
 @click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="The checkpoint.")
+@click.option("--modalities", help="Channels in order, with commas: of a reference checkpoint.")
+@click.option("--heads", type=click.IntRange(min=1), help="Of its attention.  [default: 4]")
+@click.option("--image-size", type=click.IntRange(min=8), help="Of its slices.  [default: 128]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: CKPT.anofpdm]")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32",
               show_default=True, help="What the network computes in.")  # fmt: skip
@@ -30,6 +33,9 @@ from anofpdm.runtime.extras import require
 @reports_errors
 def main(
     ckpt: Path,
+    modalities: str | None,
+    heads: int | None,
+    image_size: int | None,
     output: Path | None,
     precision: str,
     weights: str,
@@ -37,18 +43,22 @@ def main(
     name: str | None,
     model_card: Path | None,
 ) -> None:
-    """Export a checkpoint of anofpdm-train to ONNX, and verify it against PyTorch.
+    """Export a checkpoint to ONNX, and verify it against PyTorch.
+
+    It is one of anofpdm-train, or a state_dict of the reference implementation.
 
     Example: anofpdm-export --ckpt run/model.pt -o model.anofpdm
+
+    Example: anofpdm-export --ckpt ema_0.9999_210000.pt --modalities flair,t1,t1ce,t2
     """
     for module in ("torch", "onnx", "onnxscript"):
         require(module, "export")
     load_onnxruntime()
-    from anofpdm.train.checkpoint import load_checkpoint
-
     from .bundle_writer import write_bundle
+    from .source import read_source
 
-    checkpoint = load_checkpoint(ckpt)
+    names = None if modalities is None else tuple(name.strip() for name in modalities.split(","))
+    checkpoint = read_source(ckpt, names, heads, image_size)
     path = output or ckpt.with_suffix(".anofpdm")
     chosen = tuple(scored.split(",")) if scored else checkpoint.modalities
     if not set(chosen) <= set(checkpoint.modalities):

@@ -7,22 +7,27 @@ from torch import Tensor, nn
 
 from anofpdm.train.unet import HEALTHY, NULL, GroupNorm, UNet
 
+from .fold import fold
+
 
 class BothLabels(nn.Module):
     """``(x_t, t) -> (eps_healthy, eps_null)``; the labels are constants, the batch doubles inside.
 
     ``precision``: ``fp32``, or ``fp16`` for a network in float16 whose group normalisations,
-    inputs and outputs stay in float32.
+    inputs and outputs stay in float32. ``folded``: with the simplifications of
+    :mod:`anofpdm.export.fold`, which change ``unet``; without them it is for comparison.
     """
 
     label_rows: Tensor
 
-    def __init__(self, unet: UNet, precision: str) -> None:
+    def __init__(self, unet: UNet, precision: str, folded: bool = True) -> None:
         super().__init__()
         self.unet = unet.eval()
         rows = unet.label_rows().detach()[[HEALTHY, NULL]]
+        if folded:
+            fold(unet, rows[0])
         if precision == "fp16":
-            buffers = {name: buffer.clone() for name, buffer in unet.named_buffers()}
+            buffers = {name: buffer.clone() for name, buffer in unet.named_buffers(recurse=False)}
             self.unet.half()
             rows = rows.half()
             for module in self.unet.modules():

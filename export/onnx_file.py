@@ -55,7 +55,7 @@ def export_onnx(network: BothLabels, path: Path, store_fp16: bool = False) -> No
     assert program is not None
     model = program.model_proto
     if store_fp16:
-        _store_fp16(model)
+        halve_weights(model)
     onnx.checker.check_model(model, full_check=True)
     for value in [*model.graph.input, *model.graph.output]:
         if not value.type.tensor_type.shape.dim[0].dim_param:
@@ -63,8 +63,8 @@ def export_onnx(network: BothLabels, path: Path, store_fp16: bool = False) -> No
     path.write_bytes(model.SerializeToString())
 
 
-def _store_fp16(model: onnx.ModelProto) -> None:
-    """Replace large float32 weights by float16 ones, each followed by a cast to float32."""
+def halve_weights(model: onnx.ModelProto) -> None:
+    """Replace large float32 weights, in place, by float16 ones that a cast makes float32 again."""
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < _SMALL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from anofpdm.runtime.grid import Grid
 from .config import TrainConfig
 from .unet import UNet, UNetConfig
 
+MARK = "anofpdm_checkpoint"
 _FORMAT = 1
 
 
@@ -50,6 +52,10 @@ class Checkpoint:
             ) from error
         return unet.eval()
 
+    def training(self) -> dict[str, Any] | None:
+        """How the weights were trained, as a bundle's provenance tells it; None if not known."""
+        return asdict(self.train)
+
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint, whole or not at all."""
@@ -57,7 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     for name in ("unet", "train", "grid"):
         content[name] = asdict(content[name])
     with whole_file(path) as beside:
-        torch.save({"anofpdm_checkpoint": _FORMAT, **content}, beside)
+        torch.save({MARK: _FORMAT, **content}, beside)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -68,16 +74,34 @@ def load_checkpoint(path: Path) -> Checkpoint:
     CheckpointError
         If it is not there, not such a checkpoint, or holds anything but data.
     """
+    return parse_checkpoint(read_data(path), path)
+
+
+def read_data(path: Path) -> Any:
+    """What a file of ``torch.save`` holds, if that is data alone: no code in it is ever run.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not there, not such a file, or holds anything but data.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
         raise CheckpointError(
             f"{path} is not a checkpoint that loads without running code ({type(error).__name__})"
         ) from error
-    if not isinstance(content, dict) or content.pop("anofpdm_checkpoint", None) != _FORMAT:
+
+
+def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
+    """The checkpoint in what was read from ``path``; errors as :func:`load_checkpoint`."""
+    if not isinstance(content, dict) or content.get(MARK) != _FORMAT:
         raise CheckpointError(f"{path} was not written by this version of anofpdm-train")
+    content = {name: value for name, value in content.items() if name != MARK}
     try:
         content["unet"] = UNetConfig(**_tuples(content["unet"]))
         content["train"] = TrainConfig(**content["train"])

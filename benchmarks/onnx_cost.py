@@ -1,0 +1,53 @@
+"""What an ONNX graph costs: its nodes, and the FLOP of its products."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import ModelProto
+
+from anofpdm.runtime.denoiser import load_onnxruntime
+
+
+def flop(model: ModelProto) -> int:
+    """Operations of all Conv, Gemm and MatMul nodes for a batch of 1, multiply and add apart.
+
+    What is done once per element (activations, normalisation, softmax) is not counted.
+
+    Raises
+    ------
+    ValueError
+        If the shape of such a product cannot be inferred.
+    """
+    load_onnxruntime()
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    for value in [*fixed.graph.input, *fixed.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del fixed.graph.value_info[:]
+    graph = SymbolicShapeInference.infer_shapes(fixed).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        dims = value.type.tensor_type.shape.dim
+        if all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = [dim.dim_value for dim in dims]
+    total = 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        first, second, out = *node.input[:2], node.output[0]
+        if not {first, second, out} <= shapes.keys():
+            raise ValueError(f"the shapes of {node.name} cannot be inferred")
+        total += 2 * _summands(node, shapes[first], shapes[second]) * math.prod(shapes[out])
+    return total
+
+
+def _summands(node: onnx.NodeProto, first: list[int], second: list[int]) -> int:
+    """How many products are summed for one element of the output."""
+    if node.op_type == "Conv":
+        return math.prod(second[1:])
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    return first[0] if transposed else first[-1]
