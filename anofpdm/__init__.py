@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anofpdm.runtime.errors import AnofpdmError
     from anofpdm.runtime.segmenter import Segmentation, Segmenter
+    from anofpdm.runtime.setup import Setup
 
 __version__ = "0.1.0"
-__all__ = ["AnofpdmError", "Segmentation", "Segmenter", "__version__"]
+__all__ = ["AnofpdmError", "Segmentation", "Segmenter", "Setup", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> object:
         from anofpdm.runtime import segmenter
 
         return getattr(segmenter, name)
+    if name == "Setup":
+        from anofpdm.runtime.setup import Setup
+
+        return Setup
     if name == "AnofpdmError":
         from anofpdm.runtime.errors import AnofpdmError
 

@@ -1,6 +1,7 @@
 """The whole path once, two modalities of which one is scored: cohort -> checkpoint -> bundle ->
 calibration -> figures -> mask."""
 
+import dataclasses
 import json
 
 import nibabel as nib
@@ -14,9 +15,11 @@ from anofpdm import Segmenter
 from anofpdm.calibrate.evaluate_main import main as evaluate
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
-from anofpdm.runtime.bundle import open_bundle
+from anofpdm.runtime.bundle import open_bundle, write_manifest
+from anofpdm.runtime.grid import reference_grid
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.main import main as train
 
@@ -170,6 +173,24 @@ def test_the_same_training_command_resumes(folder):
     after = load_checkpoint(folder / "run/model.pt")
     assert before.step == after.step == 30
     assert all(torch.equal(after.weights[name], value) for name, value in before.weights.items())
+
+
+def test_slices_prepared_for_a_bundle_fit_it(folder, tmp_path):
+    """A grid and modalities that the options would not give: those of the authors' code."""
+    bundle = tmp_path / "b.anofpdm"
+    bundle.mkdir()
+    manifest = open_bundle(folder / "m.anofpdm").manifest
+    grid = reference_grid(32)
+    (bundle / "unet.onnx").write_bytes((folder / "m.anofpdm/unet.onnx").read_bytes())
+    files = {"unet.onnx": manifest.files["unet.onnx"]}
+    write_manifest(bundle, dataclasses.replace(manifest, grid=grid, files=files))
+    call(train, folder / "cohort", "-o", tmp_path / "p", "--bundle", bundle)
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["slices"]
+    slices = open_sliceset(tmp_path / "p/slices")
+    assert (slices.modalities, slices.grid) == (("flair", "t2"), grid)
+    said = call(calibrate, tmp_path / "p/slices", "--bundle", bundle, "--stride", 100,
+                "--length", 201, "--w", "1")  # fmt: skip
+    assert "as preset fast" in said
 
 
 def test_another_cohort_or_other_options_need_another_folder(folder):

@@ -17,9 +17,10 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
 
 
-def test_the_python_example_runs():
-    (code,) = blocks("python")
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+def test_the_python_examples_run():
+    assert len(blocks("python")) == 2
+    for code in blocks("python"):
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 
 
 def test_the_first_command_ends_with_the_line_that_is_shown(tmp_path):

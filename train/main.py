@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import click
 
+from anofpdm.runtime.bundle import open_bundle
 from anofpdm.runtime.command import SEED, ProgressLine, reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.extras import require
@@ -53,6 +54,8 @@ from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
 @click.option("--init", type=click.Path(path_type=Path), help="Begin with this checkpoint's EMA.")
 @click.option("--stop-at", type=int, help="Leave off after this iteration; resume later.")
 @click.option("--prepare-only", is_flag=True, help="Prepare slices, do not train.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Only prepare slices, for this "
+              "bundle to be calibrated or evaluated on.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the configuration, do nothing.")
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -66,6 +69,7 @@ def main(
     init: Path | None,
     stop_at: int | None,
     prepare_only: bool,
+    bundle: Path | None,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -77,7 +81,11 @@ def main(
     """
     require("torch", "train")
     names = tuple(name.strip() for name in modalities.split(","))
-    configs = _configs(preset, names, image_size, pixel_mm, options)
+    grid = Grid(image_size or Grid.size, pixel_mm or Grid.pixel_mm)
+    if bundle:
+        manifest = open_bundle(bundle).manifest
+        names, grid, prepare_only = manifest.modalities, manifest.grid, True
+    configs = _configs(preset, names, grid, options)
     if dry_run:
         click.echo(configs)
         return
@@ -85,7 +93,7 @@ def main(
     rank = int(os.environ.get("RANK", "0"))
     slices = _prepared(cohort, output / "slices", configs, rank)
     # A checkpoint that is there already keeps its description until it is found to fit.
-    if rank == 0 and not (output / "model.pt").exists():
+    if rank == 0 and not bundle and not (output / "model.pt").exists():
         configs.write(output / "config.json", cohort)
     if not prepare_only:
         _train(slices, configs, output, cohort, init, stop_at, rank)
@@ -105,8 +113,7 @@ class _Configs:
 def _configs(
     preset: str,
     modalities: tuple[str, ...],
-    image_size: int | None,
-    pixel_mm: float | None,
+    grid: Grid,
     options: dict[str, Any],
 ) -> _Configs:
     from .config import PRESETS, TrainConfig, unet_config
@@ -119,7 +126,6 @@ def _configs(
         for name in ("channel_mult", "attention_resolutions"):
             if name in changes:
                 changes[name] = tuple(int(number) for number in changes[name].split(","))
-        grid = Grid(image_size or Grid.size, pixel_mm or Grid.pixel_mm)
         network = {name: value for name, value in changes.items() if name not in training}
         unet = unet_config(preset, len(modalities), grid.size, **network)
         chosen = {name: value for name, value in changes.items() if name in training}

@@ -8,11 +8,12 @@ from support import fading_network
 from transcription import is_over
 
 from anofpdm.calibrate.choose import candidate
-from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, choose_stop
+from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
 from anofpdm.calibrate.sweep import Curves
 from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.select import AnomalyDigest, cosine
+from anofpdm.runtime.stop import StopRule
 
 
 def peaked(n_slices=60, n=40, channels=2, seed=0, wiggle=0.02):
@@ -23,8 +24,10 @@ def peaked(n_slices=60, n=40, channels=2, seed=0, wiggle=0.02):
     middle = rng.uniform(6, 18, (n_slices, 1, channels))
     M = np.exp(-(((t[:, None] - middle) / 8) ** 2)) + wiggle * rng.random((n_slices, n, channels))
     MSE_0 = 1 + 0.1 * rng.random((n_slices, n, channels))
-    MSE_h = MSE_0 * (1 + np.where(unhealthy, 0.8, 0.2)[:, None, None] * (t / n)[:, None])
-    peak = np.where(unhealthy, 0.4, 0.3)[:, None] * np.linspace(0.5, 1, n)
+    slope = np.where(unhealthy, 0.8, 0.2) + 0.4 * rng.standard_normal(n_slices)
+    MSE_h = MSE_0 * (1 + slope[:, None, None] * (t / n)[:, None]) ** 2
+    height = np.where(unhealthy, 0.4, 0.3) + 0.05 * rng.standard_normal(n_slices)
+    peak = height[:, None] * np.linspace(0.5, 1, n)
     timesteps = 1 + 10 * t
     curves = Curves((2.0,), timesteps, M[:, None], MSE_h[:, None], MSE_0, peak[:, None])
     return curves, unhealthy
@@ -45,25 +48,44 @@ def brute_force(curves, unhealthy, full, drop, patience):
     return np.mean(agree), accuracy, np.mean(steps)
 
 
+def test_every_rule_is_judged_as_by_brute_force():
+    """Agreement in every modality, accuracy with the threshold that is given, steps."""
+    curves, unhealthy = peaked(wiggle=0.3)
+    full = candidate(curves, 391, 2.0, unhealthy)
+    agreements, accuracies = set(), set()
+    for drop in _DROPS[::2]:
+        for patience in _PATIENCES[:6:2]:
+            rule = StopRule(drop, patience)
+            want = brute_force(curves, unhealthy, full, drop, patience)
+            got = _try(curves, unhealthy, full, "cosine", rule)
+            assert (got.agreement, got.accuracy, got.mean_steps) == pytest.approx(want)
+            steps = rule.steps(curves.M[:, 0])
+            cosines = [
+                float(cosine(h[:n], zero[:n]))
+                for h, zero, n in zip(curves.MSE_h[:, 0], curves.MSE_0, steps, strict=True)
+            ]
+            assert ((np.array(cosines) <= got.Cos_w) == unhealthy).mean() == got.accuracy
+            peaks = curves.peak[np.arange(60), 0, steps - 1]
+            by_map = _try(curves, unhealthy, full, "map", rule)
+            assert ((peaks >= by_map.H_99) == unhealthy).mean() == by_map.accuracy
+            agreements.add(got.agreement)
+            accuracies.add(got.accuracy)
+    assert len(agreements) > 3
+    assert len(accuracies) > 2
+
+
 def test_the_cheapest_rule_that_keeps_t_e_and_accuracy():
     curves, unhealthy = peaked()
     full = candidate(curves, 391, 2.0, unhealthy)
     got = choose_stop(curves, unhealthy, full, "cosine")
-    tried = {}
+    allowed = []
     for drop in _DROPS:
-        for patience in _PATIENCES:
-            if patience < 40:
-                tried[drop, patience] = brute_force(curves, unhealthy, full, drop, patience)
-    allowed = [
-        found[2]
-        for found in tried.values()
-        if found[0] >= 0.99 and found[1] >= full.cosine_accuracy
-    ]
+        for patience in _PATIENCES[:8]:
+            found = brute_force(curves, unhealthy, full, drop, patience)
+            if found[0] >= 0.99 and found[1] >= full.cosine_accuracy:
+                allowed.append(found[2])
     assert got.safe
     assert got.mean_steps == pytest.approx(min(allowed))
-    assert tried[got.drop, got.patience] == pytest.approx(
-        (got.agreement, got.accuracy, got.mean_steps)
-    )
     assert got.mean_steps < 0.9 * got.full_steps == 36
 
 

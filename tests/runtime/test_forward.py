@@ -119,6 +119,24 @@ def test_slots_are_refilled_and_slices_are_taken_only_when_needed():
     assert sizes == [4] * 6 + [2] * 3
 
 
+def test_in_ddpm_encoding_spare_slots_take_further_steps_of_the_same_slice():
+    batches = []
+
+    def network(x_t, t):
+        batches.append(t.tolist())
+        return toy_network(x_t, t)
+
+    process = Process(Schedule(), L=6, encoding="ddpm")
+    digests(process, network, slices(1), slots=4)
+    assert batches == [[1, 2, 3, 4], [5, 6]]
+    batches.clear()
+    digests(process, network, slices(3), slots=4)
+    # One step of each slice first; what is left over goes to the first one.
+    assert batches[0] == [1, 2, 1, 1]
+    assert sum(len(batch) for batch in batches) == 18
+    assert all(len(batch) == 4 for batch in batches[:4])
+
+
 def test_no_slices_no_results():
     assert (
         list(run(Process(Schedule(), 3), toy_network, [], lambda: AnomalyDigest(1.0, (0,)))) == []

@@ -124,6 +124,17 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
     assert len(steps) > 1
 
 
+def test_volumes_come_out_in_order_whichever_is_done_first():
+    class Backwards(Segmenter):
+        def analyse(self, slices):
+            yield from sorted(super().analyse(slices), key=lambda result: -result.volume)
+
+    depths = (6, 8, 10)
+    images = [nib.Nifti1Image(head((24, 28, depth)), AFFINE) for depth in depths]
+    found = list(Backwards(bundle(), toy_network).segment_many(images))
+    assert [one.mask.shape[2] for one in found] == list(depths)
+
+
 def test_volumes_are_taken_when_their_turn_comes():
     taken = []
 

@@ -67,6 +67,9 @@ def agree(toy, setup, stream, *, stop=None, seed=3, slots=2, tolerance=1e-4):
         np.testing.assert_allclose(got.H, H, rtol=tolerance, atol=tolerance * H.max())
         assert got.t_e.tolist() == want["t_e"].tolist()
         assert got.cosine == pytest.approx(want["cos"], abs=1e-6)
+        # The verdict goes by the map of eq. 20, whichever map is cut.
+        peak = np.quantile(want["aggregated"].mean(axis=0), 0.99)
+        assert got.peak == pytest.approx(peak, rel=1e-4)
         Q = quantile_threshold(want["H"], want["M"], M_max) if setup.Q is None else setup.Q
         assert pytest.approx(Q, rel=tolerance) == got.Q
         smallest = 40 * H.size / 128**2
@@ -113,7 +116,10 @@ def test_gradient_maps(sub_map, anomaly_map):
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 0.75, 1.5, 3.0])
 @pytest.mark.parametrize("anomaly_map", ["aggregate", "last"])
 def test_ratios_of_t_e(ratio, anomaly_map):
-    agree(bundle(channels=2), Setup(t_e_ratio=ratio, anomaly_map=anomaly_map), slices(2, 2))
+    setup = Setup(t_e_ratio=ratio, anomaly_map=anomaly_map)
+    agree(bundle(channels=2), setup, slices(2, 2))
+    # With every timestep visited, multiples of t_e are visited themselves.
+    agree(bundle(channels=2, process=("ddim", 40, 1, "even")), setup, slices(2, 2))
 
 
 def test_fixed_threshold():
