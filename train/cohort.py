@@ -10,6 +10,7 @@ axial slice from the feet up, 1 where it shows a lesion; a single 0 says that no
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,8 +37,12 @@ class Case:
         return [self.volumes[name] for name in modalities]
 
 
-def read_cohort(source: Path, modalities: tuple[str, ...]) -> list[Case]:
+def read_cohort(
+    source: Path, modalities: tuple[str, ...], note: Callable[[str], None] = lambda text: None
+) -> list[Case]:
     """List the cases of a cohort that have all of ``modalities``, sorted by patient.
+
+    ``note`` is told how many were left out.
 
     Raises
     ------
@@ -61,6 +66,9 @@ def read_cohort(source: Path, modalities: tuple[str, ...]) -> list[Case]:
         raise CohortError(
             f"{source}: no case has {', '.join(modalities)}; found modalities: {', '.join(found)}"
         )
+    if len(usable) < len(cases):
+        left_out = len(cases) - len(usable)
+        note(f"{left_out} of {len(cases)} cases lack some of {', '.join(modalities)}: left out")
     return sorted(usable, key=lambda case: (case.patient, case.volumes[modalities[0]]))
 
 

@@ -147,7 +147,8 @@ def _prepared(cohort: Path, folder: Path, configs: _Configs, rank: int) -> Slice
         while not (folder / INDEX).is_file():
             time.sleep(1.0)
     elif not (folder / INDEX).is_file():
-        cases = assign_splits(read_cohort(cohort, configs.modalities), configs.train.seed)
+        found = read_cohort(cohort, configs.modalities, _note)
+        cases = assign_splits(found, configs.train.seed)
         prepare(cases, configs.modalities, configs.grid, folder, source, ProgressLine("scans"))
     slices = open_sliceset(folder)
     if source and slices.source != source:
@@ -214,6 +215,10 @@ def _train(
     )
     if rank == 0:
         click.echo(f"checkpoint in {output / 'model.pt'}")
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)
 
 
 class _Scalars(Protocol):

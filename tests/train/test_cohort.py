@@ -29,6 +29,16 @@ def test_brats_layout(tmp_path):
     ]  # fmt: skip
 
 
+def test_cases_that_lack_a_modality_are_left_out_and_counted(tmp_path):
+    write_cohort(tmp_path, 3, ("flair", "t1ce"))
+    (tmp_path / "P01/P01_t1ce.nii.gz").unlink()
+    notes = []
+    assert len(read_cohort(tmp_path, ("t1ce", "flair"), notes.append)) == 2
+    assert notes == ["1 of 3 cases lack some of t1ce, flair: left out"]
+    assert len(read_cohort(tmp_path, ("flair",), notes.append)) == 3
+    assert len(notes) == 1
+
+
 def test_atlas_layout(tmp_path):
     for subject in ("sub-r001s001", "sub-r001s002"):
         anat = tmp_path / "Training" / subject / "ses-1" / "anat"
