@@ -19,7 +19,7 @@ from machine import machine, table
 
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.labelled import fitting
-from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle, write_manifest
+from anofpdm.runtime.bundle import DEFAULT, open_bundle, write_card_section
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.files import write_json
@@ -28,7 +28,6 @@ from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceSet, open_sliceset
 
-_HEADING, _NEXT = "## Presets", "## Figures"
 _TIMED_SLICES = 4
 
 
@@ -80,7 +79,7 @@ def main(
         about = {"bundle": opened.manifest.name, "split": split, "every": every}
         write_json(json_path, {"machine": machine(), **about, "rows": rows})
     if add_to_card:
-        _add_to_card(opened, text)
+        write_card_section(opened, "## Presets", f"\n\n{text}")
 
 
 def _seconds(segmenters: list[Segmenter], labelled: SliceSet, repeat: int) -> list[list[float]]:
@@ -140,18 +139,6 @@ def _line(row: dict[str, Any]) -> list[str]:
         f"{row['accuracy']:.3f}",
         f"{row['mixed_dice']:.3f}",
     ]
-
-
-def _add_to_card(bundle: Bundle, text: str) -> None:
-    """Replace the card's section of presets, or put it before the figures."""
-    before, _, rest = bundle.manifest.model_card.partition(_HEADING)
-    if rest:
-        after = _NEXT + rest.partition(_NEXT)[2] if _NEXT in rest else ""
-    else:
-        before, found, rest = before.partition(_NEXT)
-        after = found + rest
-    card = f"{before.rstrip()}\n\n{_HEADING}\n\n{text.strip()}\n\n{after}".rstrip() + "\n"
-    write_manifest(bundle.path, dataclasses.replace(bundle.manifest, model_card=card))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def _try(
     agreement = (stopped == M.argmax(axis=1)).all(axis=1).mean()
     cosines = _prefix_cosine(curves.MSE_h[:, k], curves.MSE_0)[np.arange(N), steps - 1]
     Cos_w, cosine_accuracy = best_threshold(cosines, unhealthy)
+    M_max = np.where(taken[..., None], M, -np.inf).max(axis=(0, 1))
     peaks = curves.peak[np.arange(N), k, steps - 1]
     minus_H_99, map_accuracy = best_threshold(-peaks, unhealthy)
     return EarlyStop(
@@ -65,6 +66,7 @@ def _try(
         patience=rule.patience,
         Cos_w=Cos_w,
         H_99=-minus_H_99,
+        M_max=tuple(float(value) for value in M_max),
         agreement=float(agreement),
         accuracy=cosine_accuracy if verdict == "cosine" else map_accuracy,
         full_accuracy=full.accuracy(verdict),

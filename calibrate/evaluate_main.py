@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import click
 
-from anofpdm.runtime.bundle import Bundle, write_manifest
+from anofpdm.runtime.bundle import write_card_section
 from anofpdm.runtime.command import (
     ProgressLine,
     bundle_option,
@@ -63,27 +62,14 @@ def main(
     labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
     evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
     if json_path:
-        used = segmenter.setup
         settings = {
             "bundle": segmenter.bundle.manifest.name,
             "split": split,
             "seed": seed,
-            "preset": used.preset,
-            "w": used.calibration.w,
-            "verdict": used.calibration.verdict,
-            "conditions": dataclasses.asdict(used.calibration.conditions),
-            "early_stop": dataclasses.asdict(used.stop) if used.stop else None,
-            "anomaly_map": dataclasses.asdict(used.rule),
-            "threshold": used.Q,
+            **segmenter.setup.as_json(),
         }
         write_json(json_path, {**settings, **evaluation.as_json()})
     if add_to_card:
-        _add_to_card(segmenter.bundle, f"{_HEADING} on the {split} split\n\n{evaluation.table()}\n")
+        text = f" on the {split} split\n\n{evaluation.table()}"
+        write_card_section(segmenter.bundle, _HEADING, text)
     click.echo(evaluation.table())
-
-
-def _add_to_card(bundle: Bundle, section: str) -> None:
-    """Replace the last section of the model card, or append it."""
-    card = bundle.manifest.model_card.split(_HEADING)[0].rstrip()
-    changed = dataclasses.replace(bundle.manifest, model_card=f"{card}\n\n{section}")
-    write_manifest(bundle.path, changed)

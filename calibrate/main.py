@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
@@ -22,6 +21,8 @@ from .choose import Choice, check_labels, choose
 from .early_stop import choose_stop
 from .labelled import fitting
 from .sweep import sweep
+
+_LARGEST = 10_000
 
 
 @click.command()
@@ -47,7 +48,7 @@ from .sweep import sweep
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
               help="Use every k-th slice only, to save time.")  # fmt: skip
 @click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
-              "1, else fast; ddpm-exact, ddpm-fast]")  # fmt: skip
+              "1, else fast; ddpm-exact, fast-last and so on]")  # fmt: skip
 @click.option("--default", "is_default", is_flag=True, help="Make it the bundle's default.")
 @seed_option
 @threads_option
@@ -121,10 +122,18 @@ def main(
             "accuracy": best.accuracy(verdict),
         },
     )
-    usual = ("" if encoding == "ddim" else f"{encoding}-") + ("exact" if stride == 1 else "fast")
-    write_calibration(opened, preset or usual, calibration, is_default)
+    name = preset or _usual_name(encoding, stride, anomaly_map)
+    replaced = opened.calibrations.get(name)
+    write_calibration(opened, name, calibration, is_default)
     _report(choice, calibration, len(labelled))
-    click.echo(f"written to {bundle} as preset {preset or usual}")
+    instead = f", in place of {replaced.conditions}" if replaced else ""
+    click.echo(f"written to {bundle} as preset {name} ({calibration.conditions}){instead}")
+
+
+def _usual_name(encoding: str, stride: int, anomaly_map: str) -> str:
+    parts = [encoding if encoding != "ddim" else "", "exact" if stride == 1 else "fast",
+             anomaly_map if anomaly_map != "aggregate" else ""]  # fmt: skip
+    return "-".join(part for part in parts if part)
 
 
 def _report(choice: Choice, calibration: Calibration, count: int) -> None:
@@ -156,6 +165,6 @@ def _numbers(text: str, option: str, *, timesteps: bool) -> tuple[float, ...]:
         raise AnofpdmError(f"{option} {text}: give numbers with commas between them") from None
     for number in numbers:
         whole = number >= 1 and number.is_integer()
-        if not math.isfinite(number) or number < 0 or (timesteps and not whole):
+        if not 0 <= number <= _LARGEST or (timesteps and not whole):
             raise AnofpdmError(f"{option} {text}: {number:g} is not possible")
     return tuple(dict.fromkeys(numbers))

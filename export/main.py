@@ -17,6 +17,10 @@ from anofpdm.runtime.extras import require
 @click.option("--modalities", help="Channels in order, with commas: of a reference checkpoint.")
 @click.option("--heads", type=click.IntRange(min=1), help="Of its attention.  [default: 4]")
 @click.option("--image-size", type=click.IntRange(min=8), help="Of its slices.  [default: 128]")
+@click.option("--pixel-mm", type=click.FloatRange(min=0, min_open=True), help="Their spacing.  "
+              "[default: 240 / image size, as for BraTS]")  # fmt: skip
+@click.option("--axes", type=click.Choice(["LP", "RA"]), help="Where their rows and columns lead: "
+              "left and back, or right and front.  [default: LP, as BraTS]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: CKPT.anofpdm]")
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32",
               show_default=True, help="What the network computes in.")  # fmt: skip
@@ -36,6 +40,8 @@ def main(
     modalities: str | None,
     heads: int | None,
     image_size: int | None,
+    pixel_mm: float | None,
+    axes: str | None,
     output: Path | None,
     precision: str,
     weights: str,
@@ -55,14 +61,15 @@ def main(
         require(module, "export")
     load_onnxruntime()
     from .bundle_writer import write_bundle
-    from .source import read_source
+    from .source import Asked, read_source
 
-    names = None if modalities is None else tuple(name.strip() for name in modalities.split(","))
-    checkpoint = read_source(ckpt, names, heads, image_size)
+    asked = Asked(_names(modalities, "--modalities"), heads, image_size, pixel_mm, axes)
+    checkpoint = read_source(ckpt, asked)
     path = output or ckpt.with_suffix(".anofpdm")
-    chosen = tuple(scored.split(",")) if scored else checkpoint.modalities
+    chosen = _names(scored, "--scored") or checkpoint.modalities
     if not set(chosen) <= set(checkpoint.modalities):
-        raise AnofpdmError(f"--scored {scored}: the modalities are {checkpoint.modalities}")
+        known = ", ".join(checkpoint.modalities)
+        raise AnofpdmError(f"--scored {scored}: the modalities are {known}")
     parity = write_bundle(
         checkpoint,
         path,
@@ -72,7 +79,24 @@ def main(
         scored=chosen,
         model_card=model_card.read_text(encoding="utf-8") if model_card else "",
     )
+    if checkpoint.training() is None:
+        grid = checkpoint.grid
+        click.echo(
+            f"note: slices are taken to be {grid.size} x {grid.size} pixels of {grid.pixel_mm:g} "
+            f"mm, rows and columns leading to {grid.axes}, each scaled by itself: --pixel-mm and "
+            "--axes say otherwise",
+            err=True,
+        )
     click.echo(
         f"bundle in {path}; against PyTorch: eps {parity.eps:.1e}, M_t {parity.M_t:.1e}, "
         f"H {parity.H:.1e}, t_e equal {parity.t_e:.0%}, mask Dice {parity.dice:.4f}"
     )
+
+
+def _names(text: str | None, option: str) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise AnofpdmError(f"{option} {text}: give different names, with commas between them")
+    return names

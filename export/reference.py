@@ -15,7 +15,7 @@ import torch
 
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.files import sha256
-from anofpdm.runtime.grid import reference_grid
+from anofpdm.runtime.grid import Grid
 from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.config import TrainConfig
 from anofpdm.train.unet import UNet, UNetConfig
@@ -48,8 +48,8 @@ def reference_checkpoint(
     content: Mapping[str, torch.Tensor],
     path: Path,
     modalities: tuple[str, ...],
-    heads: int = 4,
-    image_size: int = 128,
+    heads: int,
+    grid: Grid,
 ) -> ReferenceCheckpoint:
     """The network in a ``state_dict`` for which :func:`is_reference` holds.
 
@@ -62,6 +62,7 @@ def reference_checkpoint(
     content : weights by name, float16 or float32; names may begin with ``module.``
     path : the file it was read from, for messages and provenance
     modalities : the names of the input channels, in their order
+    grid : of the slices that it was trained on
 
     Raises
     ------
@@ -71,7 +72,7 @@ def reference_checkpoint(
     """
     state = _bare_names(content)
     try:
-        config = read_config({name: tuple(t.shape) for name, t in state.items()}, heads, image_size)
+        config = read_config({name: tuple(t.shape) for name, t in state.items()}, heads, grid.size)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     channels, outputs = config.in_channels, config.out_channels or config.in_channels
@@ -96,7 +97,7 @@ def reference_checkpoint(
         unet=replace(config, out_channels=None),
         train=TrainConfig(),
         modalities=modalities,
-        grid=reference_grid(image_size),
+        grid=grid,
         step=int(step[1]) if step else 0,
         weights=weights,
         ema=weights,

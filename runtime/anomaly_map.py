@@ -26,7 +26,8 @@ class MapRule:
     B_t = (1 - abar_t) / sqrt(abar_t): without clipping, the squared gradient of
     log p(healthy | x_t) that guidance implies (appendix D).
 
-    ``t_e_ratio``: H is taken at the last visited timestep up to this multiple of t_e.
+    ``t_e_ratio``: H is taken at the last visited timestep up to this multiple of t_e (at the first
+    one if there is none); unless it is 1, the maps of all steps are kept until the slice is done.
     """
 
     anomaly_map: str = "aggregate"
@@ -96,7 +97,9 @@ class StoredMap:
     def H(self, t_e: NDArray[np.int64]) -> Float32:
         """(C, H, W); ``t_e``: (C,)."""
         t, S = np.array(self._t), np.array(self._S)
-        ends = np.searchsorted(t, self._rule.t_e_ratio * t_e, side="right").clip(1)
+        # A multiple that is a visited timestep may come out a rounding error below it.
+        wanted = self._rule.t_e_ratio * t_e * (1 + 1e-9)
+        ends = np.searchsorted(t, wanted, side="right").clip(1)
         if self._rule.anomaly_map == "last":
             return np.stack([S[end - 1, c] for c, end in enumerate(ends)])
         return np.stack([S[:end, c].mean(axis=0) for c, end in enumerate(ends)])

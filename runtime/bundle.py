@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .calibration import Calibration, Conditions, parse_calibration
-from .errors import BundleError
+from .errors import BundleError, OutputError
 from .files import sha256, whole_file
 from .grid import Grid
 from .schedule import Schedule
@@ -59,6 +60,9 @@ class Manifest:
     def __post_init__(self) -> None:
         if not self.modalities or not set(self.scored) <= set(self.modalities) or not self.scored:
             raise ValueError("scored modalities must be some of the modalities")
+        for names in (self.modalities, self.scored):
+            if len(set(names)) < len(names):
+                raise ValueError(f"modalities are named twice: {', '.join(names)}")
         if not 1 <= self.L <= self.schedule.T:
             raise ValueError(f"L must lie in 1..{self.schedule.T}, not {self.L}")
         if self.precision not in ("fp32", "fp16"):
@@ -108,6 +112,11 @@ class Bundle:
         calibration, where = self.calibrations[preset], self.path / CALIBRATION
         held = calibration.conditions
         wanted = self.conditions(held.encoding, held.L, held.stride, held.spacing)
+        if held.inputs_sha256 != wanted.inputs_sha256:
+            raise BundleError(
+                f"{where}: preset {preset} was made for other modalities, another grid or another "
+                "schedule than the bundle's: run anofpdm-calibrate again"
+            )
         for name, value in asdict(wanted).items():
             if getattr(held, name) != value:
                 raise BundleError(
@@ -119,7 +128,8 @@ class Bundle:
                 f"{where}: preset {preset} goes to L = {held.L}, the schedule to "
                 f"{self.manifest.schedule.T}: run anofpdm-calibrate again"
             )
-        if len(calibration.M_max) != len(self.manifest.scored):
+        stopped = calibration.early_stop.M_max if calibration.early_stop else calibration.M_max
+        if {len(calibration.M_max), len(stopped)} != {len(self.manifest.scored)}:
             raise BundleError(
                 f"{where}: preset {preset} is for {len(calibration.M_max)} modalities, the bundle "
                 f"scores {len(self.manifest.scored)}: run anofpdm-calibrate again"
@@ -172,10 +182,25 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         beside.write_text(_as_json(asdict(manifest)), encoding="utf-8")
 
 
+def write_card_section(bundle: Bundle, heading: str, text: str) -> None:
+    """Put a section into the model card, in place of the one with this heading (``## ...``).
+
+    Raises
+    ------
+    BundleError
+        If the network has been replaced since the bundle was read.
+    """
+    current = _unchanged(bundle)
+    parts = re.split(r"^(?=## )", current.manifest.model_card, flags=re.MULTILINE)
+    kept = [part.strip() for part in parts if not part.startswith(heading)]
+    card = "\n\n".join([*kept, f"{heading}{text.rstrip()}"]).lstrip() + "\n"
+    write_manifest(bundle.path, replace(current.manifest, model_card=card))
+
+
 def write_calibration(
     bundle: Bundle, preset: str, calibration: Calibration, default: bool = False
 ) -> None:
-    """Put a calibration into a bundle, beside those under other names; both files change together.
+    """Put a calibration into a bundle, beside those that it has by then under other names.
 
     Parameters
     ----------
@@ -184,18 +209,37 @@ def write_calibration(
 
     Raises
     ------
+    BundleError
+        If the network has been replaced since the bundle was read.
     OutputError
         If the bundle cannot be written to; then nothing has changed.
     """
-    path = bundle.path
-    presets = {name: asdict(one) for name, one in bundle.calibrations.items()}
+    path, current = bundle.path, _unchanged(bundle)
+    presets = {name: asdict(one) for name, one in current.calibrations.items()}
     presets[preset] = asdict(calibration)
-    chosen = preset if default or not bundle.default else bundle.default
-    with whole_file(path / MANIFEST) as manifest_beside, whole_file(path / CALIBRATION) as beside:
-        beside.write_text(_as_json({"default": chosen, "presets": presets}), encoding="utf-8")
-        files = {**bundle.manifest.files, CALIBRATION: sha256(beside)}
-        manifest = replace(bundle.manifest, files=files)
-        manifest_beside.write_text(_as_json(asdict(manifest)), encoding="utf-8")
+    chosen = preset if default or not current.default else current.default
+    before = (path / CALIBRATION).read_bytes() if current.calibrations else None
+    try:
+        with whole_file(path / MANIFEST) as manifest, whole_file(path / CALIBRATION) as beside:
+            beside.write_text(_as_json({"default": chosen, "presets": presets}), encoding="utf-8")
+            files = {**current.manifest.files, CALIBRATION: sha256(beside)}
+            changed = asdict(replace(current.manifest, files=files))
+            manifest.write_text(_as_json(changed), encoding="utf-8")
+    except OutputError:
+        # The manifest was not replaced: the calibration must be the one that it lists.
+        if before is None:
+            (path / CALIBRATION).unlink(missing_ok=True)
+        else:
+            (path / CALIBRATION).write_bytes(before)
+        raise
+
+
+def _unchanged(bundle: Bundle) -> Bundle:
+    """The bundle as it is now; a calibration takes long, and others may have been added."""
+    current = open_bundle(bundle.path)
+    if current.manifest.files[NETWORK] != bundle.manifest.files[NETWORK]:
+        raise BundleError(f"{bundle.path} has got another network meanwhile: start again")
+    return current
 
 
 def _as_json(content: Mapping[str, Any]) -> str:

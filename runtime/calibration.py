@@ -71,7 +71,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """A stopping rule, the verdict's thresholds refitted to it, and what it was found to do.
+    """A stopping rule, thresholds and M_max refitted to it, and what it was found to do.
 
     ``agreement``: share of slices whose t_e is that of the full sweep; ``accuracy``,
     ``full_accuracy``: of the verdict with and without; ``mean_steps`` of ``full_steps`` visited.
@@ -81,11 +81,21 @@ class EarlyStop:
     patience: int
     Cos_w: float
     H_99: float
+    M_max: tuple[float, ...]
     agreement: float
     accuracy: float
     full_accuracy: float
     mean_steps: float
     full_steps: int
+
+    def __post_init__(self) -> None:
+        rule = self.rule
+        shares = (self.agreement, self.accuracy, self.full_accuracy)
+        numbers = (self.Cos_w, self.H_99, *self.M_max, *shares, self.mean_steps, self.full_steps)
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"{rule} needs finite thresholds")
+        if not all(0 <= share <= 1 for share in shares) or min(self.M_max, default=0) <= 0:
+            raise ValueError(f"{rule} needs shares in 0..1 and M_max > 0")
 
     @property
     def rule(self) -> StopRule:
@@ -155,9 +165,10 @@ class Calibration:
         return replace(self, w=w, Cos_w=one.Cos_w, H_99=one.H_99, M_max=one.M_max, early_stop=None)
 
     def stopping(self) -> Calibration:
-        """The same with the thresholds of its early stop."""
-        assert self.early_stop
-        return replace(self, Cos_w=self.early_stop.Cos_w, H_99=self.early_stop.H_99)
+        """The same with the thresholds and M_max of its early stop."""
+        found = self.early_stop
+        assert found
+        return replace(self, Cos_w=found.Cos_w, H_99=found.H_99, M_max=found.M_max)
 
 
 def parse_calibration(content: dict[str, Any]) -> Calibration:
@@ -175,8 +186,8 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
         Candidate(**{**one, "M_max": tuple(one["M_max"])}) for one in content["candidates"]
     )
     if content["early_stop"] is not None:
-        content["early_stop"] = EarlyStop(**content["early_stop"])
-        StopRule(content["early_stop"].drop, content["early_stop"].patience)
+        stop = content["early_stop"]
+        content["early_stop"] = EarlyStop(**{**stop, "M_max": tuple(stop["M_max"])})
     for name in ("w", "Cos_w", "H_99"):
         content[name] = float(content[name])
     return Calibration(**content)

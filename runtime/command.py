@@ -15,6 +15,7 @@ import click
 from .anomaly_map import ANOMALY_MAPS, SUB_MAPS
 from .errors import AnofpdmError
 from .forward import ENCODINGS
+from .schedule import SPACINGS
 from .setup import Setup
 
 P = ParamSpec("P")
@@ -34,6 +35,7 @@ _SETUP = (
     click.option("--encoding", type=click.Choice(ENCODINGS), help="Needs a calibration for it."),
     click.option("--length", "L", type=click.IntRange(min=1), help="L; needs a calibration."),
     click.option("--stride", type=click.IntRange(min=1), help="Needs a calibration for it."),
+    click.option("--spacing", type=click.Choice(SPACINGS), help="Needs a calibration for it."),
     click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), help="Mean of the maps up to "
                  "t_e, or the one at t_e.  [default: the calibration's]"),
     click.option("--early-stop/--no-early-stop", default=None, help="Leave a slice when its peak "

@@ -104,11 +104,11 @@ D = TypeVar("D", bound=Digest)
 
 @dataclass
 class _Slot(Generic[D]):
-    """A slice on its way. ``x_t``: where it stands, in DDIM encoding."""
+    """A slice on its way. ``x_t``: where it stands in DDIM encoding, None before it has moved."""
 
     slice: Slice
     digest: D
-    x_t: Float32
+    x_t: Float32 | None = None
     visited: int = 0
     left: bool = False
 
@@ -149,13 +149,14 @@ def run(
     row: list[_Slot[D]] = []
     while True:
         for entering in itertools.islice(waiting, slots - len(row)):
-            row.append(_Slot(entering, new_digest(), noised(entering, 0)))
+            row.append(_Slot(entering, new_digest()))
         if not row:
             return
-        if process.encoding == "ddim":
-            batch = [(slot, slot.visited, slot.x_t) for slot in row]
-        else:
-            batch = [(slot, i, noised(slot.slice, i)) for slot, i in _shares(row, slots, n)]
+        independent = process.encoding == "ddpm"
+        shares = _shares(row, slots, n) if independent else ((slot, slot.visited) for slot in row)
+        batch = [
+            (slot, i, noised(slot.slice, i) if slot.x_t is None else slot.x_t) for slot, i in shares
+        ]
         x_t = np.stack([sample for _, _, sample in batch])
         t = np.array([timesteps[i] for _, i, _ in batch])
         for (slot, i, sample), eps_healthy, eps_null in zip(batch, *denoiser(x_t, t), strict=True):
@@ -173,7 +174,7 @@ def run(
             UGP = step.UGP()
             slot.left = slot.digest.add(step, UGP) or i + 1 == n
             slot.visited += 1
-            if not slot.left and process.encoding == "ddim":
+            if not slot.left and not independent:
                 slot.x_t = ddim_step(sample, UGP, abar[i], abar[i + 1])
         yield from ((slot.slice, slot.digest) for slot in row if slot.left)
         row = [slot for slot in row if not slot.left]

@@ -28,7 +28,7 @@ class Grid:
 
     ``size``: pixels a side; ``pixel_mm``: their spacing; ``median_multiple``: the intensity, in
     multiples of the foreground's median, that becomes +1 (the background becomes -1);
-    ``min_foreground``: slices with a smaller share of foreground are not processed;
+    ``min_foreground``: slices with a smaller share of foreground are not processed.
 
     ``scaling``: ``median`` as above, or ``slice``: each slice's own darkest and brightest pixel
     become -1 and +1; ``center``: what the grid is centred on, the ``head`` or the ``image``;

@@ -68,9 +68,9 @@ def main(
 
     Example: anofpdm-infer flair.nii.gz -o mask.nii.gz
     """
-    named = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2, **_by_name(others)}
+    named = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2}
     opened = open_bundle(bundle or DEFAULT)
-    given = {name: path for name, path in named.items() if path}
+    given = _by_name(others, {name: path for name, path in named.items() if path})
     paths = find_modalities(volumes, given, opened.manifest.modalities)
     check_output(output, paths)
     if trace:
@@ -85,11 +85,11 @@ def main(
         every_slice=every_slice,
         progress=ProgressLine("slices"),
     )
-    # Both or neither.
+    # Neither without the other, as far as two renames can be one.
     with whole_file(output) as beside:
         save_image(found.image, beside)
         if trace:
-            write_trace(trace, segmenter, found, paths)
+            write_trace(trace, segmenter, found, paths, every_slice)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(
@@ -99,11 +99,12 @@ def main(
     )
 
 
-def _by_name(others: tuple[str, ...]) -> dict[str, Path]:
-    named = {}
+def _by_name(others: tuple[str, ...], named: dict[str, Path]) -> dict[str, Path]:
     for text in others:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
             raise VolumeError(f"--modality {text}: write NAME=FILE")
+        if name in named:
+            raise VolumeError(f"{name} is given twice: name one file a modality")
         named[name] = Path(path)
     return named

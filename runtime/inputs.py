@@ -55,13 +55,16 @@ def case_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
         If one is missing, or there are several.
     """
     found: dict[str, Path] = {}
+    known = {name.lower(): name for name in modalities}
     for path in sorted(folder.iterdir()):
         suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix is None:
+        if suffix is None or path.name.startswith("."):
             continue
         last = path.name.removesuffix(suffix).replace("-", "_").split("_")[-1].lower()
-        name = last if last in modalities else _ALSO.get(last, last)
-        if name in found and name in modalities:
+        name = known.get(last) or known.get(_ALSO.get(last, ""))
+        if name is None:
+            continue
+        if name in found:
             raise VolumeError(
                 f"{folder} holds {found[name].name} and {path.name}: name the files one by one"
             )
@@ -72,4 +75,4 @@ def case_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
                 f"{folder} is a folder without *_{name}.nii.gz: name a NIfTI file (.nii, .nii.gz, "
                 ".hdr/.img) or the folder of a BraTS case"
             )
-    return {name: found[name] for name in modalities}
+    return found

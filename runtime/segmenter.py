@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle import DEFAULT, Bundle, open_bundle
 from .denoiser import Denoiser, OnnxDenoiser
-from .errors import VolumeError
+from .errors import SetupError, VolumeError
 from .forward import Slice, run
 from .grid import Placement, from_grid, to_grid
 from .postprocess import cut
@@ -101,6 +101,8 @@ class Segmenter:
         seed: int = 0,
         slots: int = 4,
     ) -> None:
+        if seed < 0 or slots < 1:
+            raise SetupError(f"seed must be at least 0 and slots 1, not {seed} and {slots}")
         self.bundle, self.setup = bundle, resolve(bundle, setup)
         self.seed, self.slots = seed, slots
         self._denoiser = denoiser
@@ -181,13 +183,19 @@ class Segmenter:
         Raises
         ------
         VolumeError
-            If a volume cannot be segmented.
+            If a volume cannot be segmented; those before it are yielded first.
         """
         heads: dict[int, _Head] = {}
+        bad: list[VolumeError] = []
 
         def slices() -> Iterator[Slice]:
             for number, images in enumerate(volumes):
-                heads[number] = self._on_grid(_as_images(images, None), None, time.perf_counter())
+                started = time.perf_counter()
+                try:
+                    heads[number] = self._on_grid(_as_images(images, None), None, started)
+                except VolumeError as error:
+                    bad.append(VolumeError(f"volume {number + 1}: {error}"))
+                    return
                 yield from heads[number].slices(number)
 
         following = 0
@@ -196,6 +204,8 @@ class Segmenter:
             while following in heads and len(heads[following].results) == heads[following].count:
                 yield self._finish(heads.pop(following), every_slice)
                 following += 1
+        if bad:
+            raise bad[0]
 
     def analyse(self, slices: Iterable[Slice]) -> Iterator[SliceResult]:
         """Find anomalies on slices that are on the bundle's grid already, as they finish."""
@@ -236,6 +246,8 @@ class Segmenter:
     def _on_grid(
         self, given: list[SpatialImage], names: Sequence[str] | None, started: float
     ) -> _Head:
+        if names and len(names) != len(given):
+            raise VolumeError(f"{len(names)} names for {len(given)} images")
         called = list(names) if names else [image.get_filename() or "the image" for image in given]
         manifest = self.bundle.manifest
         volume = read_volume(given, called, len(manifest.modalities))

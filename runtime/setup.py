@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from .anomaly_map import MapRule
 from .bundle import CALIBRATION, Bundle
@@ -12,13 +13,16 @@ from .errors import BundleError, SetupError
 from .forward import Process
 from .stop import StopRule
 
+_PICKS = ("encoding", "L", "stride", "spacing")
+
 
 @dataclass(frozen=True)
 class Setup:
     """A wish. None leaves the choice to the bundle.
 
-    ``preset``: the name of a calibration; ``encoding``: ``ddim`` or ``ddpm``; ``L``, ``stride``:
-    which timesteps are visited. These four pick one of the bundle's calibrations.
+    ``preset``: the name of a calibration; ``encoding``: ``ddim`` or ``ddpm``; ``L``, ``stride``,
+    ``spacing`` (``even`` or ``log-snr``): which timesteps are visited. These pick one of the
+    bundle's calibrations.
 
     ``early_stop``: whether slices may leave before L, by the calibrated rule; ``w``: another
     guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
@@ -30,6 +34,7 @@ class Setup:
     encoding: str | None = None
     L: int | None = None
     stride: int | None = None
+    spacing: str | None = None
     early_stop: bool | None = None
     anomaly_map: str | None = None
     w: float | None = None
@@ -48,6 +53,23 @@ class Resolved:
     stop: StopRule | None
     rule: MapRule
     Q: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """What was decided, as JSON values."""
+        c = self.calibration
+        return {
+            "preset": self.preset,
+            "conditions": asdict(c.conditions),
+            "early_stop": asdict(self.stop) if self.stop else None,
+            "anomaly_map": asdict(self.rule),
+            "threshold": self.Q,
+            "w": c.w,
+            "verdict": c.verdict,
+            "Cos_w": c.Cos_w,
+            "H_99": c.H_99,
+            "M_max": list(c.M_max),
+            "quantiles": [c.a, c.b],
+        }
 
 
 def resolve(bundle: Bundle, setup: Setup) -> Resolved:
@@ -76,8 +98,8 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
         rule = MapRule(setup.anomaly_map or calibration.anomaly_map, setup.sub_map, setup.t_e_ratio)
     except ValueError as error:
         raise SetupError(str(error)) from error
-    if setup.Q is not None and not math.isfinite(setup.Q):
-        raise SetupError(f"the threshold must be a finite number, not {setup.Q}")
+    if setup.Q is not None and not 0 <= setup.Q < math.inf:
+        raise SetupError(f"the threshold must be a finite number from 0, not {setup.Q}")
     if stops and rule.t_e_ratio > 1:
         if setup.early_stop:
             raise SetupError("a t_e ratio above 1 needs what comes after t_e: do not stop early")
@@ -106,13 +128,16 @@ def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
     names = sorted(held, key=lambda name: name != bundle.default)
     if setup.preset is not None:
         names = [setup.preset]
-    for name in names:
-        if _fits(held[name].conditions, setup):
-            return name, held[name]
+    fitting = [name for name in names if _fits(held[name].conditions, setup)]
+    if len(fitting) == 1 or bundle.default in fitting:
+        return fitting[0], held[fitting[0]]
+    if fitting:
+        raise BundleError(
+            f"{bundle.path} has several calibrations for that: name one of {', '.join(fitting)} "
+            "as preset"
+        )
     wanted = ", ".join(
-        f"{name} {value}"
-        for name in ("encoding", "L", "stride")
-        if (value := getattr(setup, name)) is not None
+        f"{name} {value}" for name in _PICKS if (value := getattr(setup, name)) is not None
     )
     known = "; ".join(f"{name}: {held[name].conditions}" for name in names)
     raise BundleError(
@@ -121,7 +146,5 @@ def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
 
 
 def _fits(conditions: Conditions, setup: Setup) -> bool:
-    return all(
-        wish is None or wish == getattr(conditions, name)
-        for name, wish in (("encoding", setup.encoding), ("L", setup.L), ("stride", setup.stride))
-    )
+    wishes = ((getattr(setup, name), getattr(conditions, name)) for name in _PICKS)
+    return all(wish is None or wish == held for wish, held in wishes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +13,41 @@ from .segmenter import Segmentation, Segmenter, SliceResult
 
 
 def write_trace(
-    path: Path, segmenter: Segmenter, found: Segmentation, volumes: Sequence[Path]
+    path: Path,
+    segmenter: Segmenter,
+    found: Segmentation,
+    volumes: Sequence[Path],
+    every_slice: bool = False,
 ) -> None:
-    """Write what the paper's figures 2 and 5 are drawn from; see README for the fields.
+    """Write what the paper's figures 2 and 5 are drawn from.
+
+    Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
+    scored modality, ``cosine``, ``peak`` and the verdict ``unhealthy`` that they give, ``t_e`` and
+    Algorithm 1's ``index`` per modality (null where the threshold is fixed), ``Q``, and the pixels
+    that were marked before the verdict.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    setup, manifest = segmenter.setup, segmenter.bundle.manifest
-    calibration = setup.calibration
+    manifest, fixed = segmenter.bundle.manifest, segmenter.setup.Q is not None
     content = {
         "anofpdm": __version__,
         "volumes": [volume.name for volume in volumes],
         "bundle": manifest.name,
         "files_sha256": dict(manifest.files),
         "seed": segmenter.seed,
-        "preset": setup.preset,
-        "conditions": asdict(calibration.conditions),
-        "early_stop": asdict(setup.stop) if setup.stop else None,
-        "anomaly_map": asdict(setup.rule),
-        "w": calibration.w,
-        "verdict": calibration.verdict,
-        "Cos_w": calibration.Cos_w,
-        "H_99": calibration.H_99,
-        "M_max": list(calibration.M_max),
-        "quantiles": [calibration.a, calibration.b],
+        **segmenter.setup.as_json(),
+        "every_slice": every_slice,
         "scored": list(manifest.scored),
         "notes": list(found.notes),
-        "slices": [_slice(result) for result in found.slices],
+        "slices": [_slice(result, fixed) for result in found.slices],
     }
     write_json(path, content)
 
 
-def _slice(result: SliceResult) -> dict[str, Any]:
+def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:
     """One slice; arrays over visited timesteps hold one row a timestep, one column a modality."""
     return {
         "level": result.key,
@@ -60,7 +59,7 @@ def _slice(result: SliceResult) -> dict[str, Any]:
         "MSE_h": result.MSE_h.tolist(),
         "MSE_0": result.MSE_0.tolist(),
         "t_e": result.t_e.tolist(),
-        "index": result.index.tolist(),
+        "index": None if fixed else result.index.tolist(),
         "Q": result.Q,
         "pixels": int(result.mask.sum()),
     }

@@ -122,11 +122,12 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
     else:
         arrays = []
         for image, name in zip(images, names, strict=True):
-            flat = image.slicer[..., 0] if len(image.shape) == 4 else image
-            # Before resampling, which would spread what is not finite.
-            values = read_values(flat, name)
-            if not same_grid(flat, first):
-                values = read_values(resample_onto(flat, first), name)
+            values = read_values(image, name).reshape(image.shape[:3])
+            if not same_grid(image, first):
+                # As float32: in the stored type, interpolated values would be rounded.
+                values = read_values(
+                    resample_onto(nib.Nifti1Image(values, image.affine), first), name
+                )
                 notes.append(f"{name} was resampled onto the grid of {where}")
             arrays.append(values)
     for c, array in enumerate(arrays):

@@ -10,7 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from anofpdm.runtime.bundle import NETWORK, Bundle, Manifest, write_calibration
+from anofpdm.runtime.bundle import (
+    NETWORK,
+    Bundle,
+    Manifest,
+    open_bundle,
+    write_calibration,
+    write_manifest,
+)
 from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
@@ -83,8 +90,8 @@ def write_toy_bundle(path: Path, **changes) -> Path:
     path.mkdir()
     (path / NETWORK).write_bytes(b"not a network")
     toy = bundle(files={NETWORK: sha256(path / NETWORK)}, **changes)
-    empty = Bundle(path, toy.manifest)
-    write_calibration(empty, "fast", toy.calibrations["fast"])
+    write_manifest(path, toy.manifest)
+    write_calibration(open_bundle(path), "fast", toy.calibrations["fast"])
     return path
 
 

@@ -120,6 +120,7 @@ def test_a_note_says_what_was_resampled(calibrated, tmp_path):
         (["f.nii.gz", "f.nii.gz", "f.nii.gz"], "3 images given, the model expects 2"),
         (["f.nii.gz", "--t2", "f.nii.gz"], "not both"),
         (["--modality", "t2", "--flair", "f.nii.gz"], "write NAME=FILE"),
+        (["--modality", "t2=f.nii.gz", "--t2", "f.nii.gz"], "t2 is given twice"),
         (["."], "is a folder without *_flair.nii.gz"),
         (["f.nii.gz", "f.nii.gz", "--encoding", "ddpm"], "no calibration for encoding ddpm"),
         (["f.nii.gz", "f.nii.gz", "--stride", "7"], "no calibration for stride 7"),
@@ -186,6 +187,10 @@ def test_slices_prepared_for_a_bundle_fit_it(folder, tmp_path):
     write_manifest(bundle, dataclasses.replace(manifest, grid=grid, files=files))
     call(train, folder / "cohort", "-o", tmp_path / "p", "--bundle", bundle)
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["slices"]
+    for option in (["--modalities", "flair"], ["--pixel-mm", "2"], ["--iterations", "9"]):
+        said = call(train, folder / "cohort", "-o", tmp_path / "p", "--bundle", bundle, *option,
+                    code=2)  # fmt: skip
+        assert "leave out the other options" in said
     slices = open_sliceset(tmp_path / "p/slices")
     assert (slices.modalities, slices.grid) == (("flair", "t2"), grid)
     said = call(calibrate, tmp_path / "p/slices", "--bundle", bundle, "--stride", 100,
@@ -209,6 +214,7 @@ def test_another_cohort_or_other_options_need_another_folder(folder):
         (["--w", "1,x"], "give numbers"),
         (["--w", "-1"], "-1 is not possible"),
         (["--w", "nan"], "nan is not possible"),
+        (["--w", "1e39"], "1e+39 is not possible"),
         (["--length", "2000"], "the schedule has 1000"),
         (["--length", "300.5"], "300.5 is not possible"),
         (["--split", "none"], "no slices in split 'none'"),
@@ -242,4 +248,9 @@ def test_dry_run_does_nothing(tmp_path):
 def test_bad_export_inputs(folder, tmp_path):
     assert "does not exist" in call(export, "--ckpt", tmp_path / "x.pt", code=2)
     arguments = ["--ckpt", folder / "run/model.pt", "-o", tmp_path / "b", "--scored", "t9"]
-    assert "--scored t9" in call(export, *arguments, code=2)
+    assert "--scored t9: the modalities are flair, t2" in call(export, *arguments, code=2)
+    arguments[-1] = "flair,flair"
+    assert "--scored flair,flair: give different names" in call(export, *arguments, code=2)
+    arguments = ["--ckpt", folder / "run/model.pt", "--modalities", "flair,"]
+    assert "--modalities flair,: give different names" in call(export, *arguments, code=2)
+    assert not (tmp_path / "b").exists()

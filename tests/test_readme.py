@@ -49,4 +49,4 @@ def test_the_default_bundle_is_small_and_calibrated():
     assert size <= 16 * 2**20
     bundle = open_bundle(DEFAULT)
     assert bundle.manifest.modalities == ("flair",)
-    assert bundle.calibrated().slices["split"] == "val"
+    assert bundle.calibrations[bundle.default].slices["split"] == "val"

@@ -3,6 +3,8 @@ the runtime; slow and obvious on purpose."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 
@@ -69,7 +71,8 @@ def anomaly(
     best = M.argmax(axis=0)
     H = []
     for c in range(len(best)):
-        reached = [i for i in range(len(M)) if timesteps[i] <= ratio * timesteps[best[c]]]
+        limit = Fraction(str(ratio)) * timesteps[best[c]]
+        reached = [i for i in range(len(M)) if timesteps[i] <= limit]
         upto = max(reached, default=0)
         H.append(maps[upto, c] if anomaly_map == "last" else maps[: upto + 1, c].mean(axis=0))
     S = np.array(S)

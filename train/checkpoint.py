@@ -86,7 +86,8 @@ def read_data(path: Path) -> Any:
         If it is not there, not such a file, or holds anything but data.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
+        wrong = "is a folder: name a file" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {wrong}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

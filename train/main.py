@@ -22,7 +22,7 @@ from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
 @click.command()
 @click.argument("cohort", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--modalities", default="flair", show_default=True, help="Names, with commas.")
+@click.option("--modalities", help="Names, with commas.  [default: flair]")
 @click.option("--preset", default="light", show_default=True, help="light or reference.")
 @click.option(
     "--image-size", type=click.IntRange(min=8), help="Pixels a side of the slices.  [default: 128]"
@@ -62,7 +62,7 @@ from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
 def main(
     cohort: Path,
     output: Path,
-    modalities: str,
+    modalities: str | None,
     preset: str,
     image_size: int | None,
     pixel_mm: float | None,
@@ -80,20 +80,23 @@ def main(
     resumes. With torchrun, many processes train together.
     """
     require("torch", "train")
-    names = tuple(name.strip() for name in modalities.split(","))
-    grid = Grid(image_size or Grid.size, pixel_mm or Grid.pixel_mm)
     if bundle:
+        if modalities or image_size or pixel_mm or init or any(options.values()):
+            raise AnofpdmError("--bundle says what to prepare: leave out the other options")
         manifest = open_bundle(bundle).manifest
-        names, grid, prepare_only = manifest.modalities, manifest.grid, True
+        _prepared(cohort, output / "slices", manifest.modalities, manifest.grid, 0)
+        return
+    names = tuple(name.strip() for name in (modalities or "flair").split(","))
+    grid = Grid(image_size or Grid.size, pixel_mm or Grid.pixel_mm)
     configs = _configs(preset, names, grid, options)
     if dry_run:
         click.echo(configs)
         return
     output.mkdir(parents=True, exist_ok=True)
     rank = int(os.environ.get("RANK", "0"))
-    slices = _prepared(cohort, output / "slices", configs, rank)
+    slices = _prepared(cohort, output / "slices", names, grid, configs.train.seed, rank)
     # A checkpoint that is there already keeps its description until it is found to fit.
-    if rank == 0 and not bundle and not (output / "model.pt").exists():
+    if rank == 0 and not (output / "model.pt").exists():
         configs.write(output / "config.json", cohort)
     if not prepare_only:
         _train(slices, configs, output, cohort, init, stop_at, rank)
@@ -135,28 +138,30 @@ def _configs(
     return _Configs(modalities, grid, unet, train)
 
 
-def _prepared(cohort: Path, folder: Path, configs: _Configs, rank: int) -> SliceSet:
+def _prepared(
+    cohort: Path, folder: Path, modalities: tuple[str, ...], grid: Grid, seed: int, rank: int = 0
+) -> SliceSet:
     """The slices of the run; the first process prepares them, the others wait."""
     from .cohort import assign_splits, read_cohort
     from .prepare import prepare
 
-    source = {"cohort": cohort.name, "seed": configs.train.seed}
+    source = {"cohort": cohort.name, "seed": seed}
     if (cohort / INDEX).is_file():
         folder, source = cohort, {}
     elif rank:
         while not (folder / INDEX).is_file():
             time.sleep(1.0)
     elif not (folder / INDEX).is_file():
-        found = read_cohort(cohort, configs.modalities, _note)
-        cases = assign_splits(found, configs.train.seed)
-        prepare(cases, configs.modalities, configs.grid, folder, source, ProgressLine("scans"))
+        found = read_cohort(cohort, modalities, _note)
+        cases = assign_splits(found, seed)
+        prepare(cases, modalities, grid, folder, source, ProgressLine("scans"))
     slices = open_sliceset(folder)
     if source and slices.source != source:
         raise CohortError(
             f"{folder} was prepared from {slices.source.get('cohort')} with seed "
             f"{slices.source.get('seed')}: name another output folder"
         )
-    if (slices.modalities, slices.grid) != (configs.modalities, configs.grid):
+    if (slices.modalities, slices.grid) != (modalities, grid):
         raise CohortError(
             f"{folder} was prepared for {', '.join(slices.modalities)} on another grid or in "
             "another order: name another output folder"

@@ -68,6 +68,10 @@ def test_every_rule_is_judged_as_by_brute_force():
             peaks = curves.peak[np.arange(60), 0, steps - 1]
             by_map = _try(curves, unhealthy, full, "map", rule)
             assert ((peaks >= by_map.H_99) == unhealthy).mean() == by_map.accuracy
+            M_max = np.max(
+                [M[:n].max(axis=0) for M, n in zip(curves.M[:, 0], steps, strict=True)], axis=0
+            )
+            assert got.M_max == pytest.approx(tuple(M_max))
             agreements.add(got.agreement)
             accuracies.add(got.accuracy)
     assert len(agreements) > 3

@@ -17,7 +17,7 @@ from anofpdm.export.parity import (
     torch_denoiser,
 )
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.bundle import MANIFEST, NETWORK, open_bundle
+from anofpdm.runtime.bundle import MANIFEST, NETWORK, SCHEMA_VERSION, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import OutputError, ParityError
 from anofpdm.runtime.grid import Grid
@@ -79,8 +79,8 @@ def test_manifest_and_hashes(made, exported):
     assert manifest.precision == ("fp16" if kind == "fp16" else "fp32")
     assert manifest.parity == dataclasses.asdict(parity)
     assert manifest.architecture["base_width"] == 32
-    assert bundle.calibration is None
-    assert json.loads((path / MANIFEST).read_text())["schema_version"] == 1
+    assert not bundle.calibrations
+    assert json.loads((path / MANIFEST).read_text())["schema_version"] == SCHEMA_VERSION
 
 
 def test_graph_has_the_agreed_inputs_and_outputs(exported):

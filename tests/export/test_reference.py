@@ -10,7 +10,7 @@ from support import shared
 
 from anofpdm.export.main import main
 from anofpdm.export.reference import ReferenceCheckpoint, read_config
-from anofpdm.export.source import read_source
+from anofpdm.export.source import Asked, read_source
 from anofpdm.runtime.bundle import NETWORK, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import CheckpointError
@@ -65,7 +65,7 @@ def test_the_shapes_tell_the_configuration(config):
 def test_reading_a_state_dict(saved, prefix):
     weights = {name: tensor.half() for name, tensor in state().items()}
     path = saved({prefix + name: tensor for name, tensor in weights.items()})
-    checkpoint = read_source(path, ("flair", "t2"), heads=4, image_size=32)
+    checkpoint = read_source(path, Asked(("flair", "t2"), 4, 32))
     assert checkpoint.unet == dataclasses.replace(TINY, out_channels=None)
     assert checkpoint.modalities == ("flair", "t2")
     assert checkpoint.grid == reference_grid(32)
@@ -88,13 +88,13 @@ def test_reading_a_state_dict(saved, prefix):
      ("opt000010.pt", 0), ("flair.pt", 0)],
 )  # fmt: skip
 def test_the_step_is_in_the_name(saved, name, step):
-    assert read_source(saved(state(), name), ("a", "b"), 4, 32).step == step
+    assert read_source(saved(state(), name), Asked(("a", "b"), 4, 32)).step == step
 
 
 def test_learned_variances_are_cut_off(saved):
     config = dataclasses.replace(TINY, in_channels=4, out_channels=8)
     weights = state(config)
-    checkpoint = read_source(saved(weights), tuple("abcd"), 4, 32)
+    checkpoint = read_source(saved(weights), Asked(tuple("abcd"), 4, 32))
     assert torch.equal(checkpoint.ema["out.2.weight"], weights["out.2.weight"][:4])
 
 
@@ -138,7 +138,7 @@ NEITHER = "is neither a checkpoint of anofpdm-train nor a state_dict of the refe
 )
 def test_what_is_not_a_reference_network(saved, content, message):
     with pytest.raises(CheckpointError, match=message) as caught:
-        read_source(saved(content), ("flair", "t2"), 4, 32)
+        read_source(saved(content), Asked(("flair", "t2"), 4, 32))
     assert "\n" not in str(caught.value)
 
 
@@ -151,7 +151,7 @@ def test_uneven_levels_name_the_block_that_is_one_too_many(saved):
         if name.startswith("input_blocks.3.")
     }
     with pytest.raises(CheckpointError, match=r"input_blocks.4.0.in_layers.0.weight does not"):
-        read_source(saved({**weights, **more}), ("flair", "t2"), 4, 32)
+        read_source(saved({**weights, **more}), Asked(("flair", "t2"), 4, 32))
 
 
 @pytest.mark.parametrize(
@@ -160,15 +160,20 @@ def test_uneven_levels_name_the_block_that_is_one_too_many(saved):
         (None, 4, 32, "does not name its channels: add --modalities"),
         (("flair",), 4, 32, "takes 2 modalities, --modalities names 1"),
         (tuple("abc"), 4, 32, "takes 2 modalities, --modalities names 3"),
-        (("flair", "flair"), 4, 32, "--modalities flair,flair: give different names"),
-        (("flair", ""), 4, 32, "--modalities flair,: give different names"),
         (("a", "b"), 5, 32, "num_heads must divide all widths.*--heads"),
         (("a", "b"), 4, 33, "image_size must be a multiple of 2.*--image-size"),
     ],
 )
 def test_what_is_given_must_fit(saved, modalities, heads, size, message):
     with pytest.raises(CheckpointError, match=message):
-        read_source(saved(state()), modalities, heads, size)
+        read_source(saved(state()), Asked(modalities, heads, size))
+
+
+def test_the_grid_is_that_of_brats_unless_told_otherwise(saved):
+    names = ("a", "b")
+    assert read_source(saved(state()), Asked(names, 4, 32)).grid == reference_grid(32)
+    told = read_source(saved(state()), Asked(names, 4, 32, 1.5, "RA")).grid
+    assert (told.pixel_mm, told.axes, told.scaling) == (1.5, "RA", "slice")
 
 
 def test_our_own_checkpoints_know_all_of_it(tmp_path):
@@ -182,10 +187,11 @@ def test_our_own_checkpoints_know_all_of_it(tmp_path):
     plain = read_source(path)
     assert not isinstance(plain, ReferenceCheckpoint)
     assert plain.training() == dataclasses.asdict(TrainConfig())
-    assert read_source(path, ("flair",), 4, 32).unet == config
-    for given in [{"modalities": ("t1",)}, {"heads": 2}, {"image_size": 64}]:
+    assert read_source(path, Asked(("flair",), 4, 32, 7.5, "RA")).unet == config
+    for given in ({"modalities": ("t1",)}, {"heads": 2}, {"image_size": 64}, {"pixel_mm": 1.0},
+                  {"axes": "LP"}):  # fmt: skip
         with pytest.raises(CheckpointError, match=r"was trained with .*; leave it out"):
-            read_source(path, **given)
+            read_source(path, Asked(**given))
 
 
 class Hostile:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 from support import write_toy_bundle
@@ -10,8 +11,10 @@ from anofpdm.runtime.bundle import (
     NETWORK,
     open_bundle,
     write_calibration,
+    write_card_section,
     write_manifest,
 )
+from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.errors import BundleError, OutputError
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.setup import Setup, resolve
@@ -115,9 +118,8 @@ def test_damaged_calibrations(path, change):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("precision", "fp16"), ("clip", False), ("network_sha256", "f" * 64),
-     ("inputs_sha256", "f" * 64)],
-)  # fmt: skip
+    [("precision", "fp16"), ("clip", False), ("network_sha256", "f" * 64)],
+)
 def test_calibrated_under_other_conditions(path, name, value):
     edit_conditions(path, **{name: value})
     refuse(path, f"preset fast was made with {name} {value}")
@@ -156,7 +158,7 @@ def test_presets_live_beside_each_other(path):
 
 def test_another_schedule_needs_another_calibration(path):
     edit(path, MANIFEST, schedule={"T": 1000, "beta_first": 1e-4, "beta_last": 0.03})
-    refuse(path, "was made with inputs_sha256")
+    refuse(path, "was made for other modalities, another grid or another schedule")
 
 
 def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(path, monkeypatch):
@@ -170,6 +172,61 @@ def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(path, 
     with pytest.raises(OutputError, match="No space left"):
         write_calibration(bundle, "fast", dataclasses.replace(bundle.calibrations["fast"], w=9.0))
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_a_failing_second_rename_leaves_the_bundle_as_it_was(path, monkeypatch):
+    bundle, calls = open_bundle(path), []
+
+    def once(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        os.rename(source, target)
+
+    monkeypatch.setattr("anofpdm.runtime.files.os.replace", once)
+    with pytest.raises(OutputError, match="No space left"):
+        write_calibration(bundle, "x", bundle.calibrations["fast"])
+    monkeypatch.undo()
+    assert len(calls) == 2
+    assert open_bundle(path) == bundle
+
+
+def test_what_others_wrote_meanwhile_is_kept(path):
+    first, second = open_bundle(path), open_bundle(path)
+    write_calibration(first, "exact", first.calibrations["fast"])
+    write_calibration(second, "fastest", second.calibrations["fast"])
+    write_card_section(first, "## One", "\n\ntext")
+    write_card_section(second, "## Two", " on this\n\nmore")
+    write_card_section(second, "## One", "\n\nother text")
+    again = open_bundle(path)
+    assert list(again.calibrations) == ["fast", "exact", "fastest"]
+    assert again.manifest.model_card == "## Two on this\n\nmore\n\n## One\n\nother text\n"
+
+
+def test_a_network_that_was_replaced_meanwhile_is_not_given_the_calibration(path):
+    bundle = open_bundle(path)
+    (path / NETWORK).write_bytes(b"another")
+    files = {**bundle.manifest.files, NETWORK: sha256(path / NETWORK)}
+    write_manifest(path, dataclasses.replace(bundle.manifest, files=files))
+    with pytest.raises(BundleError, match="has got another network meanwhile"):
+        write_calibration(bundle, "fast", bundle.calibrations["fast"])
+
+
+@pytest.mark.parametrize("change", [{"scored": ["a", "a"]}, {"modalities": ["a", "a"]}])
+def test_modalities_named_twice(path, change):
+    edit(path, MANIFEST, **change)
+    refuse(path, "manifest.json is damaged")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"drop": 2.0}, {"Cos_w": "x"}, {"agreement": 1.5}, {"M_max": [0.0]}, {"M_max": [1.0, 1.0]},
+     {"accuracy": float("nan")}],
+)  # fmt: skip
+def test_damaged_early_stop(path, change):
+    stop = EarlyStop(0.8, 3, 0.5, 0.6, (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
+    edit_preset(path, early_stop={**dataclasses.asdict(stop), **change})
+    refuse(path, "calibration.json")
 
 
 def test_uncalibrated(path):

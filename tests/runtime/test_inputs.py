@@ -26,12 +26,20 @@ def test_in_order_or_by_name(tmp_path):
     [
         ("X_flair.nii.gz", "X_t2.nii.gz", "X_t1.nii.gz", "X_seg.nii.gz", "notes.txt"),
         ("X-000-t2f.nii.gz", "X-000-t2w.nii.gz", "X-000-t1c.nii.gz"),
-        ("flair.nii", "T2.nii"),
+        ("flair.nii", "T2.nii", "._flair.nii"),
     ],
 )
 def test_folder_of_a_case(tmp_path, files):
     folder = case(tmp_path, *files)
     assert find_modalities([folder], {}, NAMES) == [folder / name for name in files[:2]]
+
+
+def test_names_in_capitals(tmp_path):
+    folder = case(tmp_path, "X_flair.nii.gz", "X_t1c.nii.gz")
+    names = ("T1ce", "FLAIR")
+    assert [p.name for p in find_modalities([folder], {}, names)] == [
+        "X_t1c.nii.gz", "X_flair.nii.gz",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from transcription import alpha_bar
 import anofpdm
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.errors import AnofpdmError, BundleError
+from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.grid import to_grid
 from anofpdm.runtime.segmenter import Segmenter
@@ -104,7 +104,7 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
         sizes.append(len(x_t))
         return fading_network(x_t, t)
 
-    stop = EarlyStop(0.9, 2, 2.0, 0.0, 1.0, 0.9, 0.9, 5.0, 6)
+    stop = EarlyStop(0.9, 2, 2.0, 0.0, (0.01,), 1.0, 0.9, 0.9, 5.0, 6)
     toy = recalibrated(bundle(process=("ddim", 401, 10, "even")), early_stop=stop)
     images = [
         nib.Nifti1Image(head((24, 28, depth), seed=depth), AFFINE) for depth in (10, 6, 8, 10)
@@ -147,6 +147,19 @@ def test_volumes_are_taken_when_their_turn_comes():
     next(stream)
     assert taken in ([0], [0, 1])
     assert len(list(stream)) == 2
+
+
+def test_a_bad_volume_is_named_and_those_before_it_come_first():
+    good, bad = (nib.Nifti1Image(head() * scale, AFFINE) for scale in (1, np.nan))
+    stream = Segmenter(bundle(), toy_network, slots=20).segment_many([good, bad, good])
+    assert next(stream).mask.shape == (24, 28, 10)
+    with pytest.raises(VolumeError, match="volume 2: the image holds NaN"):
+        next(stream)
+
+
+def test_names_must_be_as_many_as_images():
+    with pytest.raises(VolumeError, match="2 names for 1 images"):
+        Segmenter(bundle(), toy_network).segment(head(), affine=AFFINE, names=["a", "b"])
 
 
 def test_no_volumes():

@@ -10,7 +10,7 @@ from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
 
-SAFE = EarlyStop(0.8, 3, 0.5, 0.6, 0.995, 0.9, 0.9, 4.0, 6)
+SAFE = EarlyStop(0.8, 3, 0.5, 0.6, (0.7,), 0.995, 0.9, 0.9, 4.0, 6)
 
 
 @pytest.fixture
@@ -59,12 +59,23 @@ def test_a_wish_picks_a_calibration(three, setup, preset):
         (Setup(t_e_ratio=0.0), "t_e_ratio must be positive"),
         (Setup(t_e_ratio=float("nan")), "t_e_ratio must be positive"),
         (Setup(Q=float("inf")), "must be a finite number"),
+        (Setup(Q=-0.1), "must be a finite number from 0"),
+        (Setup(spacing="log-snr"), "no calibration for spacing log-snr"),
     ],
 )
 def test_wishes_that_cannot_be_fulfilled(three, setup, message):
     with pytest.raises(AnofpdmError, match=message) as caught:
         resolve(three, setup)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wish_that_several_fulfil_names_them(three):
+    again = replace(three.calibrations["ddpm-last"], anomaly_map="aggregate")
+    four = replace(three, calibrations={**three.calibrations, "ddpm": again})
+    with pytest.raises(BundleError, match=r"several calibrations.*ddpm-last, ddpm as preset"):
+        resolve(four, Setup(encoding="ddpm"))
+    assert resolve(four, Setup(encoding="ddpm", preset="ddpm")).preset == "ddpm"
+    assert resolve(four, Setup(encoding="ddim")).preset == "fast"
 
 
 def test_another_precision_needs_another_calibration():
@@ -83,6 +94,7 @@ def test_a_safe_stop_is_on_and_an_unsafe_one_off_unless_asked_for():
     toy = recalibrated(bundle(), early_stop=SAFE)
     assert resolve(toy, Setup()).stop == SAFE.rule
     assert resolve(toy, Setup()).calibration.Cos_w == 0.5
+    assert resolve(toy, Setup()).calibration.M_max == (0.7,)
     assert resolve(toy, Setup(early_stop=False)).stop is None
     assert resolve(toy, Setup(early_stop=False)).calibration.Cos_w == 2.0
     for unsafe in (replace(SAFE, agreement=0.98), replace(SAFE, accuracy=0.89)):
@@ -110,6 +122,12 @@ def test_another_w_brings_its_own_thresholds():
     assert found.stop is None
     with pytest.raises(BundleError, match="not calibrated for w = 9, but for 8"):
         resolve(toy, Setup(w=9.0))
+
+
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"seed": -1}])
+def test_impossible_segmenters(wrong):
+    with pytest.raises(SetupError, match="seed must be at least 0 and slots 1"):
+        Segmenter(bundle(), toy_network, **wrong)
 
 
 def test_segmenters_refuse_before_they_work():

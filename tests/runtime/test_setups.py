@@ -113,7 +113,7 @@ def test_gradient_maps(sub_map, anomaly_map):
     agree(bundle(channels=2), setup, slices(2, 2), tolerance=tolerance)
 
 
-@pytest.mark.parametrize("ratio", [0.01, 0.5, 0.75, 1.5, 3.0])
+@pytest.mark.parametrize("ratio", [0.01, 0.5, 0.7, 1.15, 1.5, 3.0])
 @pytest.mark.parametrize("anomaly_map", ["aggregate", "last"])
 def test_ratios_of_t_e(ratio, anomaly_map):
     setup = Setup(t_e_ratio=ratio, anomaly_map=anomaly_map)
@@ -133,7 +133,7 @@ def test_log_snr_spacing():
 @pytest.mark.parametrize("encoding", ["ddim", "ddpm"])
 @pytest.mark.parametrize("slots", [1, 3, 16])
 def test_early_stop(encoding, slots):
-    stop = EarlyStop(0.9, 2, 2.0, 0.0, 1.0, 0.9, 0.9, 5.0, 21)
+    stop = EarlyStop(0.9, 2, 2.0, 0.0, (0.02, 0.005), 1.0, 0.9, 0.9, 5.0, 21)
     toy = recalibrated(bundle(channels=2, process=(encoding, 601, 30, "even")), early_stop=stop)
     results = agree(toy, Setup(), slices(5, 2), stop=(0.9, 2), slots=slots)
     assert any(len(result.M) < 21 for result in results.values())

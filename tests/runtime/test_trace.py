@@ -38,6 +38,16 @@ def test_trace_explains_the_mask(tmp_path):
         assert (one["level"] in marked) == (one["unhealthy"] and one["pixels"] > 0)
 
 
+def test_a_trace_says_what_was_fixed(tmp_path):
+    arguments = [VOLUME, "-o", tmp_path / "m.nii.gz", "--trace", tmp_path / "t.json",
+                 "--threshold", "0.5", "--every-slice"]  # fmt: skip
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    trace = json.loads((tmp_path / "t.json").read_text())
+    assert (trace["threshold"], trace["every_slice"]) == (0.5, True)
+    assert all(one["Q"] == 0.5 and one["index"] is None for one in trace["slices"])
+
+
 def test_a_trace_that_cannot_be_written_leaves_no_mask(tmp_path):
     for trace, message in (("no/trace.json", "does not exist"), ("m.nii.gz", "it is the mask")):
         arguments = [str(VOLUME), "-o", str(tmp_path / "m.nii.gz"), "--trace"]

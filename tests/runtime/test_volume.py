@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
-from support import bundle, head, toy_network
+from support import bundle, head, save, toy_network
 
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
@@ -139,6 +139,33 @@ def test_modalities_on_other_grids_are_resampled_onto_the_first():
     places = nib.affines.apply_affine(AFFINE, np.moveaxis(np.indices(head().shape), 0, -1))
     inside = (slice(2, -2),) * 3
     np.testing.assert_allclose(volume.data[1][inside], (places @ [1, 10, 100])[inside], atol=0.05)
+
+
+def test_integers_are_interpolated_as_real_numbers():
+    ramp = np.zeros((3, 4, 5), np.uint8)
+    ramp[1:] = 1
+    fine = nib.Nifti1Image(np.random.default_rng(0).random((5, 4, 5)), np.diag([1.0, 2, 2, 1]))
+    coarse = nib.Nifti1Image(ramp, np.diag([2.0, 2, 2, 1]))
+    volume = read_volume([fine, coarse], ["a", "b"], 2)
+    np.testing.assert_allclose(volume.data[1, :, 0, 0], [0, 0.5, 1, 1, 1])
+    assert volume.notes == ("b was resampled onto the grid of a",)
+
+
+def test_a_truncated_file_of_one_among_several_modalities(tmp_path):
+    path = tmp_path / "b.nii"
+    save(path, head()[..., None])
+    path.write_bytes(path.read_bytes()[:2000])
+    whole = nib.load(save(tmp_path / "a.nii", head()[..., None]))
+    with pytest.raises(VolumeError, match="truncated or damaged"):
+        read_volume([whole, nib.load(path)], ["a", "b"], 2)
+    assert read_volume([whole, whole], ["a", "b"], 2).data.shape == (2, 24, 28, 10)
+
+
+def test_modalities_in_other_units_are_refused():
+    metres = nib.Nifti1Image(head(), np.diag([0.0075, 0.0075, 0.005, 1]))
+    metres.header.set_xyzt_units("meter")
+    with pytest.raises(VolumeError, match="measure space in different units"):
+        read_volume([nib.Nifti1Image(head(), AFFINE), metres], ["a", "b"], 2)
 
 
 def test_units_other_than_millimetres_are_heeded():
