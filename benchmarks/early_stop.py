@@ -98,6 +98,8 @@ def main(
         }
         about = {"bundle": opened.manifest.name, "L": L, "stride": stride, "encoding": encoding}
         write_json(json_path, {**about, "w": best.w, "val": asdict(stop), "test": test})
+    if agreement < stop.agreement:
+        raise click.ClickException("t_e changes more often than on the calibration's slices")
 
 
 def _unhealthy(curves, steps, Cos_w, H_99, verdict):

@@ -14,54 +14,64 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import nibabel as nib
 import numpy as np
-from machine import machine
+from machine import machine, table
 
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.segmenter import Segmenter
 
-_ROWS = [(100, 1), (300, 1), (600, 1), (100, 4), (100, 16)]
-_STRIDE, _LEVELS = 4, 8
+_ROWS = [
+    ("ddim", 100, 1), ("ddim", 300, 1), ("ddim", 600, 1), ("ddpm", 600, 1), ("ddim", 100, 4),
+    ("ddim", 100, 16),
+]  # fmt: skip
+_STRIDE, _LEVELS, _ALLOWED_MIB = 4, 8, 16
 
 
 @click.command()
-@click.option("--one", nargs=2, type=int, hidden=True)
+@click.option("--one", nargs=3, type=(str, int, int), hidden=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
-def main(one: tuple[int, int] | None, json_path: Path | None) -> None:
+def main(one: tuple[str, int, int] | None, json_path: Path | None) -> None:
     if one:
         click.echo(json.dumps(measure(*one)))
         return
     rows = []
-    click.echo(f"| L | visited timesteps | volumes of {_LEVELS} slices | peak MiB | above MiB |")
-    click.echo("|---|---|---|---|---|")
-    for L, volumes in _ROWS:
-        arguments = [sys.executable, __file__, "--one", str(L), str(volumes)]
+    for row in _ROWS:
+        arguments = [sys.executable, __file__, "--one", *map(str, row)]
         done = subprocess.run(arguments, check=True, capture_output=True, text=True)
-        row = json.loads(done.stdout)
-        rows.append(row)
-        click.echo(
-            f"| {L} | {row['steps']} | {volumes} | {row['peak_mib']:.0f} | {row['above_mib']:.0f} |"
-        )
+        rows.append(json.loads(done.stdout))
+    head = ["encoding", "L", "visited timesteps", f"volumes of {_LEVELS} slices", "peak MiB",
+            "above MiB"]  # fmt: skip
+    click.echo(table(head, [_line(row) for row in rows]))
     if json_path:
         write_json(json_path, {"machine": machine(), "stride": _STRIDE, "rows": rows})
+    peaks = [row["peak_mib"] for row in rows]
+    if max(peaks) - min(peaks) > _ALLOWED_MIB:
+        raise click.ClickException(f"peaks differ by more than {_ALLOWED_MIB} MiB")
 
 
-def measure(L: int, volumes: int) -> dict[str, float]:
+def _line(row: dict[str, Any]) -> list[str]:
+    return [row["encoding"].upper(), str(row["L"]), str(row["steps"]), str(row["volumes"]),
+            f"{row['peak_mib']:.0f}", f"{row['above_mib']:.0f}"]  # fmt: skip
+
+
+def measure(encoding: str, L: int, volumes: int) -> dict[str, Any]:
     """Segment phantoms with every ``_STRIDE``-th timestep up to L."""
     bundle = open_bundle(DEFAULT)
     held = bundle.calibrations[bundle.default]
-    conditions = bundle.conditions("ddim", L, _STRIDE)
+    conditions = bundle.conditions(encoding, L, _STRIDE)
     held = replace(held, conditions=conditions, early_stop=None)
     segmenter = Segmenter.load(replace(bundle, calibrations={"one": held}, default="one"))
     before = _peak_mib()
     for found in segmenter.segment_many(_phantoms(volumes)):
         steps = len(found.slices[0].M)
     return {
+        "encoding": encoding,
         "L": L,
         "volumes": volumes,
         "steps": steps,

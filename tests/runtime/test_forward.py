@@ -1,5 +1,6 @@
 """The loop against closed forms and against the float64 transcription."""
 
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -135,6 +136,26 @@ def test_in_ddpm_encoding_spare_slots_take_further_steps_of_the_same_slice():
     assert batches[0] == [1, 2, 1, 1]
     assert sum(len(batch) for batch in batches) == 18
     assert all(len(batch) == 4 for batch in batches[:4])
+
+
+@pytest.mark.parametrize("encoding", ["ddim", "ddpm"])
+def test_memory_does_not_grow_with_length_or_number_of_slices(encoding):
+    """Maps of 64 x 64 float32 are 16 KiB each; what may grow are the curves, bytes a step."""
+
+    def peak(L, count):
+        rng = np.random.default_rng(0)
+        endless = (Slice(i, rng.random((1, 64, 64), np.float32)) for i in range(count))
+        process = Process(Schedule(), L, 1, encoding=encoding)
+        tracemalloc.start()
+        for _ in run(process, toy_network, endless, lambda: AnomalyDigest(2.0, (0,))):
+            pass
+        largest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return largest
+
+    small = peak(20, 12)
+    assert peak(120, 12) < small + 4 * 3 * 120 * 200 + 2**15
+    assert peak(20, 48) < small + 2**15
 
 
 def test_no_slices_no_results():

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support import bundle, recalibrated, toy_network
 from transcription import anomaly, mask, quantile_threshold
@@ -141,7 +141,7 @@ def test_early_stop(encoding, slots):
     assert all(len(result.M) == 21 for result in full.values())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     channels=st.integers(1, 4),
     size=st.sampled_from([8, 16, 24]),
@@ -149,31 +149,38 @@ def test_early_stop(encoding, slots):
     stride=st.integers(1, 400),
     w=st.floats(0, 60),
     encoding=st.sampled_from(["ddim", "ddpm"]),
+    spacing=st.sampled_from(["even", "log-snr"]),
+    anomaly_map=st.sampled_from(["aggregate", "last"]),
+    clip=st.booleans(),
     slots=st.integers(1, 5),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_any_shape_length_stride_and_w(channels, size, L, stride, w, encoding, slots, seed):
-    """The curves and the map, whatever is asked for (at most 25 steps, to save time)."""
+def test_any_shape_length_stride_and_w(
+    channels, size, L, stride, w, encoding, spacing, anomaly_map, clip, slots, seed
+):
+    """Curves and maps to 1e-4 of the largest value, t_e exactly, whatever is asked for.
+
+    At most 25 steps, to save time. Left out are draws where two timesteps have M within 1e-4 of
+    each other at the top: there, rounding decides t_e.
+    """
     stride = max(stride, L // 25 + 1)
-    toy = recalibrated(
-        bundle(channels=channels, size=size, process=(encoding, L, stride, "even")), w=w
-    )
+    toy = bundle(channels=channels, size=size, process=(encoding, L, stride, spacing), clip=clip)
+    toy = recalibrated(toy, w=w, anomaly_map=anomaly_map)
     segmenter = Segmenter(toy, network, seed=seed, slots=slots)
     stream = slices(2, channels, size, seed)
     timesteps = [int(t) for t in segmenter.setup.process.timesteps]
     for got in segmenter.analyse(stream):
         item = stream[got.key]
         noise = partial(slice_noise, seed, item.key, shape=item.x0.shape)
-        want = anomaly(item.x0, noise, network, w, timesteps, encoding=encoding)
-        for name in ("M", "MSE_h", "MSE_0"):
-            largest = max(want[name].max(), 1e-9)
-            np.testing.assert_allclose(
-                getattr(got, name), want[name], rtol=1e-3, atol=1e-6 * largest
-            )
+        want = anomaly(item.x0, noise, network, w, timesteps, clip, None, encoding, anomaly_map)
         assert got.M.shape == (len(timesteps), channels)
-        close = np.isclose(np.sort(want["M"], axis=0)[-1], np.sort(want["M"], axis=0)[-2:][0],
-                           rtol=1e-5)  # fmt: skip
-        assert ((got.t_e == want["t_e"]) | close).all()
-        if (got.t_e == want["t_e"]).all():
-            H = want["H"].mean(axis=0)
-            np.testing.assert_allclose(got.H, H, rtol=1e-3, atol=1e-4 * H.max())
+        for name in ("M", "MSE_h", "MSE_0"):
+            largest = want[name].max()
+            np.testing.assert_allclose(getattr(got, name), want[name], atol=1e-4 * largest, rtol=0)
+        if len(timesteps) > 1:
+            second, first = np.sort(want["M"], axis=0)[-2:]
+            assume((first - second > 1e-4 * first).all())
+        assert got.t_e.tolist() == want["t_e"].tolist()
+        H = want["H"].mean(axis=0)
+        np.testing.assert_allclose(got.H, H, atol=1e-4 * H.max(), rtol=0)
+        assert got.cosine == pytest.approx(want["cos"], abs=1e-5)
