@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support import bundle, recalibrated, toy_network
 from transcription import anomaly, mask, quantile_threshold
 
+from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.noise import slice_noise
@@ -120,6 +121,15 @@ def test_ratios_of_t_e(ratio, anomaly_map):
     agree(bundle(channels=2), setup, slices(2, 2))
     # With every timestep visited, multiples of t_e are visited themselves.
     agree(bundle(channels=2, process=("ddim", 40, 1, "even")), setup, slices(2, 2))
+
+
+@pytest.mark.parametrize(("ratio", "t_e", "t"), [(0.7, 90, 63), (0.58, 50, 29), (1.15, 100, 115)])
+def test_a_multiple_of_t_e_is_not_missed_by_rounding(ratio, t_e, t):
+    assert ratio * t_e < t  # in floating point
+    stored = MapRule("last", t_e_ratio=ratio).new_map()
+    for step in range(1, 131):
+        stored.add(step, np.full((1, 2, 2), step, np.float32), np.array([True]))
+    assert (stored.H(np.array([t_e])) == t).all()
 
 
 def test_fixed_threshold():
