@@ -148,7 +148,7 @@ def _report(choice: Choice, calibration: Calibration, count: int) -> None:
         f"{best.accuracy(choice.verdict):.3f} on {count} slices"
     )
     if stop is None:
-        click.echo("early stop: no rule that was tried saves a tenth of the steps")
+        click.echo("early stop: no rule that was tried saves a tenth of the steps and keeps t_e")
         return
     click.echo(
         f"early stop ({'on' if stop.safe else 'off'} by default): {stop.patience} steps below "

@@ -93,8 +93,8 @@ def test_the_cheapest_rule_that_keeps_t_e_and_accuracy():
     assert got.mean_steps < 0.9 * got.full_steps == 36
 
 
-def test_a_rule_that_loses_the_peak_is_recorded_but_off():
-    """Two equal humps: whoever stops after the first loses half of the t_e."""
+def two_humps():
+    """Two like humps: whoever stops after the first loses some of the t_e."""
     curves, unhealthy = peaked(wiggle=0.0)
     M = np.concatenate([curves.M[:, :, :30], 0.5 * curves.M[:, :, :10], curves.M[:, :, :30]], 2)
     M[::2, :, 40:] *= 1.5
@@ -105,6 +105,11 @@ def test_a_rule_that_loses_the_peak_is_recorded_but_off():
     more["MSE_0"] = np.repeat(curves.MSE_0, 2, axis=1)[:, :70]
     curves = dataclasses.replace(curves, **more)
     full = candidate(curves, 691, 2.0, unhealthy)
+    return curves, unhealthy, full
+
+
+def test_a_rule_that_loses_the_peak_is_recorded_but_off():
+    curves, unhealthy, full = two_humps()
     got = choose_stop(curves, unhealthy, full, "map")
     assert not got.safe
     tried = [
@@ -114,6 +119,14 @@ def test_a_rule_that_loses_the_peak_is_recorded_but_off():
         if patience < 70
     ]
     assert got.agreement == pytest.approx(max(found[0] for found in tried if found[2] <= 63))
+
+
+def test_a_rule_that_often_loses_the_peak_is_not_offered(monkeypatch):
+    """Where the best that saves anything keeps t_e on 95 % of the slices, and 96 are asked for."""
+    curves, unhealthy, full = two_humps()
+    assert 0.9 <= choose_stop(curves, unhealthy, full, "map").agreement < 0.96
+    monkeypatch.setattr("anofpdm.calibrate.early_stop._OFFERED", 0.96)
+    assert choose_stop(curves, unhealthy, full, "map") is None
 
 
 def test_rising_curves_leave_nothing_to_save():
