@@ -24,9 +24,9 @@ def choose_stop(
 ) -> EarlyStop | None:
     """The cheapest rule that keeps t_e on 99 % of the slices and does not lower the accuracy.
 
-    Only rules that save a tenth of the steps and keep t_e on 90 % of the slices count. Where none of
-    them is safe, the one that keeps t_e most often, to be used on request only; None where no rule
-    counts.
+    Only rules that save a tenth of the steps and keep t_e on 90 % of the slices count. Where none
+    of them is safe, the one that keeps t_e most often, to be used on request only; None where no
+    rule counts.
 
     Parameters
     ----------
