@@ -38,7 +38,7 @@ _TIMED_SLICES = 4
 @click.option("--anomaly-map", "maps", multiple=True, help="Each of these.  [default: calibrated]")
 @click.option("--split", default="val", show_default=True)
 @click.option("--every", default=1, show_default=True, help="Use every k-th slice only.")
-@click.option("--repeat", default=3, show_default=True, help="Timings of each.")
+@click.option("--repeat", default=3, show_default=True, help="Timings of each, or 0.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
 @reports_errors
@@ -108,7 +108,7 @@ def _row(segmenter: Segmenter, labelled: SliceSet, times: list[float]) -> dict[s
         "w": used.calibration.w,
         "early_stop": dataclasses.asdict(used.stop) if used.stop else None,
         "steps": float(np.mean([one.steps for one in found.slices])),
-        "seconds": float(np.median(times)),
+        "seconds": float(np.median(times)) if times else None,
         "seconds_all": times,
         "dice": found.unhealthy.dice,
         "auprc": found.unhealthy.auprc,
@@ -125,7 +125,9 @@ _HEAD = ["preset", "encoding, map", "L", "visited", "w", "steps a slice", "s a s
 
 def _line(row: dict[str, Any]) -> list[str]:
     spacing = "" if row["spacing"] == "even" else ", even in log SNR"
-    low, high = min(row["seconds_all"]), max(row["seconds_all"])
+    seconds = "not measured"
+    if times := row["seconds_all"]:
+        seconds = f"{row['seconds']:.2f} ({min(times):.2f} to {max(times):.2f})"
     return [
         row["preset"],
         f"{row['encoding'].upper()}, {row['anomaly_map']}",
@@ -133,7 +135,7 @@ def _line(row: dict[str, Any]) -> list[str]:
         f"stride {row['stride']}{spacing}",
         f"{row['w']:g}",
         f"{row['steps']:.1f}",
-        f"{row['seconds']:.2f} ({low:.2f} to {high:.2f})",
+        seconds,
         f"{row['dice']:.3f}",
         f"{row['auprc']:.3f}",
         f"{row['accuracy']:.3f}",
