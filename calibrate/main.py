@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from anofpdm.runtime.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
@@ -125,7 +127,7 @@ def main(
     name = preset or _usual_name(encoding, stride, anomaly_map)
     replaced = opened.calibrations.get(name)
     write_calibration(opened, name, calibration, is_default)
-    _report(choice, calibration, len(labelled))
+    _report(choice, calibration, labelled.unhealthy)
     instead = f", in place of {replaced.conditions}" if replaced else ""
     click.echo(f"written to {bundle} as preset {name} ({calibration.conditions}){instead}")
 
@@ -136,7 +138,7 @@ def _usual_name(encoding: str, stride: int, anomaly_map: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def _report(choice: Choice, calibration: Calibration, count: int) -> None:
+def _report(choice: Choice, calibration: Calibration, unhealthy: NDArray[np.bool_]) -> None:
     for c in choice.candidates:
         click.echo(
             f"L {c.L:4d}  w {c.w:5g}  Cos_w {c.Cos_w:.5f}  accuracy {c.cosine_accuracy:.3f}  "
@@ -145,7 +147,8 @@ def _report(choice: Choice, calibration: Calibration, count: int) -> None:
     best, stop = choice.best, calibration.early_stop
     click.echo(
         f"chosen: L = {best.L}, w = {best.w:g}, accuracy of the {choice.verdict} "
-        f"{best.accuracy(choice.verdict):.3f} on {count} slices"
+        f"{best.accuracy(choice.verdict):.3f} on {len(unhealthy)} slices (calling all the same: "
+        f"{max(unhealthy.mean(), 1 - unhealthy.mean()):.3f})"
     )
     if stop is None:
         click.echo("early stop: no rule that was tried saves a tenth of the steps and keeps t_e")

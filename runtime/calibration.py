@@ -158,8 +158,8 @@ class Calibration:
         if w not in tried or min(tried[w].M_max) <= 0:
             known = ", ".join(f"{known:g}" for known in sorted(tried))
             raise BundleError(
-                f"{where} is not calibrated for w = {w:g}, but for {known or f'{self.w:g}'}: run "
-                "anofpdm-calibrate with it"
+                f"{where} is not calibrated for w = {w:g}, but for {known or f'{self.w:g}'}: "
+                "choose one of these, or run anofpdm-calibrate for it"
             )
         one = tried[w]
         return replace(self, w=w, Cos_w=one.Cos_w, H_99=one.H_99, M_max=one.M_max, early_stop=None)

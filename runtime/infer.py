@@ -92,10 +92,12 @@ def main(
             write_trace(trace, segmenter, found, paths, every_slice)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
+    preset = segmenter.setup.preset
     click.echo(
         f"{found.unhealthy_slices} of {len(found.slices)} slices unhealthy, "
         f"{'all segmented, ' if every_slice else ''}"
-        f"{found.volume_ml:.1f} ml marked, {found.seconds:.0f} s: mask in {output}"
+        f"{found.volume_ml:.1f} ml marked, {found.seconds:.0f} s"
+        f"{'' if preset == opened.default else f', preset {preset}'}: mask in {output}"
     )
 
 

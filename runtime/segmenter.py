@@ -302,6 +302,8 @@ def _as_images(
         return [images]
     if isinstance(images, Sequence) and images and isinstance(images[0], SpatialImage):
         return list(images)
+    if isinstance(images, str | Path):
+        raise VolumeError(f"pass nibabel.load({str(images)!r}), not its name")
     if affine is None:
         raise VolumeError("an array needs its affine: pass affine=(4, 4), voxels to millimetres")
     array = np.asarray(images)

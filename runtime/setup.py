@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .anomaly_map import MapRule
@@ -90,8 +90,8 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
     found = calibration.early_stop
     if setup.early_stop and not found:
         raise BundleError(
-            f"{where} holds no early stop for preset {preset} at w = {calibration.w:g}: leave it "
-            "out, or run anofpdm-calibrate again"
+            f"{where} holds no early stop for preset {preset} at w = {calibration.w:g}: none was "
+            "found worth it; leave it out"
         )
     stops = found is not None and (found.safe if setup.early_stop is None else setup.early_stop)
     try:
@@ -128,6 +128,9 @@ def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
     names = sorted(held, key=lambda name: name != bundle.default)
     if setup.preset is not None:
         names = [setup.preset]
+    if setup.preset is None and setup.encoding is None:
+        # Other timesteps do not mean another encoding.
+        setup = replace(setup, encoding=held[bundle.default].conditions.encoding)
     fitting = [name for name in names if _fits(held[name].conditions, setup)]
     if len(fitting) == 1 or bundle.default in fitting:
         return fitting[0], held[fitting[0]]
@@ -141,7 +144,8 @@ def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
     )
     known = "; ".join(f"{name}: {held[name].conditions}" for name in names)
     raise BundleError(
-        f"{bundle.path} has no calibration for {wanted} ({known}): run anofpdm-calibrate with it"
+        f"{bundle.path} has no calibration for {wanted} ({known}): choose one of these, or "
+        "run anofpdm-calibrate for it"
     )
 
 

@@ -157,6 +157,11 @@ def test_a_bad_volume_is_named_and_those_before_it_come_first():
         next(stream)
 
 
+def test_a_path_is_not_an_image():
+    with pytest.raises(VolumeError, match=r"pass nibabel\.load"):
+        Segmenter(bundle(), toy_network).segment("v.nii.gz")
+
+
 def test_names_must_be_as_many_as_images():
     with pytest.raises(VolumeError, match="2 names for 1 images"):
         Segmenter(bundle(), toy_network).segment(head(), affine=AFFINE, names=["a", "b"])

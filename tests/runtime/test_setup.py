@@ -46,21 +46,22 @@ def test_a_wish_picks_a_calibration(three, setup, preset):
     ("setup", "message"),
     [
         (Setup(preset="slow"), "has no preset 'slow': it has exact, fast, ddpm-last"),
-        (Setup(stride=7), "no calibration for stride 7"),
-        (Setup(L=600), "no calibration for L 600"),
+        (Setup(stride=7), "no calibration for encoding ddim, stride 7"),
+        (Setup(L=600), "no calibration for encoding ddim, L 600"),
         (
             Setup(preset="fast", encoding="ddpm"),
             r"for encoding ddpm \(fast: ddim, L 301, stride 60",
         ),
         (Setup(w=3.0), "not calibrated for w = 3, but for 2"),
         (Setup(early_stop=True), "holds no early stop"),
+        (Setup(stride=60, L=300), "no calibration for encoding ddim, L 300, stride 60"),
         (Setup(anomaly_map="mean"), "anomaly_map must be"),
         (Setup(sub_map="mean"), "sub_map must be"),
         (Setup(t_e_ratio=0.0), "t_e_ratio must be positive"),
         (Setup(t_e_ratio=float("nan")), "t_e_ratio must be positive"),
         (Setup(Q=float("inf")), "must be a finite number"),
         (Setup(Q=-0.1), "must be a finite number from 0"),
-        (Setup(spacing="log-snr"), "no calibration for spacing log-snr"),
+        (Setup(spacing="log-snr"), "no calibration for encoding ddim, spacing log-snr"),
     ],
 )
 def test_wishes_that_cannot_be_fulfilled(three, setup, message):
