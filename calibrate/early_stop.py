@@ -15,8 +15,8 @@ from .threshold import best_threshold
 
 _DROPS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _PATIENCES = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80)
-# A rule has to save at least this share of the steps, and to keep t_e on this share of the slices.
-_WORTH, _OFFERED = 0.1, 0.9
+# A rule has to save at least this share of the steps.
+_WORTH = 0.1
 
 
 def choose_stop(
@@ -24,9 +24,9 @@ def choose_stop(
 ) -> EarlyStop | None:
     """The cheapest rule that keeps t_e on 99 % of the slices and does not lower the accuracy.
 
-    Only rules that save a tenth of the steps and keep t_e on 90 % of the slices count. Where none
-    of them is safe, the one that keeps t_e most often, to be used on request only; None where no
-    rule counts.
+    Only rules that save a tenth of the steps count. Where none of them is safe, the one that keeps
+    t_e most often, with what it was found to do, to be used on request only; None where no rule
+    saves that much.
 
     Parameters
     ----------
@@ -41,13 +41,11 @@ def choose_stop(
         for drop, patience in itertools.product(_DROPS, _PATIENCES)
         if patience < n
     ]
-    counting = [
-        one for one in found if one.mean_steps <= (1 - _WORTH) * n and one.agreement >= _OFFERED
-    ]
-    safe = [one for one in counting if one.safe]
+    saving = [one for one in found if one.mean_steps <= (1 - _WORTH) * n]
+    safe = [one for one in saving if one.safe]
     if safe:
         return min(safe, key=lambda one: one.mean_steps)
-    return max(counting, key=lambda one: (one.agreement, -one.mean_steps), default=None)
+    return max(saving, key=lambda one: (one.agreement, -one.mean_steps), default=None)
 
 
 def _try(
@@ -59,7 +57,7 @@ def _try(
     taken = np.arange(M.shape[1]) < steps[:, None]
     stopped = np.where(taken[..., None], M, -np.inf).argmax(axis=1)
     agreement = (stopped == M.argmax(axis=1)).all(axis=1).mean()
-    cosines = _prefix_cosine(curves.MSE_h[:, k], curves.MSE_0)[np.arange(N), steps - 1]
+    cosines = prefix_cosine(curves.MSE_h[:, k], curves.MSE_0)[np.arange(N), steps - 1]
     Cos_w, cosine_accuracy = best_threshold(cosines, unhealthy)
     M_max = np.where(taken[..., None], M, -np.inf).max(axis=(0, 1))
     peaks = curves.peak[np.arange(N), k, steps - 1]
@@ -78,8 +76,8 @@ def _try(
     )
 
 
-def _prefix_cosine(MSE_h: NDArray[np.float64], MSE_0: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The cosine (eq. 18) of every prefix: (N, n, C) twice -> (N, n)."""
+def prefix_cosine(MSE_h: NDArray[np.float64], MSE_0: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The cosine (eq. 18) if the process ended at each step: (N, n, C) twice -> (N, n)."""
     h, zero = MSE_h.mean(axis=-1), MSE_0.mean(axis=-1)
     dot, hh, oo = ((a * b).cumsum(axis=1) for a, b in ((h, zero), (h, h), (zero, zero)))
     norms = np.sqrt(hh * oo)

@@ -151,7 +151,7 @@ def _report(choice: Choice, calibration: Calibration, unhealthy: NDArray[np.bool
         f"{max(unhealthy.mean(), 1 - unhealthy.mean()):.3f})"
     )
     if stop is None:
-        click.echo("early stop: no rule that was tried saves a tenth of the steps and keeps t_e")
+        click.echo("early stop: no rule that was tried saves a tenth of the steps")
         return
     click.echo(
         f"early stop ({'on' if stop.safe else 'off'} by default): {stop.patience} steps below "
