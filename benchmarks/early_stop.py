@@ -14,17 +14,17 @@ from pathlib import Path
 import click
 import numpy as np
 from machine import table
+from numpy.typing import NDArray
 
 from anofpdm.calibrate.choose import choose
-from anofpdm.calibrate.early_stop import choose_stop
+from anofpdm.calibrate.early_stop import choose_stop, prefix_cosine
 from anofpdm.calibrate.labelled import fitting
-from anofpdm.calibrate.sweep import sweep
+from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.forward import ENCODINGS, Process
-from anofpdm.runtime.select import cosine
 from anofpdm.runtime.sliceset import open_sliceset
 
 
@@ -102,13 +102,14 @@ def main(
         raise click.ClickException("t_e changes more often than on the calibration's slices")
 
 
-def _unhealthy(curves, steps, Cos_w, H_99, verdict):
-    """The verdicts when slice i is left after ``steps[i]`` steps."""
+def _unhealthy(
+    curves: Curves, steps: NDArray[np.int64], Cos_w: float, H_99: float, verdict: str
+) -> NDArray[np.bool_]:
+    """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w."""
+    last = (np.arange(len(steps)), steps - 1)
     if verdict == "map":
-        return curves.peak[np.arange(len(steps)), 0, steps - 1] >= H_99
-    return np.array([
-        cosine(curves.MSE_h[i, 0, :n], curves.MSE_0[i, :n]) <= Cos_w for i, n in enumerate(steps)
-    ])  # fmt: skip
+        return curves.peak[:, 0][last] >= H_99
+    return prefix_cosine(curves.MSE_h[:, 0], curves.MSE_0)[last] <= Cos_w
 
 
 if __name__ == "__main__":

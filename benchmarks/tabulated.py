@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anofpdm.export.network import BothLabels
 from anofpdm.runtime.schedule import Schedule
-from anofpdm.train.unet import ResBlock, UNet, _run, timestep_embedding
+from anofpdm.train.unet import ResBlock, UNet, timestep_embedding
 
 
 class _Table(nn.Module):
@@ -44,20 +44,7 @@ class Tabulated(BothLabels):
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """As the network it stands for."""
-        unet, patch = self.unet, self.unet.config.patch
-        emb = self.emb(torch.cat([t, t + self.T]))
-        x = torch.cat([x_t, x_t])
-        none = torch.empty(0)
-        h, skips = F.pixel_unshuffle(x, patch) if patch > 1 else x, []
-        for block in unet.input_blocks:
-            h = _run(block, h, emb, none, none)
-            skips.append(h)
-        h = _run(unet.middle_block, h, emb, none, none)
-        for block in unet.output_blocks:
-            h = _run(block, torch.cat([h, skips.pop()], dim=1), emb, none, none)
-        h = unet.out(h)
-        h = F.pixel_shuffle(h, patch) if patch > 1 else h
-        if unet.config.prediction == "v":
-            abar = unet.abar[torch.cat([t, t])][:, None, None, None]
-            h = abar.sqrt() * h + (1 - abar).sqrt() * x
-        return h[: t.shape[0]], h[t.shape[0] :]
+        both, none = torch.cat([x_t, x_t]), torch.empty(0)  # folded attention needs no labels
+        layers = self.unet.layers(both, self.emb(torch.cat([t, t + self.T])), none, none)
+        eps = self.unet.as_eps(layers, both, torch.cat([t, t]))
+        return eps[: t.shape[0]], eps[t.shape[0] :]

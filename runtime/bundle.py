@@ -38,8 +38,7 @@ class Manifest:
 
     ``modalities``: channel names in order; ``scored``: those that count for the anomaly map;
     ``clip``: whether predictions are clipped to [-1, 1]; ``precision``: ``fp32`` or ``fp16``;
-    ``L``: how far the forward process goes unless the calibration says otherwise; ``files``:
-    SHA-256 by name.
+    ``L``: how far calibrations go unless told otherwise; ``files``: SHA-256 by name.
     """
 
     name: str

@@ -116,8 +116,8 @@ class Calibration:
     ``map``: the 99 % quantile of its aggregated anomaly map at least ``H_99``; ``M_max``: per
     scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
     :class:`anofpdm.runtime.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
-    ``early_stop``: None where no rule saves a tenth of the steps; ``candidates``: every w and L that was tried;
-    ``slices``: what they were chosen on.
+    ``early_stop``: None where no rule saves a tenth of the steps; ``candidates``: every w and L
+    that was tried; ``slices``: what they were chosen on.
     """
 
     w: float

@@ -116,7 +116,7 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
 
 
 def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
-    """The named calibration, or the first that fits, the default one before the others."""
+    """The named calibration, or the default one if it fits, or the only other one that does."""
     held = bundle.calibrations
     if not held:
         raise BundleError(f"{bundle.path} is not calibrated: run anofpdm-calibrate on it")
@@ -125,12 +125,13 @@ def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
             f"{bundle.path} has no preset {setup.preset!r}: it has {', '.join(held)}; "
             "anofpdm-calibrate adds others"
         )
-    names = sorted(held, key=lambda name: name != bundle.default)
     if setup.preset is not None:
         names = [setup.preset]
-    if setup.preset is None and setup.encoding is None:
+    else:
+        names = sorted(held, key=lambda name: name != bundle.default)
         # Other timesteps do not mean another encoding.
-        setup = replace(setup, encoding=held[bundle.default].conditions.encoding)
+        usual = held[bundle.default].conditions.encoding
+        setup = replace(setup, encoding=setup.encoding or usual)
     fitting = [name for name in names if _fits(held[name].conditions, setup)]
     if len(fitting) == 1 or bundle.default in fitting:
         return fitting[0], held[fitting[0]]

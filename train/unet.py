@@ -245,18 +245,24 @@ class UNet(nn.Module):
 
     def predict(self, x_t: Tensor, t: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
         """As :meth:`forward`, with the label of sample b given as ``label_rows[which_row[b]]``."""
-        h = self.body(x_t, t, label_rows, which_row)
+        return self.as_eps(self.body(x_t, t, label_rows, which_row), x_t, t)
+
+    def as_eps(self, predicted: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise in ``x_t`` that the layers' prediction, eps or v, stands for."""
         if self.config.prediction == "v":
             abar = self.abar[t][:, None, None, None]
-            h = abar.sqrt() * h + (1 - abar).sqrt() * x_t
-        return h
+            return abar.sqrt() * predicted + (1 - abar).sqrt() * x_t
+        return predicted
 
     def body(self, x_t: Tensor, t: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
         """What the layers compute and training compares: eps or v, in the type of ``x_t``."""
         dtype = self.label_emb.weight.dtype
         emb = self.time_embed(timestep_embedding(t, self.config.base_width).to(dtype))
-        emb = emb + label_rows[which_row]
-        h = x_t.to(dtype)
+        return self.layers(x_t, emb + label_rows[which_row], label_rows, which_row)
+
+    def layers(self, x_t: Tensor, emb: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
+        """As :meth:`body`, with the embedding of time and label given: (B, 4 * base_width)."""
+        h = x_t.to(self.label_emb.weight.dtype)
         if self.config.patch > 1:
             h = F.pixel_unshuffle(h, self.config.patch)
         skips = []
