@@ -10,6 +10,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from anofpdm.runtime.forward import Slice, run
+from anofpdm.runtime.host_row import HostRow
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.select import AnomalyDigest
 
@@ -38,7 +39,9 @@ def test_bookkeeping_of_a_slice(benchmark: BenchmarkFixture, segmenter: Segmente
     setup = segmenter.setup
     w = setup.calibration.w
     benchmark(
-        lambda: list(run(setup.process, free, [Slice(0, x0[0])], lambda: AnomalyDigest(w, (0,))))
+        lambda: list(
+            run(HostRow(setup.process, free, lambda: AnomalyDigest(w, (0,))), [Slice(0, x0[0])])
+        )
     )
 
 

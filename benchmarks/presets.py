@@ -19,6 +19,7 @@ from machine import machine, table
 
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.labelled import fitting
+from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle, write_card_section
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
@@ -62,7 +63,7 @@ def main(
         for name in names or opened.calibrations
         for kind in maps or (None,)
     ]
-    segmenters = [Segmenter(opened, denoiser, setup=setup) for setup in setups]
+    segmenters = [Segmenter(opened, HostBackend(denoiser), setup=setup) for setup in setups]
     seconds = _seconds(segmenters, labelled, repeat)
     rows = []
     for segmenter, times in zip(segmenters, seconds, strict=True):

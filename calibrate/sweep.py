@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.denoiser import Denoiser
-from anofpdm.runtime.forward import Process, Slice, Step, run
+from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.host_row import HostRow, Step
 from anofpdm.runtime.select import AnomalyDigest, peak
 from anofpdm.runtime.sliceset import SliceSet
 
@@ -76,16 +77,9 @@ def sweep(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Curves:
     """Run the forward process over all slices and record the curves."""
-    stream = run(
-        process,
-        denoiser,
-        (Slice(i, slices.x0(i)) for i in range(len(slices))),
-        lambda: _CurveDigest(w, scored),
-        seed=seed,
-        slots=slots,
-    )
+    row = HostRow(process, denoiser, lambda: _CurveDigest(w, scored), seed=seed, slots=slots)
     curves: dict[int, tuple[Float64, Float64, Float64, Float64]] = {}
-    for item, digest in stream:
+    for item, digest in run(row, (Slice(i, slices.x0(i)) for i in range(len(slices)))):
         curves[item.key] = (
             np.array([one.M for one in digest.by_w]),
             np.array([one.MSE_h for one in digest.by_w]),

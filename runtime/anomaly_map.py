@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .forward import Step
+from .host_row import Step
 
 Float32 = NDArray[np.float32]
 ANOMALY_MAPS = ("aggregate", "last")
@@ -46,11 +46,15 @@ class MapRule:
         """The sub-anomaly map of a step; all (C, H, W)."""
         if self.sub_map == "residual":
             return np.asarray(np.square(HGP - x0))  # eq. 19
-        gradient: Float32 = np.square(HGP - UGP)
-        if self.sub_map == "gradient":
-            return gradient
-        B_t = (1 - step.abar) / np.sqrt(step.abar)
-        return np.asarray(gradient / np.float32((B_t * (1 + w)) ** 2), np.float32)
+        gradient = np.square(HGP - UGP)
+        return np.asarray(gradient / np.float32(self.norm(step.abar, w)), np.float32)
+
+    def norm(self, abar: float, w: float) -> float:
+        """What the squared difference is divided by in a gradient map at a timestep."""
+        if self.sub_map != "gradient-normalised":
+            return 1.0
+        B_t = (1 - abar) / np.sqrt(abar)
+        return float((B_t * (1 + w)) ** 2)
 
     def new_map(self) -> SnapshotMap | StoredMap:
         """An empty map that is made by this rule."""

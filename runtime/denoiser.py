@@ -14,6 +14,7 @@ from .errors import BundleError
 from .extras import require
 
 Float32 = NDArray[np.float32]
+BROKEN_NETWORK = "the network gives infinite or undefined predictions: export it again"
 
 
 class Denoiser(Protocol):
@@ -34,14 +35,14 @@ class Denoiser(Protocol):
         ...
 
 
-def load_onnxruntime() -> ModuleType:
+def load_onnxruntime(extra: str = "cpu") -> ModuleType:
     """Import ONNX Runtime, the one place where that is done.
 
     Since 1.29 importing it writes a device ID to the home folder and reports usage, unless
     ``ORT_DISABLE_TELEMETRY`` is set before the import. The user's own setting is left alone.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return require("onnxruntime", "cpu")
+    return require("onnxruntime", extra)
 
 
 class OnnxDenoiser:
@@ -69,7 +70,5 @@ class OnnxDenoiser:
         feed = {"x_t": x_t, "t": t - 1}
         eps_healthy, eps_null = self._session.run(["eps_healthy", "eps_null"], feed)
         if not (np.isfinite(eps_healthy).all() and np.isfinite(eps_null).all()):
-            raise BundleError(
-                "the network gives infinite or undefined predictions: export it again"
-            )
+            raise BundleError(BROKEN_NETWORK)
         return eps_healthy, eps_null

@@ -19,6 +19,14 @@ class SetupError(AnofpdmError, ValueError):
     """A choice at run time that is not possible."""
 
 
+class DeviceError(AnofpdmError, RuntimeError):
+    """A GPU that cannot be used, or that failed."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A GPU with too little free memory."""
+
+
 class OutputError(AnofpdmError, OSError):
     """A place that cannot be written to."""
 

@@ -8,12 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .anomaly_map import MapRule, SnapshotMap, StoredMap
-from .forward import Step
+from .host_row import Step
 from .stop import StopRule, Watch
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 _PAPER = MapRule()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the process found on a slice; arrays are over the scored modalities.
+
+    ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 at the n timesteps that were visited (eqs. 12, 14,
+    16); ``t_e``: (C,) int64 (eq. 21); ``H``: (C, H, W) float32, the anomaly map that is cut;
+    ``aggregated``: likewise, the one of eq. 20, which verdicts go by.
+    """
+
+    M: Float64
+    MSE_h: Float64
+    MSE_0: Float64
+    t_e: NDArray[np.int64]
+    H: Float32
+    aggregated: Float32
+
+    def cosine(self) -> float:
+        """See :func:`cosine`."""
+        return float(cosine(self.MSE_h, self.MSE_0))
 
 
 @dataclass
@@ -48,7 +69,7 @@ class AnomalyDigest:
         self._watch = Watch(self.stop) if self.stop else None
 
     def add(self, step: Step, UGP: Float32) -> bool:
-        """See :class:`anofpdm.runtime.forward.Digest`."""
+        """See :class:`anofpdm.runtime.host_row.Digest`."""
         scored = list(self.scored)
         x0, UGP, HGP = step.x0[scored], UGP[scored], step.HGP(self.w)[scored]
         M = mean_square(HGP - UGP)  # eq. 12
@@ -74,9 +95,10 @@ class AnomalyDigest:
         """The paper's anomaly map (eq. 20), which verdicts go by: (C, H, W)."""
         return self._aggregated.H(self.t_e)
 
-    def cosine(self) -> float:
-        """See :func:`cosine`."""
-        return float(cosine(np.array(self.MSE_h), np.array(self.MSE_0)))
+    def finding(self) -> Finding:
+        """What was found, once the last step has been added."""
+        M, MSE_h, MSE_0 = np.array(self.M), np.array(self.MSE_h), np.array(self.MSE_0)
+        return Finding(M, MSE_h, MSE_0, self.t_e, self.H, self.aggregated)
 
 
 def mean_square(difference: Float32) -> Float64:

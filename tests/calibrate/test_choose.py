@@ -9,8 +9,10 @@ from anofpdm.calibrate.choose import choose
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.calibrate.threshold import best_threshold
+from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.host_row import HostRow
 from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
@@ -54,12 +56,12 @@ def test_one_sweep_serves_every_w_and_every_shorter_L():
         for L in (181, 301):
             stream = (Slice(i, slices.x0(i)) for i in range(5))
             part = curves.up_to(L)
-            for item, digest in run(
+            row = HostRow(
                 Process(Schedule(), L, 60),
                 toy_network,
-                stream,
                 lambda strength=strength: AnomalyDigest(strength, (0, 1)),
-            ):
+            )
+            for item, digest in run(row, stream):
                 np.testing.assert_array_equal(part.M[item.key, k], digest.M)
                 np.testing.assert_array_equal(part.MSE_h[item.key, k], digest.MSE_h)
                 np.testing.assert_array_equal(part.MSE_0[item.key], digest.MSE_0)
@@ -133,12 +135,12 @@ def test_evaluation_against_masks_counted_by_hand():
     slices = sliceset(12)
     drawn = [slices.mask(i) for i in range(12)]
     toy = bundle()
-    segmenter = Segmenter(toy, toy_network)
+    segmenter = Segmenter(toy, HostBackend(toy_network))
     results = sorted(
         segmenter.analyse(Slice(i, slices.x0(i)) for i in range(12)), key=lambda r: r.key
     )
     middle = np.median([result.cosine for result in results])
-    segmenter = Segmenter(recalibrated(toy, Cos_w=float(middle)), toy_network)
+    segmenter = Segmenter(recalibrated(toy, Cos_w=float(middle)), HostBackend(toy_network))
     got = evaluate(segmenter, slices)
 
     def overlap(mask, drawn):
@@ -176,4 +178,4 @@ def test_evaluation_against_masks_counted_by_hand():
 
 def test_evaluation_needs_masks():
     with pytest.raises(CohortError, match="no reference masks"):
-        evaluate(Segmenter(bundle(), toy_network), sliceset(drawn=False))
+        evaluate(Segmenter(bundle(), HostBackend(toy_network)), sliceset(drawn=False))

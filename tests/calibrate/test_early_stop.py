@@ -11,6 +11,7 @@ from anofpdm.calibrate.choose import candidate
 from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
 from anofpdm.calibrate.sweep import Curves
 from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.host_row import HostRow
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.select import AnomalyDigest, cosine
 from anofpdm.runtime.stop import StopRule
@@ -135,7 +136,8 @@ def test_the_runtime_stops_where_the_calibration_says():
     process = Process(Schedule(), 901, 30)
 
     def digests(stop):
-        results = run(process, fading_network, stream, lambda: AnomalyDigest(2.0, (0,), stop=stop))
+        row = HostRow(process, fading_network, lambda: AnomalyDigest(2.0, (0,), stop=stop))
+        results = run(row, stream)
         return {item.key: digest for item, digest in results}
 
     full = digests(None)

@@ -8,7 +8,8 @@ import pytest
 from support import toy_network
 from transcription import alpha_bar, anomaly
 
-from anofpdm.runtime.forward import Process, Slice, ddim_step, run
+from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.host_row import HostRow, ddim_step
 from anofpdm.runtime.noise import slice_noise
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.select import AnomalyDigest
@@ -21,7 +22,8 @@ def slices(count, channels=1, size=16, seed=0):
 
 
 def digests(process, network, stream, w=2.0, scored=(0,), **options):
-    results = run(process, network, stream, lambda: AnomalyDigest(w, scored), **options)
+    row = HostRow(process, network, lambda: AnomalyDigest(w, scored), **options)
+    results = run(row, stream)
     return {item.key: digest for item, digest in results}
 
 
@@ -86,7 +88,7 @@ def test_agrees_with_the_transcription(clip, channels, scored, L, stride):
             np.testing.assert_allclose(np.array(getattr(got, name)), want[name], rtol=1e-4)
         np.testing.assert_allclose(got.H, want["H"], rtol=1e-4, atol=1e-4 * want["H"].max())
         assert got.t_e.tolist() == want["t_e"].tolist()
-        assert got.cosine() == pytest.approx(want["cos"], abs=1e-6)
+        assert got.finding().cosine() == pytest.approx(want["cos"], abs=1e-6)
 
 
 def test_slots_and_company_do_not_change_results():
@@ -111,9 +113,8 @@ def test_slots_are_refilled_and_slices_are_taken_only_when_needed():
             taken.append(item.key)
             yield item
 
-    results = run(
-        Process(Schedule(), 3), network, stream(), lambda: AnomalyDigest(1.0, (0,)), slots=4
-    )
+    row = HostRow(Process(Schedule(), 3), network, lambda: AnomalyDigest(1.0, (0,)), slots=4)
+    results = run(row, stream())
     next(results)
     assert taken == [0, 1, 2, 3]
     assert len(list(results)) == 9
@@ -147,7 +148,8 @@ def test_memory_does_not_grow_with_length_or_number_of_slices(encoding):
         endless = (Slice(i, rng.random((1, 64, 64), np.float32)) for i in range(count))
         process = Process(Schedule(), L, 1, encoding=encoding)
         tracemalloc.start()
-        for _ in run(process, toy_network, endless, lambda: AnomalyDigest(2.0, (0,))):
+        row = HostRow(process, toy_network, lambda: AnomalyDigest(2.0, (0,)))
+        for _ in run(row, endless):
             pass
         largest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -159,6 +161,5 @@ def test_memory_does_not_grow_with_length_or_number_of_slices(encoding):
 
 
 def test_no_slices_no_results():
-    assert (
-        list(run(Process(Schedule(), 3), toy_network, [], lambda: AnomalyDigest(1.0, (0,)))) == []
-    )
+    row = HostRow(Process(Schedule(), 3), toy_network, lambda: AnomalyDigest(1.0, (0,)))
+    assert list(run(row, [])) == []

@@ -5,6 +5,7 @@ from support import bundle, fading_network, head, recalibrated, toy_network
 from transcription import alpha_bar
 
 import anofpdm
+from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
@@ -47,7 +48,9 @@ def test_a_planted_lesion_is_found(M_max):
     sick, _ = to_grid(sick_volume[None], voxel_mm, grid)
     healthy, _ = to_grid(healthy_volume[None], voxel_mm, grid)
     network = KnowsTheHealthyHead(healthy, sick)
-    found = Segmenter(toy, network).segment(sick_volume, affine=AFFINE).mask.astype(bool)
+    found = (
+        Segmenter(toy, HostBackend(network)).segment(sick_volume, affine=AFFINE).mask.astype(bool)
+    )
     lesion = sick_volume - healthy_volume > 25
     level = lesion.sum(axis=(0, 1)).argmax()
     hit = (found & lesion)[..., level].sum()
@@ -55,7 +58,7 @@ def test_a_planted_lesion_is_found(M_max):
 
 
 def test_result_holds_the_evidence():
-    segmenter = Segmenter(bundle(), toy_network)
+    segmenter = Segmenter(bundle(), HostBackend(toy_network))
     found = segmenter.segment(head(), affine=AFFINE)
     assert [result.key for result in found.slices] == sorted(r.key for r in found.slices)
     assert found.volume_ml == pytest.approx(found.mask.sum() * 7.5 * 7.5 * 5 / 1000)
@@ -69,30 +72,33 @@ def test_result_holds_the_evidence():
 
 
 def test_healthy_slices_are_empty_unless_asked_for():
-    segmenter = Segmenter(recalibrated(bundle(), Cos_w=-1.0), toy_network)
+    segmenter = Segmenter(recalibrated(bundle(), Cos_w=-1.0), HostBackend(toy_network))
     assert not segmenter.segment(head(), affine=AFFINE).mask.any()
     assert segmenter.segment(head(), affine=AFFINE, every_slice=True).mask.any()
 
 
 def test_the_map_can_give_the_verdict():
     toy = bundle()
-    peaks = [r.peak for r in Segmenter(toy, toy_network).segment(head(), affine=AFFINE).slices]
+    peaks = [
+        r.peak
+        for r in Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
+    ]
     middle = float(np.median(peaks))
     by_map = recalibrated(toy, verdict="map", H_99=middle, Cos_w=-1.0)
-    found = Segmenter(by_map, toy_network).segment(head(), affine=AFFINE)
+    found = Segmenter(by_map, HostBackend(toy_network)).segment(head(), affine=AFFINE)
     assert [r.unhealthy for r in found.slices] == [peak >= middle for peak in peaks]
     for result in found.slices:
         assert result.peak == pytest.approx(np.quantile(result.H, 0.99))
 
 
 def test_masks_depend_on_the_seed_and_not_on_slots_or_earlier_volumes():
-    one = Segmenter(bundle(), toy_network, slots=1)
-    many = Segmenter(bundle(), toy_network, slots=5)
+    one = Segmenter(bundle(), HostBackend(toy_network, 1))
+    many = Segmenter(bundle(), HostBackend(toy_network, 5))
     many.segment(head(seed=9), affine=AFFINE)
     a = one.segment(head(), affine=AFFINE)
     b = many.segment(head(), affine=AFFINE)
     assert np.array_equal(a.mask, b.mask)
-    other = Segmenter(bundle(), toy_network, seed=1).segment(head(), affine=AFFINE)
+    other = Segmenter(bundle(), HostBackend(toy_network), seed=1).segment(head(), affine=AFFINE)
     assert not np.array_equal(a.slices[0].H, other.slices[0].H)
 
 
@@ -109,12 +115,12 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
     images = [
         nib.Nifti1Image(head((24, 28, depth), seed=depth), AFFINE) for depth in (10, 6, 8, 10)
     ]
-    many = list(Segmenter(toy, counting, slots=7).segment_many(iter(images)))
+    many = list(Segmenter(toy, HostBackend(counting, 7)).segment_many(iter(images)))
     assert sizes == sorted(sizes, reverse=True)  # full until no slices are left
     assert len(many) == 4
     steps = set()
     for image, got in zip(images, many, strict=True):
-        alone = Segmenter(toy, fading_network, slots=1).segment(image)
+        alone = Segmenter(toy, HostBackend(fading_network, 1)).segment(image)
         assert np.array_equal(got.mask, alone.mask)
         assert [r.key for r in got.slices] == [r.key for r in alone.slices]
         for one, other in zip(got.slices, alone.slices, strict=True):
@@ -131,7 +137,7 @@ def test_volumes_come_out_in_order_whichever_is_done_first():
 
     depths = (6, 8, 10)
     images = [nib.Nifti1Image(head((24, 28, depth)), AFFINE) for depth in depths]
-    found = list(Backwards(bundle(), toy_network).segment_many(images))
+    found = list(Backwards(bundle(), HostBackend(toy_network)).segment_many(images))
     assert [one.mask.shape[2] for one in found] == list(depths)
 
 
@@ -143,7 +149,7 @@ def test_volumes_are_taken_when_their_turn_comes():
             taken.append(i)
             yield nib.Nifti1Image(head(seed=i), AFFINE)
 
-    stream = Segmenter(bundle(), toy_network, slots=2).segment_many(images())
+    stream = Segmenter(bundle(), HostBackend(toy_network, 2)).segment_many(images())
     next(stream)
     assert taken in ([0], [0, 1])
     assert len(list(stream)) == 2
@@ -151,7 +157,7 @@ def test_volumes_are_taken_when_their_turn_comes():
 
 def test_a_bad_volume_is_named_and_those_before_it_come_first():
     good, bad = (nib.Nifti1Image(head() * scale, AFFINE) for scale in (1, np.nan))
-    stream = Segmenter(bundle(), toy_network, slots=20).segment_many([good, bad, good])
+    stream = Segmenter(bundle(), HostBackend(toy_network, 20)).segment_many([good, bad, good])
     assert next(stream).mask.shape == (24, 28, 10)
     with pytest.raises(VolumeError, match="volume 2: the image holds NaN"):
         next(stream)
@@ -159,35 +165,39 @@ def test_a_bad_volume_is_named_and_those_before_it_come_first():
 
 def test_a_path_is_not_an_image():
     with pytest.raises(VolumeError, match=r"pass nibabel\.load"):
-        Segmenter(bundle(), toy_network).segment("v.nii.gz")
+        Segmenter(bundle(), HostBackend(toy_network)).segment("v.nii.gz")
 
 
 def test_names_must_be_as_many_as_images():
     with pytest.raises(VolumeError, match="2 names for 1 images"):
-        Segmenter(bundle(), toy_network).segment(head(), affine=AFFINE, names=["a", "b"])
+        Segmenter(bundle(), HostBackend(toy_network)).segment(
+            head(), affine=AFFINE, names=["a", "b"]
+        )
 
 
 def test_no_volumes():
-    assert list(Segmenter(bundle(), toy_network).segment_many([])) == []
+    assert list(Segmenter(bundle(), HostBackend(toy_network)).segment_many([])) == []
 
 
 def test_modalities_on_other_grids_are_resampled_with_a_note():
     toy = bundle(channels=2)
     first = nib.Nifti1Image(head(), AFFINE)
     coarse = nib.Nifti1Image(head((12, 14, 10)), np.diag([15.0, 15.0, 5.0, 1.0]))
-    found = Segmenter(toy, toy_network).segment([first, coarse], names=["a.nii", "b.nii"])
+    found = Segmenter(toy, HostBackend(toy_network)).segment(
+        [first, coarse], names=["a.nii", "b.nii"]
+    )
     assert found.notes == ("b.nii was resampled onto the grid of a.nii",)
     assert found.mask.shape == (24, 28, 10)
     both = np.stack([head(), head()], axis=-1)
-    four = Segmenter(toy, toy_network).segment(both, affine=AFFINE)
-    same = Segmenter(toy, toy_network).segment([first, first])
+    four = Segmenter(toy, HostBackend(toy_network)).segment(both, affine=AFFINE)
+    same = Segmenter(toy, HostBackend(toy_network)).segment([first, first])
     assert same.notes == four.notes == ()
     assert np.array_equal(four.mask, same.mask)
 
 
 def test_progress_counts_slices():
     calls = []
-    found = Segmenter(bundle(), toy_network).segment(
+    found = Segmenter(bundle(), HostBackend(toy_network)).segment(
         head(), affine=AFFINE, progress=lambda done, total: calls.append((done, total))
     )
     total = len(found.slices)
@@ -196,7 +206,7 @@ def test_progress_counts_slices():
 
 def test_uncalibrated_bundles_are_refused():
     with pytest.raises(BundleError, match="not calibrated"):
-        Segmenter(bundle(calibration=False), toy_network)
+        Segmenter(bundle(calibration=False), HostBackend(toy_network))
 
 
 def test_public_names():
@@ -215,7 +225,7 @@ def test_a_network_that_is_none_is_refused(tmp_path):
 
 
 def test_analyse_accepts_slices_as_they_come():
-    segmenter = Segmenter(bundle(), toy_network)
+    segmenter = Segmenter(bundle(), HostBackend(toy_network))
     x0 = np.random.default_rng(0).uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
     results = list(segmenter.analyse(Slice(i, x) for i, x in enumerate(x0)))
     assert sorted(result.key for result in results) == [0, 1, 2, 3, 4]

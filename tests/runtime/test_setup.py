@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from support import bundle, recalibrated, toy_network
 
+from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
 from anofpdm.runtime.segmenter import Segmenter
@@ -125,12 +126,13 @@ def test_another_w_brings_its_own_thresholds():
         resolve(toy, Setup(w=9.0))
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"seed": -1}])
-def test_impossible_segmenters(wrong):
-    with pytest.raises(SetupError, match="seed must be at least 0 and slots 1"):
-        Segmenter(bundle(), toy_network, **wrong)
+def test_impossible_segmenters():
+    with pytest.raises(SetupError, match="seed must be at least 0, not -1"):
+        Segmenter(bundle(), HostBackend(toy_network), seed=-1)
+    with pytest.raises(SetupError, match="slots must be at least 1, not 0"):
+        HostBackend(toy_network, 0)
 
 
 def test_segmenters_refuse_before_they_work():
     with pytest.raises(BundleError, match="no preset"):
-        Segmenter(bundle(), toy_network, setup=Setup(preset="x"))
+        Segmenter(bundle(), HostBackend(toy_network), setup=Setup(preset="x"))

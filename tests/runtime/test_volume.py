@@ -6,6 +6,7 @@ import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from support import bundle, head, save, toy_network
 
+from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume import load_image, mask_image, read_volume
@@ -19,7 +20,7 @@ ORIENTATIONS = [
 
 
 def segmenter(**options):
-    return Segmenter(bundle(), toy_network, **options)
+    return Segmenter(bundle(), HostBackend(toy_network), **options)
 
 
 def test_all_48_orientations_give_the_same_mask():

@@ -1,0 +1,82 @@
+"""Where slices are taken through the forward process: on the host, or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from .anomaly_map import MapRule
+from .denoiser import Denoiser
+from .errors import SetupError
+from .forward import Process, Slice, run
+from .host_row import HostRow
+from .select import AnomalyDigest, Finding
+from .stop import StopRule
+
+_PAPER = MapRule()
+Found = Iterator[tuple[Slice, Finding]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what is found on a slice, but the slice and the network.
+
+    ``scored``: the modalities that count, as positions; ``rule``: how the map that is cut is made;
+    ``stop``: when a slice may leave before L; ``seed``: of the noise.
+    """
+
+    process: Process
+    w: float
+    scored: tuple[int, ...]
+    rule: MapRule = _PAPER
+    stop: StopRule | None = None
+    seed: int = 0
+
+
+class Backend(Protocol):
+    """A network, and a place where the forward process runs around it.
+
+    ``device``: what it is, for people; ``notes``: what they may want to know, a line each;
+    ``slots``: how many slices share the network's batch; ``denoiser``: the network alone, on arrays
+    of the host.
+    """
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def denoiser(self) -> Denoiser: ...
+
+    def find(self, recipe: Recipe, slices: Iterable[Slice]) -> Found:
+        """Take every slice through the process, and yield what was found as each is done."""
+        ...
+
+
+class HostBackend:
+    """NumPy, around a network that takes and gives arrays of the host.
+
+    ``slots``: how many slices share the network's batch.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, denoiser: Denoiser, slots: int = 4, device: str = "cpu") -> None:
+        if slots < 1:
+            raise SetupError(f"slots must be at least 1, not {slots}")
+        self.denoiser, self.device, self.slots = denoiser, device, slots
+
+    def find(self, recipe: Recipe, slices: Iterable[Slice]) -> Found:
+        """See :class:`Backend`."""
+        row = HostRow(
+            recipe.process,
+            self.denoiser,
+            lambda: AnomalyDigest(recipe.w, recipe.scored, recipe.rule, recipe.stop),
+            seed=recipe.seed,
+            slots=self.slots,
+        )
+        for item, digest in run(row, slices):
+            yield item, digest.finding()
