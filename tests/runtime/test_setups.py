@@ -4,12 +4,14 @@ from functools import partial
 
 import numpy as np
 import pytest
+from host_gpu import on_gpu
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support import bundle, recalibrated, toy_network
 from transcription import anomaly, mask, quantile_threshold
 
 from anofpdm.runtime.anomaly_map import MapRule
+from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.noise import slice_noise
@@ -40,8 +42,18 @@ def network(x_t, t):
 
 
 def agree(toy, setup, stream, *, stop=None, seed=3, slots=2, tolerance=1e-4):
-    """Compare everything that a Segmenter says with the float64 transcription."""
-    segmenter = Segmenter(toy, network, setup=setup, seed=seed, slots=slots)
+    """Compare everything that a Segmenter says, on the host and on a GPU, with the float64
+    transcription."""
+    channels, size = stream[0].x0.shape[:2]
+    on_a_gpu = on_gpu(network, channels, size, slots, network={"capturable": slots != 2})
+    for backend in (on_a_gpu, HostBackend(network, slots)):
+        segmenter = Segmenter(toy, backend, setup=setup, seed=seed)
+        results = agrees(segmenter, toy, stream, stop, tolerance)
+    return results
+
+
+def agrees(segmenter, toy, stream, stop, tolerance):
+    setup, seed = segmenter.setup, segmenter.seed
     used, calibration = segmenter.setup, segmenter.setup.calibration
     M_max = calibration.M_max
     results = {result.key: result for result in segmenter.analyse(stream)}
@@ -97,7 +109,7 @@ def test_set_ups_differ():
     for encoding in ("ddim", "ddpm"):
         toy = bundle(process=(encoding, 301, 60, "even"))
         for name in ("aggregate", "last"):
-            segmenter = Segmenter(toy, network, setup=Setup(anomaly_map=name))
+            segmenter = Segmenter(toy, HostBackend(network), setup=Setup(anomaly_map=name))
             maps[encoding, name] = np.stack([r.H for r in segmenter.analyse(stream)])
     found = list(maps.values())
     for i, one in enumerate(found):
@@ -176,11 +188,15 @@ def test_any_shape_length_stride_and_w(
     stride = max(stride, L // 25 + 1)
     toy = bundle(channels=channels, size=size, process=(encoding, L, stride, spacing), clip=clip)
     toy = recalibrated(toy, w=w, anomaly_map=anomaly_map)
-    segmenter = Segmenter(toy, network, seed=seed, slots=slots)
+    segmenter = Segmenter(toy, HostBackend(network, slots), seed=seed)
     stream = slices(2, channels, size, seed)
     timesteps = [int(t) for t in segmenter.setup.process.timesteps]
+    on_a_gpu = on_gpu(network, channels, size, slots, patience=1 + seed % 5)
+    gpu = {got.key: got for got in Segmenter(toy, on_a_gpu, seed=seed).analyse(stream)}
     for got in segmenter.analyse(stream):
-        item = stream[got.key]
+        item, same = stream[got.key], gpu[got.key]
+        np.testing.assert_array_equal(same.H, got.H)
+        np.testing.assert_allclose(same.M, got.M, rtol=1e-12)
         noise = partial(slice_noise, seed, item.key, shape=item.x0.shape)
         want = anomaly(item.x0, noise, network, w, timesteps, clip, None, encoding, anomaly_map)
         assert got.M.shape == (len(timesteps), channels)

@@ -1,0 +1,104 @@
+"""The whole forward process on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..backend import Found, HostBackend, Recipe
+from ..denoiser import Denoiser
+from ..errors import DeviceMemoryError, SetupError
+from ..forward import Slice, run
+from .cuda import Gpu
+from .layout import Plan
+from .network import DeviceNetwork, FromHost
+from .row import DeviceRow
+
+
+class GpuBackend:
+    """See :class:`anofpdm.runtime.backend.Backend`.
+
+    It owns the GPU and the network. ``channels``, ``size``: of the slices, (C, size, size);
+    ``slots``: how many share the network's batch; halved, with a note, where memory is short.
+    """
+
+    def __init__(
+        self, gpu: Gpu, network: DeviceNetwork, device: str, channels: int, size: int, slots: int
+    ) -> None:
+        if slots < 1:
+            raise SetupError(f"slots must be at least 1, not {slots}")
+        self.gpu, self.network, self.device = gpu, network, device
+        self._channels, self._size, self._asked, self.slots = channels, size, slots, slots
+        self._host = FromHost(gpu, network, slots)
+        self._idle: tuple[Plan, DeviceRow] | None = None
+        self._rows = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See :class:`anofpdm.runtime.backend.Backend`."""
+        if self.slots == self._asked:
+            return ()
+        return (f"the GPU's memory does not hold {self._asked} slots: {self.slots} were used",)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """See :class:`anofpdm.runtime.backend.Backend`."""
+        return self._host
+
+    def find(self, recipe: Recipe, slices: Iterable[Slice]) -> Found:
+        """See :class:`anofpdm.runtime.backend.Backend`.
+
+        Maps at a multiple of t_e need every step's map: then only the network runs on the GPU.
+        """
+        if recipe.rule.t_e_ratio != 1:
+            yield from HostBackend(self._host, self.slots).find(recipe, slices)
+            return
+        plan = Plan(recipe, self._channels, self._size)
+        row = self._take_row(plan)
+        try:
+            yield from run(row, slices)
+        finally:
+            self._give_back(plan, row)
+
+    def _take_row(self, plan: Plan) -> DeviceRow:
+        """The row that was used last if it fits, or a new one, with as many slots as fit."""
+        idle, self._idle = self._idle, None
+        if idle and idle[0] == plan:
+            return idle[1]
+        if idle:
+            self._drop(idle[1])
+        while True:
+            try:
+                row = DeviceRow(self.gpu, self.network, plan, self.slots)
+            except DeviceMemoryError:
+                if self.slots == 1 or self._rows:
+                    raise
+                self._release()
+                self.slots //= 2
+            else:
+                self._rows += 1
+                return row
+
+    def _give_back(self, plan: Plan, row: DeviceRow) -> None:
+        row.clear()
+        if self._idle:  # of a process that ran beside this one
+            self._drop(self._idle[1])
+        self._idle = (plan, row)
+
+    def _drop(self, row: DeviceRow) -> None:
+        row.state.free()
+        self._rows -= 1
+        if not self._rows:
+            self._release()
+
+    def _release(self) -> None:
+        self._host.free()
+        self.network.release()
+
+    def close(self) -> None:
+        """Give the GPU back; a second time does nothing."""
+        if self._idle:
+            self._drop(self._idle[1])
+        self._idle = None
+        self._release()
+        self.network.close()
+        self.gpu.close()

@@ -1,0 +1,213 @@
+// One step of the forward process for a row of slots: what anofpdm/runtime/host_row.py, select.py,
+// anomaly_map.py and stop.py compute in NumPy, in the same order of operations and the same
+// precision. Compile without contracting multiply and add, so that it is the same to the last bit.
+//
+// A step is  enter -> network -> update -> advance.  enter and update have one block a modality and
+// slot, advance has one thread a slot. Slots whose slice has left do nothing. THREADS, a power of
+// two, is the size of a block; ROW_BYTES what the caller takes sizeof(Row) to be.
+
+typedef unsigned long long u64;
+
+struct Slot {
+    u64 key;       // of the slice: what its noise depends on
+    int visited;   // timesteps so far
+    int below;     // steps in a row on which M_t was far below its maximum
+    int active;    // whether there is a slice that has not left
+    int broken;    // whether the network's answer was infinite or undefined
+};
+
+// Everything a row needs. The fields of ROW in anofpdm/runtime/gpu/layout.py, in the same order.
+struct Row {
+    int channels, pixels, scored, steps;   // C, H * W, K modalities that count, n timesteps
+    int ddpm, clip;
+    int cut;        // whether the map that is cut differs from the aggregated one (eq. 20)
+    int cut_last;   // ... and is the map at t_e, not a mean
+    int cut_gradient;   // ... and is made of (HGP - UGP)^2 / norm
+    int patience;   // 0: no early stop
+    float w, one_plus_w;
+    double drop;
+    u64 seed;
+    const int *place;                          // (C,) position among the scored, or -1
+    const long long *timesteps;                // (n,) 1-based
+    const float *signal, *noise, *norm;        // (n,) sqrt(abar), sqrt(1 - abar), of gradient maps
+    float *x0, *x_t;                           // (S, C, H * W)
+    long long *t;                              // (S,) 0-based: what the network is fed
+    const float *eps_healthy, *eps_null;       // (S, C, H * W): what it answers
+    float *sum, *H, *cut_sum, *cut_H;          // (S, K, H * W)
+    double *best;                              // (S, K) largest M_t so far
+    Slot *slots;                               // (S,)
+    double *reports;                           // (S, 3 K + 1): M_t, MSE_h, MSE_0, and what happened
+};
+
+static_assert(sizeof(Row) == ROW_BYTES, "Row is not what layout.py says");
+
+enum { IDLE = 0, STEPPED = 1, LEFT = 2, BROKEN = 3 };   // see layout.py
+
+// ---- noise: Philox 4x64-10 and Box-Muller, see anofpdm/runtime/noise.py
+
+__device__ inline void philox(u64 counter[4], u64 key0, u64 key1)
+{
+    for (int round = 0; round < 10; round++) {
+        u64 high0 = __umul64hi(0xD2E7470EE14C6C93ull, counter[0]);
+        u64 low0 = 0xD2E7470EE14C6C93ull * counter[0];
+        u64 high1 = __umul64hi(0xCA5A826395121157ull, counter[2]);
+        u64 low1 = 0xCA5A826395121157ull * counter[2];
+        counter[0] = high1 ^ counter[1] ^ key0;
+        counter[1] = low1;
+        counter[2] = high0 ^ counter[3] ^ key1;
+        counter[3] = low0;
+        key0 += 0x9E3779B97F4A7C15ull;
+        key1 += 0xBB67AE8584CAA73Bull;
+    }
+}
+
+__device__ inline double uniform(u64 bits) { return ((double)(bits >> 11) + 0.5) * 0x1p-53; }
+
+// Four neighbours of a slice's noise, 4 group ... 4 group + 3 in the order of (C, H, W).
+__device__ inline void normal4(u64 seed, u64 key, long long t, u64 group, float out[4])
+{
+    u64 counter[4] = {group + 1, 0, 0, (u64)t};
+    philox(counter, seed, key);
+    for (int pair = 0; pair < 2; pair++) {
+        double radius = sqrt(-2.0 * log(uniform(counter[2 * pair])));
+        double angle = 6.283185307179586 * uniform(counter[2 * pair + 1]);
+        out[2 * pair] = (float)(radius * cos(angle));
+        out[2 * pair + 1] = (float)(radius * sin(angle));
+    }
+}
+
+// ---- the first half of a step: where each slice stands when the network sees it
+
+extern "C" __global__ void enter(const Row *row)
+{
+    const int c = blockIdx.x, s = blockIdx.y;
+    const Slot slot = row->slots[s];
+    if (!slot.active) return;
+    const int i = slot.visited;
+    if (c == 0 && threadIdx.x == 0) row->t[s] = row->timesteps[i] - 1;
+    const int k = row->place[c];
+    if (i == 0 && k >= 0) {
+        const long long map = ((long long)s * row->scored + k) * row->pixels;
+        for (int p = threadIdx.x; p < row->pixels; p += THREADS) {
+            row->sum[map + p] = row->H[map + p] = 0;
+            if (row->cut) row->cut_sum[map + p] = row->cut_H[map + p] = 0;
+        }
+        if (threadIdx.x == 0) row->best[s * row->scored + k] = -1e300;
+    }
+    if (i > 0 && !row->ddpm) return;
+    const float *x0 = row->x0 + (long long)s * row->channels * row->pixels;
+    float *x_t = row->x_t + (long long)s * row->channels * row->pixels;
+    const long long first = (long long)c * row->pixels, end = first + row->pixels;
+    for (long long group = first / 4 + threadIdx.x; 4 * group < end; group += THREADS) {
+        float noise[4];
+        normal4(row->seed, slot.key, row->timesteps[i], group, noise);
+        for (int j = 0; j < 4; j++) {
+            const long long e = 4 * group + j;
+            if (e >= first && e < end)
+                x_t[e] = row->signal[i] * x0[e] + row->noise[i] * noise[j];           // eq. 2
+        }
+    }
+}
+
+// ---- the second half: the two predictions, and everything that is made of them
+
+__device__ inline float clean(const Row *row, int i, float x_t, float eps)
+{
+    const float x = (x_t - row->noise[i] * eps) / row->signal[i];                     // eqs. 7, 10
+    if (!row->clip) return x;
+    return x < -1 ? -1 : x > 1 ? 1 : x;
+}
+
+__device__ inline float guided(const Row *row, float eps_healthy, float eps_null)
+{
+    return row->one_plus_w * eps_healthy - row->w * eps_null;                         // eq. 6
+}
+
+__device__ inline float cut_sub_map(const Row *row, int i, float HGP, float UGP, float x0)
+{
+    const float d = row->cut_gradient ? HGP - UGP : HGP - x0;
+    return row->cut_gradient ? d * d / row->norm[i] : d * d;                          // app. D, 19
+}
+
+extern "C" __global__ void update(const Row *row)
+{
+    __shared__ double partial[3][THREADS];
+    __shared__ int higher;
+    const int c = blockIdx.x, s = blockIdx.y, me = threadIdx.x, P = row->pixels;
+    const Slot slot = row->slots[s];
+    if (!slot.active) return;
+    const int i = slot.visited, k = row->place[c], K = row->scored;
+    const long long here = ((long long)s * row->channels + c) * P;
+    const long long map = ((long long)s * K + k) * P;   // not used where k < 0
+    const float *x0 = row->x0 + here, *eps_healthy = row->eps_healthy + here;
+    const float *eps_null = row->eps_null + here;
+    float *x_t = row->x_t + here;
+
+    double sums[3] = {0, 0, 0};
+    for (int p = me; p < P; p += THREADS) {
+        const float UGP = clean(row, i, x_t[p], eps_null[p]);
+        const float HGP = clean(row, i, x_t[p], guided(row, eps_healthy[p], eps_null[p]));
+        const float divergence = HGP - UGP, residual = HGP - x0[p], unguided = UGP - x0[p];
+        sums[0] += (double)(divergence * divergence);                                 // eq. 12
+        sums[1] += (double)(residual * residual);                                     // eq. 14
+        sums[2] += (double)(unguided * unguided);                                     // eq. 16
+        if (!isfinite(eps_healthy[p]) || !isfinite(eps_null[p])) row->slots[s].broken = 1;
+        if (k < 0) continue;
+        row->sum[map + p] += residual * residual;                                     // eq. 19
+        if (row->cut) row->cut_sum[map + p] += cut_sub_map(row, i, HGP, UGP, x0[p]);
+    }
+
+    for (int q = 0; q < 3; q++) partial[q][me] = sums[q];
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (me < half)
+            for (int q = 0; q < 3; q++) partial[q][me] += partial[q][me + half];
+    }
+    if (me == 0) {
+        higher = 0;
+        if (k >= 0) {
+            double *report = row->reports + (long long)s * (3 * K + 1);
+            double *best = row->best + (long long)s * K + k;
+            for (int q = 0; q < 3; q++) report[q * K + k] = partial[q][0] / P;
+            higher = report[k] > *best;
+            if (higher) *best = report[k];                                            // eq. 21
+        }
+    }
+    __syncthreads();
+
+    const float count = (float)(i + 1);
+    const int moves = !row->ddpm && i + 1 < row->steps;
+    for (int p = me; p < P; p += THREADS) {
+        const float UGP = clean(row, i, x_t[p], eps_null[p]);
+        if (higher) row->H[map + p] = row->sum[map + p] / count;                      // eq. 20
+        if (higher && row->cut) {
+            const float HGP = clean(row, i, x_t[p], guided(row, eps_healthy[p], eps_null[p]));
+            row->cut_H[map + p] = row->cut_last ? cut_sub_map(row, i, HGP, UGP, x0[p])
+                                                : row->cut_sum[map + p] / count;
+        }
+        if (moves) {                                                                  // eq. 4
+            const float direction = (x_t[p] - row->signal[i] * UGP) / row->noise[i];
+            x_t[p] = row->signal[i + 1] * UGP + row->noise[i + 1] * direction;
+        }
+    }
+}
+
+// ---- the end of a step: who leaves
+
+extern "C" __global__ void advance(const Row *row)
+{
+    const int s = blockIdx.y, K = row->scored;
+    if (threadIdx.x > 0) return;
+    Slot *slot = row->slots + s;
+    double *report = row->reports + (long long)s * (3 * K + 1);
+    report[3 * K] = IDLE;
+    if (!slot->active) return;
+    int below = 1;
+    for (int k = 0; k < K; k++)
+        if (!(report[k] < row->drop * row->best[(long long)s * K + k])) below = 0;
+    slot->below = below ? slot->below + 1 : 0;
+    slot->visited += 1;
+    const int certain = row->patience > 0 && slot->below >= row->patience;
+    slot->active = !(certain || slot->visited == row->steps);
+    report[3 * K] = slot->broken ? BROKEN : slot->active ? STEPPED : LEFT;
+}

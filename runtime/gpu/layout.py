@@ -1,0 +1,81 @@
+"""What the host and the kernels both know: how a row of slots lies in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..anomaly_map import MapRule
+from ..backend import Recipe
+
+# What a report says of a slot's last step; the enumeration in kernels.cu.
+IDLE, STEPPED, LEFT, BROKEN = range(4)
+
+# struct Slot in kernels.cu.
+SLOT = np.dtype(
+    [("key", "u8"), ("visited", "i4"), ("below", "i4"), ("active", "i4"), ("broken", "i4")],
+    align=True,
+)
+
+_INTEGERS = ("channels", "pixels", "scored", "steps", "ddpm", "clip",
+             "cut", "cut_last", "cut_gradient", "patience")  # fmt: skip
+POINTERS = ("place", "timesteps", "signal", "noise", "norm", "x0", "x_t", "t", "eps_healthy",
+            "eps_null", "sum", "H", "cut_sum", "cut_H", "best", "slots", "reports")  # fmt: skip
+# struct Row in kernels.cu.
+ROW = np.dtype(
+    [(name, "i4") for name in _INTEGERS]
+    + [("w", "f4"), ("one_plus_w", "f4"), ("drop", "f8"), ("seed", "u8")]
+    + [(name, "u8") for name in POINTERS],
+    align=True,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a row computes, and on what: slices of (channels, size, size)."""
+
+    recipe: Recipe
+    channels: int
+    size: int
+
+    @property
+    def cuts_another_map(self) -> bool:
+        """Whether the map that is cut is not the aggregated one (eq. 20)."""
+        return self.recipe.rule != MapRule()
+
+    def numbers(self) -> dict[str, float | np.float32]:
+        """The fields of :data:`ROW` that are not pointers."""
+        recipe = self.recipe
+        process, rule, stop = recipe.process, recipe.rule, recipe.stop
+        return {
+            "channels": self.channels,
+            "pixels": self.size**2,
+            "scored": len(recipe.scored),
+            "steps": len(process.timesteps),
+            "ddpm": process.encoding == "ddpm",
+            "clip": process.clip,
+            "cut": self.cuts_another_map,
+            "cut_last": rule.anomaly_map == "last",
+            "cut_gradient": rule.sub_map != "residual",
+            "patience": stop.patience if stop else 0,
+            "w": np.float32(recipe.w),
+            "one_plus_w": np.float32(1 + recipe.w),
+            "drop": stop.drop if stop else 0.0,
+            "seed": recipe.seed,
+        }
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """What the pointers of :data:`ROW` that never change point to."""
+        recipe = self.recipe
+        t = recipe.process.timesteps
+        abar = recipe.process.schedule.abar[t - 1]
+        place = np.full(self.channels, -1, np.int32)
+        place[list(recipe.scored)] = np.arange(len(recipe.scored))
+        return {
+            "place": place,
+            "timesteps": t,
+            "signal": np.sqrt(abar).astype(np.float32),
+            "noise": np.sqrt(1 - abar).astype(np.float32),
+            "norm": np.array([recipe.rule.norm(a, recipe.w) for a in abar], np.float32),
+        }

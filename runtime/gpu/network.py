@@ -1,0 +1,121 @@
+"""The network as the device loop sees it: predictions for a row of slots, in the GPU's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..denoiser import BROKEN_NETWORK
+from ..errors import BundleError
+from .cuda import Array, Gpu
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What goes in and comes out, in the GPU's memory; a batch of n is the first n rows.
+
+    ``x_t``, ``eps_healthy``, ``eps_null``: (slots, C, H, W) float32; ``t``: (slots,) int64,
+    0-based.
+    """
+
+    x_t: Array
+    t: Array
+    eps_healthy: Array
+    eps_null: Array
+
+    @classmethod
+    def allocate(cls, gpu: Gpu, slots: int, channels: int, size: int) -> Tensors:
+        """Memory for a row of slots, zeroed."""
+        shape = (slots, channels, size, size)
+        x_t, healthy, null = (gpu.array(shape, np.float32) for _ in range(3))
+        return cls(x_t, gpu.array((slots,), np.int64), healthy, null)
+
+    def free(self) -> None:
+        """Give the memory back."""
+        for one in (self.x_t, self.t, self.eps_healthy, self.eps_null):
+            one.free()
+
+
+class DeviceNetwork(Protocol):
+    """Predicts the noise with both labels, on a GPU.
+
+    ``capturable``: whether its work can be captured in a CUDA graph; ``longest``: the most slots
+    that it takes, None for any number.
+    """
+
+    capturable: bool
+    longest: int | None
+
+    def widths(self, slots: int) -> tuple[int, ...]:
+        """The batch sizes to use for a row of so many slots: ascending, the last at least that."""
+        ...
+
+    def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
+        """Get ready for batches of this size in this memory, which is slow.
+
+        Returns
+        -------
+        What asks for the predictions for the first ``width`` slots, on the GPU's stream
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the GPU has too little memory for it.
+        """
+        ...
+
+    def release(self) -> None:
+        """Give the memory of all bindings back, after which none may be used."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; a second time does nothing."""
+        ...
+
+
+class FromHost:
+    """A network on a GPU as a :class:`anofpdm.runtime.denoiser.Denoiser` of the host's arrays.
+
+    For calibrations and ablations, which digest every step on the host.
+    """
+
+    def __init__(self, gpu: Gpu, network: DeviceNetwork, slots: int) -> None:
+        self._gpu, self._network, self._slots = gpu, network, slots
+        self._tensors: Tensors | None = None
+        self._batches: dict[int, Callable[[], None]] = {}
+
+    def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
+        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        gpu, eps = self._gpu, (np.empty_like(x_t), np.empty_like(x_t))
+        tensors = self._bound(*x_t.shape[1:3])
+        for first in range(0, len(x_t), self._slots):
+            part = slice(first, first + self._slots)
+            count = len(x_t[part])
+            gpu.upload(np.ascontiguousarray(x_t[part], np.float32), tensors.x_t[:count])
+            gpu.upload(np.ascontiguousarray(t[part] - 1, np.int64), tensors.t[:count])
+            self._batches[min(width for width in self._batches if width >= count)]()
+            gpu.download(tensors.eps_healthy[:count], eps[0][part])
+            gpu.download(tensors.eps_null[:count], eps[1][part])
+            gpu.wait()
+        if not (np.isfinite(eps[0]).all() and np.isfinite(eps[1]).all()):
+            raise BundleError(BROKEN_NETWORK)
+        return eps
+
+    def _bound(self, channels: int, size: int) -> Tensors:
+        if self._tensors is None:
+            widths = self._network.widths(self._slots)
+            self._tensors = Tensors.allocate(self._gpu, widths[-1], channels, size)
+            self._batches = {w: self._network.bind(self._tensors, w) for w in widths}
+        return self._tensors
+
+    def free(self) -> None:
+        """Give the memory back; it is taken again when needed."""
+        if self._tensors:
+            self._tensors.free()
+        self._tensors, self._batches = None, {}

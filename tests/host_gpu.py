@@ -1,0 +1,189 @@
+"""A GPU made of the host: its memory is NumPy's, its kernels are kernels.cu compiled for the host,
+and its stream does nothing before somebody waits, so that what is read too early is wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+import weakref
+from collections import deque
+from functools import cache
+
+import numpy as np
+from support import ROOT
+
+from anofpdm.runtime.errors import DeviceMemoryError
+from anofpdm.runtime.gpu.backend import GpuBackend
+from anofpdm.runtime.gpu.cuda import Array
+from anofpdm.runtime.gpu.kernels import THREADS, definitions
+
+
+@cache
+def host_kernels(threads):
+    """kernels.cu as a library of the host."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["g++", "-std=c++20", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread",
+                   "-Wl,-Bsymbolic", "-Wall", "-Werror", *definitions(threads),
+                   f"-I{ROOT / 'runtime' / 'gpu'}", str(ROOT / "tests" / "host_cuda.cpp"),
+                   "-o", f"{folder}/kernels.so"]  # fmt: skip
+        subprocess.run(command, check=True)
+        library = ctypes.CDLL(f"{folder}/kernels.so")
+    library.run.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, ctypes.c_void_p]
+    return library
+
+
+class Allocation:
+    """Memory that is given back when nobody holds it."""
+
+    def __init__(self, gpu, nbytes):
+        self.memory = np.zeros(nbytes + 256, np.uint8)
+        gpu.used += nbytes
+        weakref.finalize(self, gpu.given_back, nbytes)
+
+    def __int__(self):
+        return -(-self.memory.ctypes.data // 256) * 256
+
+
+def memory(view):
+    """What lies at a view, as an array that shares it."""
+    raw = (ctypes.c_uint8 * view.nbytes).from_address(view.address)
+    return np.frombuffer(raw, view.dtype).reshape(view.shape)
+
+
+class HostGpu:
+    """See anofpdm.runtime.gpu.cuda.Gpu. ``patience``: how many questions "is it done?" until the
+    next piece of work is; None: work is done only for who waits. ``nbytes``: of its memory."""
+
+    name, compute_capability, driver, index, stream = "Host", "9.0", "13.0", 0, 0
+
+    def __init__(self, patience=None, nbytes=2**31, threads=1):
+        self.patience, self.nbytes, self.threads, self.used = patience, nbytes, threads, 0
+        self.asked = 0
+        self.launches = 0
+        self.locked = []
+        self.queue, self.captured = deque(), None
+
+    def given_back(self, nbytes):
+        self.used -= nbytes
+
+    def ask(self, work):
+        (self.queue if self.captured is None else self.captured).append(work)
+
+    def array(self, shape, dtype):
+        dtype = np.dtype(dtype)
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        if self.used + nbytes > self.nbytes:
+            raise DeviceMemoryError("too little memory")
+        return Array(Allocation(self, nbytes), shape, dtype)
+
+    def page_locked(self, shape, dtype):
+        made = np.empty(shape, dtype)
+        made.view(np.uint8)[...] = 0xFF
+        self.locked.append(made)
+        return made
+
+    def is_locked(self, array):
+        return any(np.may_share_memory(array, one) for one in self.locked)
+
+    def upload(self, source, target):
+        assert source.nbytes == target.nbytes
+        held = source if self.is_locked(source) else source.copy()
+        self.ask(lambda: memory(target).__setitem__(..., held.reshape(target.shape)))
+
+    def download(self, source, target):
+        assert source.nbytes == target.nbytes
+        target.view(np.uint8)[...] = 0xFF
+        self.ask(lambda: target.__setitem__(..., memory(source).reshape(target.shape)))
+        if not self.is_locked(target):
+            self.wait()
+
+    def event(self, timed=False):
+        mark = HostEvent(self)
+        self.ask(mark.reach)
+        return mark
+
+    def wait(self):
+        while self.queue:
+            self.queue.popleft()()
+
+    def load_kernels(self, compiled, names):
+        self.library = host_kernels(self.threads)
+
+    def launch(self, name, blocks, threads, argument):
+        assert threads in (THREADS, 1)
+        threads = min(threads, self.threads)
+        self.ask(lambda: self.library.run(name.encode(), *blocks, threads, argument.address))
+
+    def capture(self, work):
+        self.captured = []
+        work()
+        recorded, self.captured = self.captured, None
+
+        def launch():
+            self.launches += 1
+            self.queue.extend(recorded)
+
+        return launch
+
+    def memory_mib(self):
+        return (self.nbytes - self.used) / 2**20, self.nbytes / 2**20
+
+    def close(self):
+        self.wait()
+
+
+class HostEvent:
+    def __init__(self, gpu):
+        self.gpu, self.reached = gpu, False
+
+    def reach(self):
+        self.reached = True
+
+    def done(self):
+        self.gpu.asked += 1
+        if self.gpu.patience and self.gpu.asked % self.gpu.patience == 0 and self.gpu.queue:
+            self.gpu.queue.popleft()()
+        return self.reached
+
+    def wait(self):
+        while not self.reached:
+            self.gpu.queue.popleft()()
+
+
+class HostNetwork:
+    """A function of arrays as a network on a HostGpu."""
+
+    def __init__(self, gpu, function, capturable=True, nbytes=0, widths=None):
+        self.gpu, self.function, self.capturable = gpu, function, capturable
+        self.nbytes, self.known, self.held, self.longest = nbytes, widths, [], None
+
+    def widths(self, slots):
+        known = self.known or {1, slots}
+        last = min(width for width in known if width >= slots)
+        return tuple(sorted(width for width in known if width <= last))
+
+    def bind(self, tensors, width):
+        if self.nbytes:
+            self.held.append(self.gpu.array((self.nbytes * width,), np.uint8))
+
+        def compute():
+            x_t, t = (memory(one[:width]) for one in (tensors.x_t, tensors.t))
+            healthy, null = self.function(x_t.copy(), t + 1)
+            memory(tensors.eps_healthy[:width])[...] = healthy
+            memory(tensors.eps_null[:width])[...] = null
+
+        return lambda: self.gpu.ask(compute)
+
+    def release(self):
+        self.held.clear()
+
+    def close(self):
+        self.release()
+
+
+def on_gpu(function, channels, size, slots=4, network=None, **gpu):
+    """A backend whose GPU is the host; ``network``: options of HostNetwork, ``gpu``: of HostGpu."""
+    made = HostGpu(**gpu)
+    return GpuBackend(made, HostNetwork(made, function, **network or {}), "host", channels, size,
+                      slots)  # fmt: skip
