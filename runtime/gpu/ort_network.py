@@ -1,0 +1,114 @@
+"""ONNX Runtime on a GPU, on the device loop's stream and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..denoiser import load_onnxruntime
+from ..errors import BundleError, DeviceError, DeviceMemoryError
+from .cuda import Gpu
+from .network import Tensors
+
+_PROVIDER = "CUDAExecutionProvider"
+
+
+class OrtNetwork:
+    """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`.
+
+    Raises
+    ------
+    DeviceError
+        If ONNX Runtime cannot use the GPU; it would go on with the CPU and say nothing.
+    """
+
+    # ONNX Runtime captures graphs of its own only.
+    capturable = False
+    longest = None
+
+    def __init__(self, gpu: Gpu, path: Path) -> None:
+        self._gpu, self._ort = gpu, load_onnxruntime("gpu")
+        self.version = str(self._ort.__version__)
+        if hasattr(self._ort, "preload_dlls"):
+            self._ort.preload_dlls()  # CUDA and cuDNN from their wheels, where these are installed
+        if _PROVIDER not in self._ort.get_available_providers():
+            raise DeviceError(
+                "this ONNX Runtime is built for the CPU only: run pip uninstall onnxruntime, then "
+                "pip install --force-reinstall 'anofpdm[gpu]'"
+            )
+        self._run_options = self._ort.RunOptions()
+        # The stream keeps the order; the host goes on.
+        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._path = path
+        self._session: Any = self._load()
+
+    def _load(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 4
+        provider = {
+            "device_id": str(self._gpu.index),
+            "user_compute_stream": str(self._gpu.stream),
+            "use_tf32": "0",  # FP32 that agrees with the CPU
+        }
+        try:
+            session = self._ort.InferenceSession(
+                str(self._path), options, providers=[(_PROVIDER, provider), "CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise _mended(error, f"{self._path} cannot be loaded") from error
+        used = session.get_providers()
+        if used[0] != _PROVIDER:
+            raise DeviceError(
+                f"ONNX Runtime fell back to {used[0]}: CUDA 13 or cuDNN 9 cannot be loaded; run "
+                "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+        return session
+
+    def widths(self, slots: int) -> tuple[int, ...]:
+        """Powers of two, and the row itself."""
+        return (*(2**i for i in range(slots.bit_length()) if 2**i < slots), slots)
+
+    def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
+        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        if self._session is None:
+            self._session = self._load()
+        session, binding = self._session, self._session.io_binding()
+        for name, array in (("x_t", tensors.x_t), ("t", tensors.t)):
+            part = array[:width]
+            binding.bind_input(name, "cuda", self._gpu.index, part.dtype.type, part.shape,
+                               part.address)  # fmt: skip
+        for name, array in (("eps_healthy", tensors.eps_healthy), ("eps_null", tensors.eps_null)):
+            part = array[:width]
+            binding.bind_output(name, "cuda", self._gpu.index, np.float32, part.shape,
+                                part.address)  # fmt: skip
+
+        def predict() -> None:
+            try:
+                session.run_with_iobinding(binding, self._run_options)
+            except Exception as error:
+                raise _mended(error, "the network cannot be run") from error
+
+        return predict
+
+    def release(self) -> None:
+        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        self._session = None  # what a session has allocated it keeps
+
+    def close(self) -> None:
+        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        self._session = None
+
+
+def _mended(error: Exception, what: str) -> Exception:
+    """ONNX Runtime's error as one of ours."""
+    text = " ".join(str(error).split())
+    if "Failed to allocate memory" in text or "out of memory" in text.lower():
+        return DeviceMemoryError(
+            "the GPU has too little free memory: use fewer slots (--slots), or --device cpu"
+        )
+    if "CUDA" in text or "CUDNN" in text or "CUBLAS" in text:
+        return DeviceError(f"{what} ({text[:200]}): try again, or use --device cpu")
+    return BundleError(f"{what} ({text[:200]}): export it again")

@@ -1,0 +1,123 @@
+"""A TensorRT engine, on the device loop's stream and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, DeviceError, SetupError
+from .cuda import Array, Gpu
+from .network import Tensors
+
+_INPUTS = ("x_t", "t")
+_OUTPUTS = ("eps_healthy", "eps_null")
+
+
+class TrtNetwork:
+    """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`.
+
+    Parameters
+    ----------
+    trt : the module ``tensorrt`` or ``tensorrt_rtx``
+    engine : its serialised engine, one optimisation profile a batch size
+    rebuild : what to say must be done when it cannot be used
+
+    Raises
+    ------
+    BundleError
+        If it is not an engine that this TensorRT reads on this GPU.
+    """
+
+    capturable = True
+
+    def __init__(self, gpu: Gpu, trt: ModuleType, engine: bytes, rebuild: str) -> None:
+        self._gpu, self._trt, self._rebuild = gpu, trt, rebuild
+        self._log = trt.Logger(trt.Logger.ERROR)
+        self._runtime: Any = trt.Runtime(self._log)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise BundleError(f"the engine cannot be read by {trt.__name__} {trt.__version__} on "
+                              f"{gpu.name}: {rebuild}")  # fmt: skip
+        self._profiles = {
+            int(self._engine.get_tensor_profile_shape("x_t", i)[1][0]): i
+            for i in range(self._engine.num_optimization_profiles)
+        }
+        self.longest = max(self._profiles)
+        self._contexts: list[Any] = []
+        self._scratch: list[Array] = []
+
+    def widths(self, slots: int) -> tuple[int, ...]:
+        """The engine's batch sizes, up to the smallest that holds the row.
+
+        Raises
+        ------
+        SetupError
+            If the row is longer than the engine's largest batch.
+        """
+        known = sorted(self._profiles)
+        if slots > self.longest:
+            raise SetupError(
+                f"the engine is for at most {self.longest} slots, not {slots}: use --slots "
+                f"{self.longest}, or {self._rebuild}"
+            )
+        enough = next(i for i, width in enumerate(known) if width >= slots)
+        return tuple(known[: enough + 1])
+
+    def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
+        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`.
+
+        Every batch size has an execution context of its own, as a CUDA graph needs it; they share
+        their scratch memory, since they never run at the same time.
+        """
+        context = self._engine.create_execution_context(
+            self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        profile = self._profiles[width]
+        if context is None or not context.set_optimization_profile_async(profile, self._gpu.stream):
+            raise self._failed(f"the engine's profile for {width} slots cannot be used")
+        self._gpu.wait()
+        bound = True
+        for name in _INPUTS:
+            array: Array = getattr(tensors, name)
+            bound &= bool(context.set_input_shape(name, (width, *array.shape[1:])))
+        for name in (*_INPUTS, *_OUTPUTS):
+            bound &= bool(context.set_tensor_address(name, getattr(tensors, name).address))
+        if not bound:
+            raise BundleError(f"the engine's inputs and outputs are not the bundle's: "
+                              f"{self._rebuild}")  # fmt: skip
+        scratch = self._scratch_for(profile)
+        context.set_device_memory(scratch.address, scratch.nbytes)
+        self._contexts.append(context)
+
+        def predict() -> None:
+            if not context.execute_async_v3(self._gpu.stream):
+                raise self._failed("the engine does not run")
+
+        return predict
+
+    def _scratch_for(self, profile: int) -> Array:
+        """Memory for a context's intermediate results."""
+        needed = max(int(self._engine.get_device_memory_size_for_profile_v2(profile)), 256)
+        for array in self._scratch:
+            if array.nbytes >= needed:
+                return array
+        self._scratch.append(self._gpu.array((needed,), np.uint8))
+        return self._scratch[-1]
+
+    def _failed(self, what: str) -> DeviceError:
+        return DeviceError(f"{what} on {self._gpu.name}: {self._rebuild}, or use --device cpu")
+
+    def release(self) -> None:
+        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        self._contexts.clear()
+        for array in self._scratch:
+            array.free()
+        self._scratch.clear()
+
+    def close(self) -> None:
+        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        self.release()
+        self._engine = self._runtime = None
