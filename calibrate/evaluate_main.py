@@ -10,9 +10,12 @@ from anofpdm.runtime.bundle import write_card_section
 from anofpdm.runtime.command import (
     ProgressLine,
     bundle_option,
+    device_option,
     reports_errors,
     seed_option,
     setup_options,
+    show_device,
+    slots_option,
     threads_option,
 )
 from anofpdm.runtime.errors import AnofpdmError
@@ -35,6 +38,8 @@ _HEADING = "## Figures"
 @click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
 @setup_options
 @seed_option
+@device_option
+@slots_option
 @threads_option
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -46,6 +51,8 @@ def main(
     add_to_card: bool,
     setup: Setup,
     seed: int,
+    device: str,
+    slots: int | None,
     threads: int | None,
 ) -> None:
     """Compare a bundle's masks with reference masks: Dice, IoU, AUPRC, accuracy.
@@ -58,14 +65,18 @@ def main(
         writable_folder(json_path)
     if add_to_card and bundle is None:
         raise AnofpdmError("--add-to-card writes into a bundle: name it with --bundle")
-    segmenter = Segmenter.load(bundle, setup=setup, threads=threads, seed=seed)
+    segmenter = Segmenter.load(
+        bundle, setup=setup, device=device, threads=threads, slots=slots, seed=seed
+    )
     labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
     evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
+    show_device(device, segmenter.backend)
     if json_path:
         settings = {
             "bundle": segmenter.bundle.manifest.name,
             "split": split,
             "seed": seed,
+            "device": segmenter.backend.device,
             **segmenter.setup.as_json(),
         }
         write_json(json_path, {**settings, **evaluation.as_json()})

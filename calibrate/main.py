@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from anofpdm.runtime.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
 from anofpdm.runtime.calibration import Calibration
-from anofpdm.runtime.command import ProgressLine, reports_errors, seed_option, threads_option
-from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.command import (
+    ProgressLine,
+    device_option,
+    reports_errors,
+    seed_option,
+    show_device,
+    threads_option,
+)
+from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import ENCODINGS, Process
@@ -53,6 +60,7 @@ _LARGEST = 10_000
               "1, else fast; ddpm-exact, fast-last and so on]")  # fmt: skip
 @click.option("--default", "is_default", is_flag=True, help="Make it the bundle's default.")
 @seed_option
+@device_option
 @threads_option
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -71,6 +79,7 @@ def main(
     preset: str | None,
     is_default: bool,
     seed: int,
+    device: str,
     threads: int | None,
 ) -> None:
     """Choose w, L, M_max, the verdict's threshold and when to stop, from image-level labels alone.
@@ -92,16 +101,19 @@ def main(
     labelled = fitting(open_sliceset(slices), opened).split(split)
     labelled = labelled.take(range(0, len(labelled), every))
     check_labels(labelled.unhealthy, f"the slices of split {split!r}")
+    backend = open_device(device, opened, threads=threads, engines=False)
     schedule, clip = opened.manifest.schedule, opened.manifest.clip
     curves = sweep(
         labelled,
-        OnnxDenoiser(opened.network, threads),
+        backend.denoiser,
         Process(schedule, max(lengths), stride, clip, encoding, spacing),
         w,
         opened.manifest.scored_channels,
         seed=seed,
+        slots=backend.slots,
         progress=ProgressLine("slices"),
     )
+    show_device(device, backend)
     choice = choose(curves, labelled.unhealthy, lengths, verdict)
     best = choice.best
     stop = choose_stop(curves.up_to(best.L), labelled.unhealthy, best, verdict)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, ParamSpec
 import click
 
 from .anomaly_map import ANOMALY_MAPS, SUB_MAPS
+from .backend import Backend
 from .errors import AnofpdmError
 from .forward import ENCODINGS
 from .schedule import SPACINGS
@@ -28,7 +29,17 @@ bundle_option = click.option(
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=SEED, help="Of the noise; 0 to 2147483647."
 )
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="NAME",
+    help="cpu; cuda or trt for a GPU (cuda:1 for the second); auto takes the fastest there is.",
+)  # fmt: skip
+slots_option = click.option(
+    "--slots", type=click.IntRange(min=1),
+    help="Slices that share a batch; does not change results.  [default: 4, on a GPU 64]",
+)  # fmt: skip
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: all cores]"
+)
 
 _SETUP = (
     click.option("--preset", help="One of the bundle's calibrations.  [default: the bundle's]"),
@@ -61,6 +72,12 @@ def setup_options(body: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_SETUP):
         decorated = option(decorated)
     return decorated
+
+
+def show_device(asked: str, backend: Backend) -> None:
+    """Say on stderr what ``auto`` took, and why nothing faster."""
+    if asked == "auto":
+        click.echo(f"device: {backend.device}", err=True)
 
 
 def reports_errors(body: Callable[P, None]) -> Callable[P, None]:

@@ -10,9 +10,12 @@ from .bundle import DEFAULT, open_bundle
 from .command import (
     ProgressLine,
     bundle_option,
+    device_option,
     reports_errors,
     seed_option,
     setup_options,
+    show_device,
+    slots_option,
     threads_option,
 )
 from .errors import OutputError, VolumeError
@@ -43,6 +46,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--trace", type=_FILE, help="Write the curves and decisions of every slice (JSON).")
 @setup_options
 @seed_option
+@device_option
+@slots_option
 @threads_option
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -59,6 +64,8 @@ def main(
     trace: Path | None,
     setup: Setup,
     seed: int,
+    device: str,
+    slots: int | None,
     threads: int | None,
 ) -> None:
     """Segment anomalies in brain MRI.
@@ -78,7 +85,9 @@ def main(
         if trace.resolve() in {path.resolve() for path in (output, *paths)}:
             raise OutputError(f"cannot write {trace}: it is the mask or an input; name another")
     images = [load_image(path) for path in paths]
-    segmenter = Segmenter.load(opened, setup=setup, threads=threads, seed=seed)
+    segmenter = Segmenter.load(
+        opened, setup=setup, device=device, threads=threads, slots=slots, seed=seed
+    )
     found = segmenter.segment(
         images,
         names=[str(path) for path in paths],
@@ -90,6 +99,7 @@ def main(
         save_image(found.image, beside)
         if trace:
             write_trace(trace, segmenter, found, paths, every_slice)
+    show_device(device, segmenter.backend)
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
     preset = segmenter.setup.preset

@@ -12,13 +12,14 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
+from .backend import Backend, Recipe
 from .bundle import DEFAULT, Bundle, open_bundle
-from .denoiser import Denoiser, OnnxDenoiser
+from .device import open_device
 from .errors import SetupError, VolumeError
-from .forward import Slice, run
+from .forward import Slice
 from .grid import Placement, from_grid, to_grid
 from .postprocess import cut
-from .select import AnomalyDigest, peak, threshold
+from .select import peak, threshold
 from .setup import Setup, resolve
 from .volume import Volume, mask_image, read_volume
 
@@ -86,26 +87,23 @@ class Segmenter:
     Parameters
     ----------
     bundle : a calibrated bundle
-    denoiser : its network
+    backend : its network, and where it runs
     setup : which of the bundle's calibrations, and what differs from it
     seed : non-negative; a mask is a function of (volume, bundle, setup, seed)
-    slots : how many slices share the network's batch; does not change masks
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        denoiser: Denoiser,
+        backend: Backend,
         *,
         setup: Setup = _AS_CALIBRATED,
         seed: int = 0,
-        slots: int = 4,
     ) -> None:
-        if seed < 0 or slots < 1:
-            raise SetupError(f"seed must be at least 0 and slots 1, not {seed} and {slots}")
+        if seed < 0:
+            raise SetupError(f"seed must be at least 0, not {seed}")
         self.bundle, self.setup = bundle, resolve(bundle, setup)
-        self.seed, self.slots = seed, slots
-        self._denoiser = denoiser
+        self.backend, self.seed = backend, seed
 
     @classmethod
     def load(
@@ -113,23 +111,34 @@ class Segmenter:
         bundle: Bundle | Path | str | None = None,
         *,
         setup: Setup = _AS_CALIBRATED,
+        device: str = "auto",
         threads: int | None = None,
+        slots: int | None = None,
         seed: int = 0,
-        slots: int = 4,
     ) -> Segmenter:
-        """Load a bundle (the embedded default unless one is named) on the CPU.
+        """Load a bundle (the embedded default unless one is named).
+
+        Parameters
+        ----------
+        device : see :func:`anofpdm.runtime.device.open_device`; ``segmenter.backend.device`` says
+            what was taken
+        threads : of the CPU; None for as many as there are cores
+        slots : how many slices share the network's batch, None for what suits the device; does not
+            change masks
 
         Raises
         ------
         BundleError
             If the bundle cannot be used, or has no calibration for the set-up.
+        DeviceError
+            If the device that was asked for cannot be used.
         MissingExtraError
-            If ONNX Runtime is not installed.
+            If a package that it needs is not installed.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle or DEFAULT))
         resolve(opened, setup)
-        network = OnnxDenoiser(opened.network, threads)
-        return cls(opened, network, setup=setup, seed=seed, slots=slots)
+        backend = open_device(device, opened, threads=threads, slots=slots)
+        return cls(opened, backend, setup=setup, seed=seed)
 
     def segment(
         self,
@@ -211,20 +220,14 @@ class Segmenter:
         """Find anomalies on slices that are on the bundle's grid already, as they finish."""
         setup, scored = self.setup, self.bundle.manifest.scored_channels
         calibration = setup.calibration
-
-        def new_digest() -> AnomalyDigest:
-            return AnomalyDigest(calibration.w, scored, setup.rule, setup.stop)
-
-        stream = run(
-            setup.process, self._denoiser, slices, new_digest, seed=self.seed, slots=self.slots
-        )
         timesteps, M_max = setup.process.timesteps, np.array(calibration.M_max)
-        for item, digest in stream:
-            M, H = np.array(digest.M), digest.H
+        recipe = Recipe(setup.process, calibration.w, scored, setup.rule, setup.stop, self.seed)
+        for item, found in self.backend.find(recipe, slices):
+            M, H = found.M, found.H
             cuts = threshold(H, M.max(axis=0), M_max, calibration.a, calibration.b)
             Q = cuts.Q if setup.Q is None else setup.Q
             mean_H = H.mean(axis=0)
-            cosine, highest = digest.cosine(), peak(digest.aggregated)
+            cosine, highest = found.cosine(), peak(found.aggregated)
             by_cosine = calibration.verdict == "cosine"
             yield SliceResult(
                 key=item.key,
@@ -234,9 +237,9 @@ class Segmenter:
                 peak=highest,
                 timesteps=timesteps[: len(M)],
                 M=M,
-                MSE_h=np.array(digest.MSE_h),
-                MSE_0=np.array(digest.MSE_0),
-                t_e=digest.t_e,
+                MSE_h=found.MSE_h,
+                MSE_0=found.MSE_0,
+                t_e=found.t_e,
                 index=cuts.index,
                 Q=Q,
                 H=mean_H,
@@ -272,7 +275,7 @@ class Segmenter:
             tuple(results),
             float(mask.sum() * np.prod(head.volume.voxel_mm) / 1000),
             time.perf_counter() - head.started,
-            head.volume.notes,
+            (*head.volume.notes, *self.backend.notes),
         )
 
 

@@ -38,6 +38,7 @@ def write_trace(
         "bundle": manifest.name,
         "files_sha256": dict(manifest.files),
         "seed": segmenter.seed,
+        "device": segmenter.backend.device,
         **segmenter.setup.as_json(),
         "every_slice": every_slice,
         "scored": list(manifest.scored),

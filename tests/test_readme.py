@@ -32,7 +32,9 @@ def test_the_first_command_ends_with_the_line_that_is_shown(tmp_path):
     assert done.exit_code == 0
     shown = re.sub(r", \d+ s:", ", N s:", blocks("text")[0])
     said = re.sub(r", \d+ s:", ", N s:", done.output).replace(f"{tmp_path}/", "")
+    device, said = said.split("\n", 1)
     assert said == shown
+    assert device.startswith("device: ")
 
 
 def test_the_model_card_and_the_readme_give_the_same_figures():

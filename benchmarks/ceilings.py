@@ -1,0 +1,50 @@
+"""What a GPU can do at most: a large FP16 matrix product, a large copy. Through PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+_SIZE, _COPY_GIB, _REPEATS = 8192, 2, 20
+
+
+def ceilings(index: int = 0) -> dict[str, Any]:
+    """Medians of 20 after warm-up: ``matrix_tflops``, random FP16 matrices of 8192 x 8192, FP32
+    sums; ``copy_gb_s``, 2 GiB on the device, bytes read and written. None without PyTorch and
+    CUDA, with the reason."""
+    try:
+        import torch
+    except ImportError as error:
+        return {"matrix_tflops": None, "copy_gb_s": None, "reason": str(error)}
+    if not torch.cuda.is_available():
+        return {"matrix_tflops": None, "copy_gb_s": None, "reason": "PyTorch sees no GPU"}
+    device = torch.device("cuda", index)
+    a, b = (torch.randn(_SIZE, _SIZE, device=device).half() for _ in range(2))
+    out = torch.empty_like(a)
+    source = torch.randint(0, 255, (_COPY_GIB << 30,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    product = _median_ms(torch, lambda: torch.mm(a, b, out=out))
+    copy = _median_ms(torch, lambda: target.copy_(source))
+    found = {
+        "matrix_tflops": 2 * _SIZE**3 / product / 1e9,
+        "copy_gb_s": 2 * source.numel() / copy / 1e6,
+        "torch": torch.__version__,
+    }
+    del a, b, out, source, target
+    torch.cuda.empty_cache()
+    return found
+
+
+def _median_ms(torch: Any, work: Callable[[], object]) -> float:
+    for _ in range(3):
+        work()
+    times = []
+    for _ in range(_REPEATS):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        work()
+        after.record()
+        after.synchronize()
+        times.append(before.elapsed_time(after))
+    return float(median(times))

@@ -1,0 +1,236 @@
+"""Correct and fast on a GPU? One call, at most eight minutes, of which a JSON file remains.
+
+``python benchmarks/gpu.py prepare reference.skeleton``, with PyTorch, on any machine: the paper's
+U-Net as a bundle without weights, 3 MB. Then ``python benchmarks/gpu.py run reference.skeleton`` on
+the machine with the GPU, whether or not it reaches anything.
+
+For the light preset (the embedded model) and the paper's U-Net, by ONNX Runtime in FP32 and by a
+TensorRT engine in FP16: how far the whole loop is from the FP32 network on the CPU, then at 1, 16,
+64 and 128 slots what a step takes and which share of the GPU's ceiling that is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+from ceilings import ceilings
+from machine import machine, table
+from onnx_cost import flop
+from skeleton import flesh, strip
+
+from anofpdm.export.build import build_on
+from anofpdm.export.parity import FP16_TOLERANCE, Trial, compare
+from anofpdm.export.phantom import phantom_slices
+from anofpdm.runtime.backend import HostBackend, Recipe
+from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
+from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.engines import load_tensorrt
+from anofpdm.runtime.errors import AnofpdmError
+from anofpdm.runtime.files import write_json
+from anofpdm.runtime.forward import Process, Slice
+from anofpdm.runtime.gpu.backend import GpuBackend
+from anofpdm.runtime.gpu.cuda import Gpu
+from anofpdm.runtime.gpu.layout import Plan
+from anofpdm.runtime.gpu.network import Tensors
+from anofpdm.runtime.gpu.opened import open_gpu
+from anofpdm.runtime.gpu.row import DeviceRow
+
+SLOTS = (1, 16, 64, 128)
+_BUDGET_S, _REPEATS, _WARM = 450, 20, 3
+HEAD = ["network", "by", "slots", "network, ms", "step, ms [quartiles]", "bookkeeping", "TFLOP/s",
+        "share of the ceiling", "GPU idle in the loop", "memory, MiB"]  # fmt: skip
+PARITY_HEAD = ["network", "by", "eps", "M_t", "H", "t_e equal", "mask Dice", "accepted"]
+
+
+@click.group()
+def main() -> None:
+    """Measure the GPU path."""
+
+
+@main.command()
+@click.argument("skeleton", type=click.Path(path_type=Path))
+def prepare(skeleton: Path) -> None:
+    """Write the paper's U-Net, without weights, to the folder SKELETON."""
+    from networks import FULL, randomised
+
+    from anofpdm.export.bundle_writer import write_bundle
+    from anofpdm.train.checkpoint import Checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "reference.anofpdm"
+        checkpoint = Checkpoint.of(randomised(FULL), ("flair", "t1", "t1ce", "t2"))
+        write_bundle(checkpoint, bundle, name="reference")
+        strip(bundle, skeleton)
+
+
+@main.command("run")
+@click.argument("skeleton", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--gpu", "index", default=0, show_default=True)
+@click.option("--budget-s", default=_BUDGET_S, show_default=True, help="Then the rest is left out.")
+@click.option("--json", "path", type=click.Path(path_type=Path),
+              default=Path(__file__).with_name("results") / "gpu.json")  # fmt: skip
+def run_all(skeleton: Path | None, index: int, budget_s: float, path: Path) -> None:
+    """Measure everything that there is time for, and write it down after every part."""
+    deadline = time.monotonic() + budget_s
+    with Gpu(index) as gpu:
+        about = {**machine(), **described(gpu)}
+    results: dict[str, Any] = {"machine": about, "ceilings": ceilings(index), "measured": []}
+    with tempfile.TemporaryDirectory() as folder:
+        light, full = Path(folder) / "light.anofpdm", Path(folder) / "reference.anofpdm"
+        shutil.copytree(DEFAULT, light)
+        bundles = {"light preset": light}
+        if skeleton:
+            flesh(skeleton, full)
+            bundles["reference U-Net"] = full
+        for name, by in ((name, by) for by in ("cuda", "trt") for name in bundles):
+            one: dict[str, Any] = {"network": name, "by": by}
+            results["measured"].append(one)
+            try:
+                measure(one, open_bundle(bundles[name]), by, index, deadline)
+            except (AnofpdmError, TimeUp) as error:
+                one["not_measured"] = str(error)
+            write_json(path, results)
+            click.echo(f"{name} by {by}: {one.get('not_measured', 'done')}", err=True)
+    click.echo(report(results))
+
+
+class TimeUp(Exception):
+    """There is no time left for the rest."""
+
+
+def check_time(deadline: float) -> None:
+    """Stop where the time is over."""
+    if time.monotonic() > deadline:
+        raise TimeUp("not measured: the time was up")
+
+
+def measure(one: dict[str, Any], bundle: Bundle, by: str, index: int, deadline: float) -> None:
+    """Fill in what is found of a bundle's network on a GPU."""
+    if by == "trt":
+        check_time(deadline)
+        with Gpu(index) as gpu:
+            engine = build_on(gpu, load_tensorrt(), bundle, SLOTS, tolerance=None)
+        one |= {"engine": engine.file_name, **engine.provenance}
+        bundle = open_bundle(bundle.path)
+    check_time(deadline)
+    with Gpu(index) as gpu:
+        before = gpu.memory_mib()[0]
+    backend = open_gpu(by, index, bundle, max(SLOTS))
+    try:
+        one["device"] = backend.device
+        parity = compare(HostBackend(OnnxDenoiser(bundle.network)), backend, Trial.of(bundle))
+        one["parity"] = {**asdict(parity), "accepted": not parity.beyond(FP16_TOLERANCE)}
+        one["gflop_a_slot"], one["steps"] = flop(onnx.load(bundle.network)) / 1e9, []
+        for slots in SLOTS:
+            check_time(deadline)
+            one["steps"].append(measure_steps(backend, bundle, slots, before))
+    finally:
+        backend.close()
+
+
+def measure_steps(backend: GpuBackend, bundle: Bundle, slots: int, before: float) -> dict[str, Any]:
+    """What a step of so many slots takes: the network alone, with the kernels, and in the loop
+    with the host; ``before``: MiB that were free before the network was loaded."""
+    gpu, network = backend.gpu, backend.network
+    manifest = bundle.manifest
+    channels, size = len(manifest.modalities), manifest.grid.size
+    process = Process(manifest.schedule, manifest.schedule.T)
+    plan = Plan(Recipe(process, 2.0, manifest.scored_channels), channels, size)
+    row = DeviceRow(gpu, network, plan, slots)
+    tensors = Tensors.allocate(gpu, network.widths(slots)[-1], channels, size)
+    try:
+        predict = network.bind(tensors, network.widths(slots)[-1])
+        alone = times_ms(gpu, gpu.capture(predict) if network.capturable else predict)
+        free = gpu.memory_mib()[0]
+        for i, x0 in enumerate(phantom_slices(slots, channels, size)):
+            row.enter(Slice(i, x0))
+        step = times_ms(gpu, row.state.launches[max(row.state.launches)])
+        for _ in range(_WARM):
+            row.step()
+            list(row.leave())
+        start = gpu.event(timed=True)
+        for _ in range(_REPEATS):
+            row.step()
+            list(row.leave())
+        end = gpu.event(timed=True)
+        end.wait()
+        row.clear()
+        return {"slots": slots, "network_ms": alone, "step_ms": step,
+                "loop_ms": end.since_ms(start) / _REPEATS, "memory_mib": before - free}  # fmt: skip
+    finally:
+        tensors.free()
+        row.state.free()
+        network.release()
+
+
+def times_ms(gpu: Gpu, work: Callable[[], None]) -> list[float]:
+    """Quartiles of 20 after warm-up, each between two events on the stream."""
+    for _ in range(_WARM):
+        work()
+    marks = [gpu.event(timed=True)]
+    for _ in range(_REPEATS):
+        work()
+        marks.append(gpu.event(timed=True))
+    marks[-1].wait()
+    times = [later.since_ms(earlier) for earlier, later in itertools.pairwise(marks)]
+    return [float(value) for value in np.quantile(times, [0.25, 0.5, 0.75])]
+
+
+def described(gpu: Gpu) -> dict[str, object]:
+    """The GPU, its driver, and the packages that use it."""
+    versions = {}
+    for name in ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda",
+                 "cuda-bindings"):  # fmt: skip
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {"gpu": gpu.name, "compute_capability": gpu.compute_capability,
+            "driver_cuda": gpu.driver, "memory_mib": gpu.memory_mib()[1], **versions}  # fmt: skip
+
+
+def report(results: dict[str, Any]) -> str:
+    """The tables of the README."""
+    most = results["ceilings"]["matrix_tflops"]
+    parities, steps, missing = [], [], []
+    for one in results["measured"]:
+        where = [one["network"], one["by"]]
+        if "not_measured" in one:
+            missing.append(f"{' by '.join(where)}: {one['not_measured']}")
+        if "parity" in one:
+            p = one["parity"]
+            parities.append([*where, *(f"{p[name]:.1e}" for name in ("eps", "M_t", "H")),
+                             f"{p['t_e']:.0%}", f"{p['dice']:.4f}",
+                             "yes" if p["accepted"] else "no"])  # fmt: skip
+        for step in one.get("steps", ()):
+            low, middle, high = step["step_ms"]
+            rate = one["gflop_a_slot"] * step["slots"] / middle
+            steps.append([
+                *where, str(step["slots"]), f"{step['network_ms'][1]:.3f}",
+                f"{middle:.3f} [{low:.3f}, {high:.3f}]",
+                f"{1 - step['network_ms'][1] / middle:.1%}", f"{rate:.1f}",
+                f"{rate / most:.1%}" if most else "no ceiling",
+                f"{max(0, 1 - middle / step['loop_ms']):.1%}", f"{step['memory_mib']:.0f}",
+            ])  # fmt: skip
+    tops = results["ceilings"]
+    ceiling = (
+        f"FP16 matrix product {most:.0f} TFLOP/s, copy {tops['copy_gb_s']:.0f} GB/s"
+        if most
+        else f"ceilings not measured: {tops['reason']}"
+    )
+    parts = [str(results["machine"]), ceiling, table(PARITY_HEAD, parities), table(HEAD, steps)]
+    return "\n\n".join([*parts, *missing])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A bundle without its weights, small enough to carry to a machine that reaches nothing, and with
+random ones again: speed does not depend on them, and the FP16 network still has an FP32 twin."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16
+from anofpdm.runtime.files import sha256
+
+_WEIGHTS = "weights.json"
+_LARGE = 1024
+
+
+def strip(bundle: Path, skeleton: Path) -> None:
+    """Copy a bundle, its large weights replaced by their shapes, means and deviations."""
+    skeleton.mkdir(parents=True)
+    shutil.copy(bundle / MANIFEST, skeleton)
+    known: dict[str, dict[str, object]] = {}
+    for name in (NETWORK, NETWORK_FP16):
+        model, described = onnx.load(bundle / name), {}
+        for tensor in list(model.graph.initializer):
+            values = numpy_helper.to_array(tensor)
+            if values.size < _LARGE or values.dtype.kind != "f":
+                continue
+            described[tensor.name] = {
+                "shape": values.shape,
+                "dtype": values.dtype.name,
+                "mean": float(values.mean(dtype=np.float64)),
+                "deviation": float(values.std(dtype=np.float64)),
+            }
+            model.graph.initializer.remove(tensor)
+        known[name] = described
+        (skeleton / name).write_bytes(model.SerializeToString())
+    # What the two networks share they must share again.
+    for name, one in known[NETWORK_FP16].items():
+        twin = known[NETWORK].get(name)
+        if twin:
+            assert isinstance(one, dict)
+            one |= {key: twin[key] for key in ("mean", "deviation")}
+    (skeleton / _WEIGHTS).write_text(json.dumps(known), encoding="utf-8")
+
+
+def flesh(skeleton: Path, bundle: Path) -> None:
+    """A bundle with random weights: the same in both networks, and every time."""
+    bundle.mkdir(parents=True)
+    manifest = json.loads((skeleton / MANIFEST).read_text(encoding="utf-8"))
+    for network, described in json.loads((skeleton / _WEIGHTS).read_text()).items():
+        model = onnx.load(skeleton / network)
+        for name, one in described.items():
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            values = rng.standard_normal(one["shape"], np.float32)
+            values = values * np.float32(one["deviation"]) + np.float32(one["mean"])
+            made = numpy_helper.from_array(values.astype(one["dtype"]), name)
+            model.graph.initializer.append(made)
+        (bundle / network).write_bytes(model.SerializeToString())
+        manifest["files"][network] = sha256(bundle / network)
+    (bundle / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

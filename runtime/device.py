@@ -1,0 +1,76 @@
+"""Which device a bundle's network runs on, and why not another."""
+
+from __future__ import annotations
+
+import re
+
+from .backend import Backend, HostBackend
+from .bundle import Bundle
+from .denoiser import OnnxDenoiser
+from .errors import AnofpdmError, SetupError
+
+DEVICES = "auto, cpu, cuda, trt, or cuda:1 and trt:1 for the second GPU"
+_HOST_SLOTS = 4
+
+
+def open_device(
+    wish: str,
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    slots: int | None = None,
+    engines: bool = True,
+) -> Backend:
+    """Load a bundle's network on a device.
+
+    Parameters
+    ----------
+    wish : ``trt``, a TensorRT engine of the bundle; ``cuda``, its FP32 network in ONNX Runtime;
+        either with the whole forward process on the GPU, the first or the one named as ``cuda:1``;
+        ``cpu``; or ``auto``, the first of these that can be used
+    threads : of the CPU; None for as many as there are cores
+    slots : how many slices share the network's batch; None for what suits the device
+    engines : whether FP16 will do; not for calibrations, which are of the FP32 network
+
+    Returns
+    -------
+    A backend; its ``device`` says in a line what was taken, and for ``auto`` why nothing faster
+
+    Raises
+    ------
+    DeviceError, MissingExtraError, BundleError
+        If the device that was asked for cannot be used.
+    SetupError
+        If there is no device of that name.
+    """
+    asked = re.fullmatch(r"(auto|cpu|cuda|trt)(?::(\d+))?", wish)
+    if not asked or (asked[1] in ("auto", "cpu") and asked[2]):
+        raise SetupError(f"device {wish!r} is none of {DEVICES}")
+    kind, index = asked[1], int(asked[2] or 0)
+    refused: dict[str, str] = {}
+    if kind == "trt" and not engines:
+        raise SetupError("thresholds are calibrated on the FP32 network: use cuda or cpu, not trt")
+    if kind == "auto":
+        for candidate in ("trt", "cuda") if engines else ("cuda",):
+            try:
+                return _open_gpu(candidate, index, bundle, slots)
+            except AnofpdmError as error:
+                refused[candidate] = str(error)
+    elif kind != "cpu":
+        return _open_gpu(kind, index, bundle, slots)
+    network = OnnxDenoiser(bundle.network, threads)
+    return HostBackend(network, _HOST_SLOTS if slots is None else slots, f"cpu{_because(refused)}")
+
+
+def _because(refused: dict[str, str]) -> str:
+    """Why not the devices before: each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for kind, reason in refused.items():
+        reasons.setdefault(reason, []).append(kind)
+    return "".join(f"; not {' or '.join(kinds)}: {reason}" for reason, kinds in reasons.items())
+
+
+def _open_gpu(kind: str, index: int, bundle: Bundle, slots: int | None) -> Backend:
+    from .gpu.opened import open_gpu
+
+    return open_gpu(kind, index, bundle, slots)

@@ -1,0 +1,324 @@
+"""Which device is taken, what is said of the others, and what the GPU's networks ask of their
+packages. The packages are stand-ins that record: there is no GPU here."""
+
+import ctypes
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from host_gpu import HostGpu, on_gpu
+from support import bundle, toy_network
+
+from anofpdm.runtime import device as device_module
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.device import open_device
+from anofpdm.runtime.errors import (
+    BundleError,
+    DeviceError,
+    DeviceMemoryError,
+    MissingExtraError,
+    SetupError,
+)
+from anofpdm.runtime.gpu import cuda, opened, ort_network
+from anofpdm.runtime.gpu.driver import check_driver
+from anofpdm.runtime.gpu.network import Tensors
+from anofpdm.runtime.gpu.ort_network import OrtNetwork
+from anofpdm.runtime.gpu.trt_network import TrtNetwork
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """What happens when a GPU is asked for: an error to raise, or nothing."""
+    happens = {}
+
+    def open_gpu(kind, index, opened, slots):
+        if kind in happens:
+            raise happens[kind]
+        backend = on_gpu(toy_network, 1, 8, slots or 64)
+        backend.device = f"{kind}:{index}"
+        return backend
+
+    monkeypatch.setattr(opened, "open_gpu", open_gpu)
+    monkeypatch.setattr(device_module, "OnnxDenoiser", lambda path, threads: toy_network)
+    return happens
+
+
+def test_auto_takes_the_fastest_that_there_is_and_says_why_nothing_faster(gpus):
+    assert open_device("auto", bundle()).device == "trt:0"
+    gpus["trt"] = BundleError("no engine: build one")
+    assert open_device("auto", bundle()).device == "cuda:0"
+    gpus["cuda"] = DeviceError("no cuDNN: install it")
+    backend = open_device("auto", bundle(), slots=7)
+    assert isinstance(backend, HostBackend)
+    assert backend.device == "cpu; not trt: no engine: build one; not cuda: no cuDNN: install it"
+    assert backend.slots == 7
+    gpus["trt"] = gpus["cuda"] = DeviceError("no NVIDIA driver")
+    assert open_device("auto", bundle()).device == "cpu; not trt or cuda: no NVIDIA driver"
+
+
+def test_what_is_asked_for_is_taken_or_refused(gpus):
+    assert open_device("cuda:1", bundle()).device == "cuda:1"
+    assert open_device("trt", bundle()).device == "trt:0"
+    assert open_device("cpu", bundle()).device == "cpu"
+    gpus["cuda"] = DeviceError("no cuDNN: install it")
+    with pytest.raises(DeviceError, match="no cuDNN"):
+        open_device("cuda", bundle())
+    for wrong in ("gpu", "cuda:", "cpu:1", "auto:0", "cuda:x", ""):
+        with pytest.raises(SetupError, match="is none of auto, cpu, cuda, trt"):
+            open_device(wrong, bundle())
+    with pytest.raises(SetupError, match="slots must be at least 1, not 0"):
+        open_device("cpu", bundle(), slots=0)
+
+
+def test_calibrations_are_of_the_fp32_network(gpus):
+    assert open_device("auto", bundle(), engines=False).device == "cuda:0"
+    with pytest.raises(SetupError, match="use cuda or cpu, not trt"):
+        open_device("trt", bundle(), engines=False)
+
+
+def test_without_a_driver_the_default_bundle_runs_on_the_cpu(monkeypatch):
+    def no_driver(name, *args, **kwargs):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    backend = open_device("auto", open_bundle(DEFAULT))
+    assert backend.device.startswith("cpu; not trt or cuda: no NVIDIA driver (")
+    for wish in ("cuda", "trt"):
+        with pytest.raises(DeviceError, match="no NVIDIA driver"):
+            open_device(wish, open_bundle(DEFAULT))
+
+
+class Driver:
+    """The NVIDIA driver's library."""
+
+    def __init__(self, started=0, version=13000, count=1):
+        self.started, self.version, self.count = started, version, count
+
+    def cuInit(self, flags):
+        return self.started
+
+    def cuDriverGetVersion(self, number):
+        number._obj.value = self.version
+        return 0
+
+    def cuDeviceGetCount(self, number):
+        number._obj.value = self.count
+        return 0
+
+
+def test_the_driver_is_asked_first():
+    assert check_driver(0, Driver()) == "13.0"
+    assert check_driver(1, Driver(version=13020, count=2)) == "13.2"
+    for driver, message in (
+        (Driver(started=100), "finds no GPU"),
+        (Driver(started=803), "does not start .error 803."),
+        (Driver(version=12080), "supports CUDA 12.8, 13.0 is needed: update the driver"),
+        (Driver(count=2), "there is no GPU 2: this machine has cuda:0, cuda:1"),
+    ):
+        with pytest.raises(DeviceError, match=message):
+            check_driver(2, driver)
+
+
+def test_a_gpu_without_pycuda_names_the_extra(monkeypatch):
+    monkeypatch.setattr(cuda, "check_driver", lambda index: "13.0")
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'anofpdm\[gpu\]'"):
+        cuda.Gpu(0)
+
+
+# ---- ONNX Runtime
+
+
+class Ort:
+    """ONNX Runtime with the CUDA provider: sessions that record how they are made and run."""
+
+    __version__ = "1.31.1"
+    RunOptions = SessionOptions = lambda self: SimpleNamespace(
+        entries={}, add_run_config_entry=lambda *entry: self.entries.append(entry)
+    )
+
+    def __init__(self, used="CUDAExecutionProvider", available=True, error=None):
+        self.used, self.available, self.error = used, available, error
+        self.entries, self.bound, self.runs, self.preloaded = [], [], [], 0
+
+    def preload_dlls(self):
+        self.preloaded += 1
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider"] if self.available else ["CPUExecutionProvider"]
+
+    def InferenceSession(self, path, options, providers):
+        self.providers = providers
+        return self
+
+    def get_providers(self):
+        return [self.used]
+
+    def io_binding(self):
+        return self
+
+    def bind_input(self, *args):
+        self.bound.append(("in", *args))
+
+    def bind_output(self, *args):
+        self.bound.append(("out", *args))
+
+    def run_with_iobinding(self, binding, options):
+        if self.error:
+            raise RuntimeError(self.error)
+        self.runs.append(binding)
+
+
+@pytest.fixture
+def ort(monkeypatch):
+    def made(**options):
+        fake = Ort(**options)
+        monkeypatch.setattr(ort_network, "load_onnxruntime", lambda extra: fake)
+        gpu = HostGpu()
+        gpu.stream, gpu.index = 4711, 1
+        return fake, gpu
+
+    return made
+
+
+def test_onnxruntime_runs_on_the_loops_stream_and_memory(ort, tmp_path):
+    fake, gpu = ort()
+    network = OrtNetwork(gpu, tmp_path / "unet.onnx")
+    (name, options), fallback = fake.providers
+    assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options == {"device_id": "1", "user_compute_stream": "4711", "use_tf32": "0"}
+    assert fake.entries == [("disable_synchronize_execution_providers", "1")]
+    assert fake.preloaded == 1
+    tensors = Tensors.allocate(gpu, 8, 2, 4)
+    network.bind(tensors, 3)()
+    shape = (3, 2, 4, 4)
+    assert fake.bound == [
+        ("in", "x_t", "cuda", 1, np.float32, shape, tensors.x_t.address),
+        ("in", "t", "cuda", 1, np.int64, (3,), tensors.t.address),
+        ("out", "eps_healthy", "cuda", 1, np.float32, shape, tensors.eps_healthy.address),
+        ("out", "eps_null", "cuda", 1, np.float32, shape, tensors.eps_null.address),
+    ]
+    assert len(fake.runs) == 1
+    assert network.widths(10) == (1, 2, 4, 8, 10)
+    assert network.widths(1) == (1,)
+    network.release()
+    network.bind(tensors, 8)()  # loads the session again
+
+
+def test_a_silent_fallback_to_the_cpu_is_reported(ort, tmp_path):
+    _, gpu = ort(used="CPUExecutionProvider")
+    with pytest.raises(DeviceError, match="fell back to CPUExecutionProvider: CUDA 13 or cuDNN 9"):
+        OrtNetwork(gpu, tmp_path / "unet.onnx")
+    _, gpu = ort(available=False)
+    with pytest.raises(DeviceError, match="built for the CPU only: run pip uninstall"):
+        OrtNetwork(gpu, tmp_path / "unet.onnx")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("BFCArena: Failed to allocate memory for requested buffer", DeviceMemoryError),
+        ("CUDA failure 2: out of memory", DeviceMemoryError),
+        ("CUDA failure 719: unspecified launch failure", DeviceError),
+        ("Got invalid dimensions for input: x_t", BundleError),
+    ],
+)
+def test_what_onnxruntime_raises(ort, tmp_path, error, kind):
+    _, gpu = ort(error=error)
+    predict = OrtNetwork(gpu, tmp_path / "unet.onnx").bind(Tensors.allocate(gpu, 1, 1, 4), 1)
+    with pytest.raises(kind) as caught:
+        predict()
+    assert type(caught.value) is kind
+
+
+# ---- TensorRT
+
+
+class Trt:
+    """TensorRT: an engine with profiles for some slot counts, contexts that record."""
+
+    __name__, __version__ = "tensorrt", "11.4.0.106"
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
+
+    class Logger:
+        ERROR = 1
+
+        def __init__(self, level): ...
+
+    def __init__(self, slots=(1, 4, 16), reads=True, runs=True, accepts=True):
+        self.slots, self.reads, self.runs, self.accepts = slots, reads, runs, accepts
+        self.num_optimization_profiles, self.contexts = len(slots), []
+
+    def Runtime(self, logger):
+        return self
+
+    def deserialize_cuda_engine(self, content):
+        return self if self.reads else None
+
+    def get_tensor_profile_shape(self, name, profile):
+        n = self.slots[profile]
+        return [(n, 1, 4, 4)] * 3
+
+    def get_device_memory_size_for_profile_v2(self, profile):
+        return 1000 * self.slots[profile]
+
+    def create_execution_context(self, strategy):
+        assert strategy == "user"
+        calls = []
+
+        def call(name, answer):
+            return lambda *arguments: (calls.append((name, *arguments)), answer)[1]
+
+        self.contexts.append(calls)
+        return SimpleNamespace(
+            set_optimization_profile_async=call("profile", True),
+            set_input_shape=call("shape", self.accepts),
+            set_tensor_address=call("address", True),
+            set_device_memory=call("memory", None),
+            execute_async_v3=call("run", self.runs),
+        )
+
+
+def test_tensorrt_runs_on_the_loops_stream_and_memory():
+    gpu, trt = HostGpu(), Trt()
+    gpu.stream = 4711
+    network = TrtNetwork(gpu, trt, b"engine", "build it")
+    assert network.widths(1) == (1,)
+    assert network.widths(5) == (1, 4, 16)
+    with pytest.raises(SetupError, match="at most 16 slots, not 17: use --slots 16, or build it"):
+        network.widths(17)
+    tensors, before = Tensors.allocate(gpu, 16, 1, 4), gpu.used
+    wide, narrow = network.bind(tensors, 16), network.bind(tensors, 4)
+    assert gpu.used == before + 16_000  # shared
+    wide()
+    narrow()
+    for calls, width, profile in zip(trt.contexts, (16, 4), (2, 1), strict=True):
+        scratch = calls[-2][1]
+        assert calls == [
+            ("profile", profile, 4711),
+            ("shape", "x_t", (width, 1, 4, 4)),
+            ("shape", "t", (width,)),
+            ("address", "x_t", tensors.x_t.address),
+            ("address", "t", tensors.t.address),
+            ("address", "eps_healthy", tensors.eps_healthy.address),
+            ("address", "eps_null", tensors.eps_null.address),
+            ("memory", scratch, 16_000),
+            ("run", 4711),
+        ]
+    assert scratch % 256 == 0
+    network.close()
+    network.close()
+    assert gpu.used == before
+
+
+def test_engines_that_cannot_be_used():
+    gpu = HostGpu()
+    with pytest.raises(BundleError, match=r"cannot be read by tensorrt 11.4.0.106 on Host: build"):
+        TrtNetwork(gpu, Trt(reads=False), b"", "build it")
+    tensors = Tensors.allocate(gpu, 16, 1, 4)
+    with pytest.raises(BundleError, match="inputs and outputs are not the bundle's: build it"):
+        TrtNetwork(gpu, Trt(accepts=False), b"", "build it").bind(tensors, 4)
+    with pytest.raises(DeviceError, match="does not run on Host: build it, or use --device cpu"):
+        TrtNetwork(gpu, Trt(runs=False), b"", "build it").bind(tensors, 4)()
