@@ -1,11 +1,10 @@
-"""Does the exported network do what the PyTorch network does, where it matters?"""
+"""Does a network do what the one it was made from does, where it matters? Needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from anofpdm.runtime.denoiser import Denoiser
@@ -14,7 +13,6 @@ from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.postprocess import cut
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.select import AnomalyDigest, threshold
-from anofpdm.train.unet import HEALTHY, NULL, UNet
 
 from .phantom import phantom_slices
 
@@ -38,32 +36,34 @@ class Parity:
     t_e: float
     dice: float
 
-    def check(self, tolerance: Parity) -> None:
-        """Raise ParityError, naming the figure, if any exceeds its tolerance."""
+    def __str__(self) -> str:
+        return (
+            f"eps {self.eps:.1e}, M_t {self.M_t:.1e}, H {self.H:.1e}, t_e equal {self.t_e:.0%}, "
+            f"mask Dice {self.dice:.4f}"
+        )
+
+    def check(
+        self,
+        tolerance: Parity,
+        what: str = "the exported network",
+        otherwise: str = "nothing was written",
+    ) -> None:
+        """Raise ParityError, naming the figure, if any exceeds its tolerance.
+
+        ``what`` was compared, ``otherwise`` ends the message.
+        """
         for name, value in asdict(self).items():
             limit = getattr(tolerance, name)
             fails = value < limit if name in ("t_e", "dice") else value > limit
             if fails or not np.isfinite(value):
                 raise ParityError(
-                    f"the exported network differs from PyTorch: {name} {value:.3g}, tolerance "
-                    f"{limit:.3g}; nothing was written"
+                    f"{what} differs from PyTorch: {name} {value:.3g}, tolerance "
+                    f"{limit:.3g}; {otherwise}"
                 )
 
 
 FP32_TOLERANCE = Parity(eps=1e-4, M_t=1e-3, H=1e-3, t_e=1.0, dice=0.99)
 FP16_TOLERANCE = Parity(eps=2e-2, M_t=2e-2, H=2e-2, t_e=0.98, dice=0.98)
-
-
-def torch_denoiser(unet: UNet) -> Denoiser:
-    """The PyTorch network behind the runtime's protocol: two calls, no shared batch."""
-
-    def denoise(x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        x, when = torch.from_numpy(x_t), torch.from_numpy(t - 1)
-        with torch.no_grad():
-            both = [unet(x, when, torch.full_like(when, label)) for label in (HEALTHY, NULL)]
-        return both[0].numpy(), both[1].numpy()
-
-    return denoise
 
 
 def compare(
