@@ -20,20 +20,26 @@ def ceilings(index: int = 0) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"matrix_tflops": None, "copy_gb_s": None, "reason": "PyTorch sees no GPU"}
     device = torch.device("cuda", index)
+    try:
+        return {
+            "matrix_tflops": 2 * _SIZE**3 / _product_ms(torch, device) / 1e9,
+            "copy_gb_s": 2 * (_COPY_GIB << 30) / _copy_ms(torch, device) / 1e6,
+            "torch": torch.__version__,
+        }
+    finally:
+        torch.cuda.empty_cache()
+
+
+def _product_ms(torch: Any, device: Any) -> float:
     a, b = (torch.randn(_SIZE, _SIZE, device=device).half() for _ in range(2))
     out = torch.empty_like(a)
+    return _median_ms(torch, lambda: torch.mm(a, b, out=out))
+
+
+def _copy_ms(torch: Any, device: Any) -> float:
     source = torch.randint(0, 255, (_COPY_GIB << 30,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    product = _median_ms(torch, lambda: torch.mm(a, b, out=out))
-    copy = _median_ms(torch, lambda: target.copy_(source))
-    found = {
-        "matrix_tflops": 2 * _SIZE**3 / product / 1e9,
-        "copy_gb_s": 2 * source.numel() / copy / 1e6,
-        "torch": torch.__version__,
-    }
-    del a, b, out, source, target
-    torch.cuda.empty_cache()
-    return found
+    return _median_ms(torch, lambda: target.copy_(source))
 
 
 def _median_ms(torch: Any, work: Callable[[], object]) -> float:

@@ -99,21 +99,21 @@ def run_all(skeleton: Path | None, index: int, budget_s: float, path: Path) -> N
             results["measured"].append(one)
             try:
                 measure(one, open_bundle(bundles[name]), by, index, deadline)
-            except (AnofpdmError, TimeUp) as error:
+            except (AnofpdmError, TimeUpError) as error:
                 one["not_measured"] = str(error)
             write_json(path, results)
             click.echo(f"{name} by {by}: {one.get('not_measured', 'done')}", err=True)
     click.echo(report(results))
 
 
-class TimeUp(Exception):
+class TimeUpError(Exception):
     """There is no time left for the rest."""
 
 
 def check_time(deadline: float) -> None:
     """Stop where the time is over."""
     if time.monotonic() > deadline:
-        raise TimeUp("not measured: the time was up")
+        raise TimeUpError("not measured: the time was up")
 
 
 def measure(one: dict[str, Any], bundle: Bundle, by: str, index: int, deadline: float) -> None:

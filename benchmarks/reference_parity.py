@@ -65,7 +65,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a bundle; its cost and its parity with PyTorch."""
     checkpoint = read_source(weights, Asked(modalities, heads, image_size))
-    parity = write_bundle(checkpoint, out, name=out.stem)
+    parity = write_bundle(checkpoint, out, name=out.stem, fp16=False)[NETWORK]
     return {
         "parameters_m": parameters(checkpoint.network()),
         "gflop": flop(onnx.load(out / NETWORK)) / 2e9,

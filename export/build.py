@@ -68,7 +68,7 @@ def build_on(
     )
     seconds = time.perf_counter() - began
     manifest = bundle.manifest
-    loaded = TrtNetwork(gpu, trt, content, rebuild(bundle))
+    loaded = TrtNetwork(gpu, trt, content, rebuild(bundle.path))
     backend = GpuBackend(gpu, loaded, gpu.name, len(manifest.modalities), manifest.grid.size,
                          max(slots))  # fmt: skip
     try:

@@ -6,6 +6,7 @@ import copy
 import platform
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,16 +14,18 @@ from pathlib import Path
 import torch
 
 from anofpdm import __version__
-from anofpdm.runtime.bundle import NETWORK, Manifest, write_manifest
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle import NETWORK, NETWORK_FP16, Manifest, write_manifest
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.errors import OutputError
+from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.train.checkpoint import Checkpoint
+from anofpdm.train.unet import UNet
 
-from .network import BothLabels
+from .network import BothLabels, torch_denoiser
 from .onnx_file import export_onnx
-from .parity import FP16_TOLERANCE, FP32_TOLERANCE, Parity, compare, torch_denoiser
+from .parity import FP16_TOLERANCE, FP32_TOLERANCE, Parity, Trial, compare
 
 
 def write_bundle(
@@ -30,19 +33,23 @@ def write_bundle(
     path: Path,
     *,
     name: str,
-    precision: str = "fp32",
+    fp16: bool = True,
     store_fp16: bool = False,
     scored: tuple[str, ...] | None = None,
     model_card: str = "",
-) -> Parity:
+) -> Mapping[str, Parity]:
     """Export the EMA network to a bundle that is not calibrated yet.
 
     Parameters
     ----------
     path : the bundle's folder; must not exist
-    precision : ``fp32``, or ``fp16`` for a network typed in float16
-    store_fp16 : see :func:`anofpdm.export.onnx_file.export_onnx`
+    fp16 : whether it gets a network typed in float16 as well, for GPUs
+    store_fp16 : of the other one; see :func:`anofpdm.export.onnx_file.export_onnx`
     scored : the modalities that count for the anomaly map; default all
+
+    Returns
+    -------
+    how far each network, by file name, is from PyTorch
 
     Raises
     ------
@@ -57,16 +64,12 @@ def write_bundle(
     beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         beside.mkdir(parents=True)
-        export_onnx(BothLabels(copy.deepcopy(unet), precision), beside / NETWORK, store_fp16)
-        size = checkpoint.unet.image_size
-        parity = compare(
-            torch_denoiser(unet),
-            OnnxDenoiser(beside / NETWORK),
-            checkpoint.unet.in_channels,
-            size,
-            schedule,
-        )
-        parity.check(FP16_TOLERANCE if store_fp16 or precision == "fp16" else FP32_TOLERANCE)
+        network = BothLabels(copy.deepcopy(unet), "fp32")
+        export_onnx(network, beside / NETWORK, store_fp16)
+        parity = {NETWORK: _compare(unet, beside / NETWORK, schedule)}
+        parity[NETWORK].check(FP16_TOLERANCE if store_fp16 else FP32_TOLERANCE)
+        if fp16:
+            parity[NETWORK_FP16] = _add_fp16(unet, beside / NETWORK_FP16, schedule)
         manifest = Manifest(
             name=name,
             modalities=checkpoint.modalities,
@@ -75,8 +78,8 @@ def write_bundle(
             schedule=schedule,
             L=min(600, schedule.T),
             clip=True,
-            precision=precision,
-            files={NETWORK: sha256(beside / NETWORK)},
+            precision="fp32",
+            files={name: sha256(beside / name) for name in parity},
             architecture=asdict(checkpoint.unet),
             provenance={
                 "anofpdm": __version__,
@@ -86,9 +89,9 @@ def write_bundle(
                 "data": dict(checkpoint.data),
                 "training": checkpoint.training(),
                 "iterations": checkpoint.step or None,
-                "weights_stored_as": "fp16" if store_fp16 else precision,
+                "weights_stored_as": "fp16" if store_fp16 else "fp32",
             },
-            parity=asdict(parity),
+            parity={name: asdict(figures) for name, figures in parity.items()},
             model_card=model_card,
         )
         write_manifest(beside, manifest)
@@ -97,4 +100,23 @@ def write_bundle(
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    return parity
+
+
+def _compare(unet: UNet, path: Path, schedule: Schedule) -> Parity:
+    trial = Trial.short(unet.config.in_channels, unet.config.image_size, schedule)
+    exported = HostBackend(OnnxDenoiser(path), 3)
+    return compare(HostBackend(torch_denoiser(unet), 3), exported, trial)
+
+
+def _add_fp16(unet: UNet, path: Path, schedule: Schedule) -> Parity:
+    otherwise = "nothing was written: --no-fp16 leaves this network out"
+    export_onnx(BothLabels(copy.deepcopy(unet), "fp16"), path)
+    try:
+        parity = _compare(unet, path, schedule)
+    except BundleError as error:
+        raise ParityError(
+            f"{path.name} gives infinite or undefined predictions in float16; {otherwise}"
+        ) from error
+    parity.check(FP16_TOLERANCE, path.name, otherwise=otherwise)
     return parity

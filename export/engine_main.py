@@ -1,4 +1,4 @@
-"""``anofpdm-export engine``: a bundle's FP16 network becomes a TensorRT engine, on the GPU it is for."""
+"""``anofpdm-export engine``: a bundle's FP16 network becomes a TensorRT engine."""
 
 from __future__ import annotations
 

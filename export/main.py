@@ -6,14 +6,18 @@ from pathlib import Path
 
 import click
 
+from anofpdm.runtime.bundle import NETWORK, NETWORK_FP16
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import load_onnxruntime
+from anofpdm.runtime.engines import rebuild
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.extras import require
 
+from .engine_main import build_if_possible, engine
 
-@click.command()
-@click.option("--ckpt", required=True, type=click.Path(path_type=Path), help="The checkpoint.")
+
+@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")
+@click.option("--ckpt", type=click.Path(path_type=Path), help="The checkpoint.  [required]")
 @click.option("--modalities", help="Channels in order, with commas: of a reference checkpoint.")
 @click.option("--heads", type=click.IntRange(min=1), help="Of its attention.  [default: 4]")
 @click.option("--image-size", type=click.IntRange(min=8), help="Of its slices.  [default: 128]")
@@ -22,10 +26,11 @@ from anofpdm.runtime.extras import require
 @click.option("--axes", type=click.Choice(["LP", "RA"]), help="Where their rows and columns lead: "
               "left and back, or right and front.  [default: LP, as BraTS]")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: CKPT.anofpdm]")
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32",
-              show_default=True, help="What the network computes in.")  # fmt: skip
 @click.option("--weights", type=click.Choice(["fp32", "fp16"]), default="fp32",
-              show_default=True, help="What an fp32 network's weights are stored in.")  # fmt: skip
+              show_default=True, help="What the weights are stored in; the network computes in "
+              "fp32.")  # fmt: skip
+@click.option("--fp16/--no-fp16", default=True, show_default=True, help="Add a network that "
+              "computes in fp16, which GPUs need.")  # fmt: skip
 @click.option("--scored", help="Modalities that count for the map, with commas.  [default: all]")
 @click.option("--name", help="What the model is called.  [default: the output's name]")
 @click.option(
@@ -35,16 +40,18 @@ from anofpdm.runtime.extras import require
 )
 @click.version_option(package_name="anofpdm")
 @reports_errors
+@click.pass_context
 def main(
-    ckpt: Path,
+    context: click.Context,
+    ckpt: Path | None,
     modalities: str | None,
     heads: int | None,
     image_size: int | None,
     pixel_mm: float | None,
     axes: str | None,
     output: Path | None,
-    precision: str,
     weights: str,
+    fp16: bool,
     scored: str | None,
     name: str | None,
     model_card: Path | None,
@@ -57,6 +64,13 @@ def main(
 
     Example: anofpdm-export --ckpt ema_0.9999_210000.pt --modalities flair,t1,t1ce,t2
     """
+    if context.invoked_subcommand is not None:
+        if ckpt is not None:
+            raise click.UsageError(f"--ckpt does not go with {context.invoked_subcommand}", context)
+        return
+    if ckpt is None:
+        wanted = next(one for one in context.command.params if one.name == "ckpt")
+        raise click.MissingParameter(ctx=context, param=wanted)
     for module in ("torch", "onnx", "onnxscript"):
         require(module, "export")
     load_onnxruntime()
@@ -74,8 +88,8 @@ def main(
         checkpoint,
         path,
         name=name or path.stem,
-        precision=precision,
-        store_fp16=weights == "fp16" and precision == "fp32",
+        fp16=fp16,
+        store_fp16=weights == "fp16",
         scored=chosen,
         model_card=model_card.read_text(encoding="utf-8") if model_card else "",
     )
@@ -87,10 +101,14 @@ def main(
             "--axes say otherwise",
             err=True,
         )
-    click.echo(
-        f"bundle in {path}; against PyTorch: eps {parity.eps:.1e}, M_t {parity.M_t:.1e}, "
-        f"H {parity.H:.1e}, t_e equal {parity.t_e:.0%}, mask Dice {parity.dice:.4f}"
-    )
+    click.echo(f"bundle in {path}; against PyTorch: {parity[NETWORK]}")
+    if NETWORK_FP16 not in parity:
+        return
+    click.echo(f"{NETWORK_FP16} against PyTorch: {parity[NETWORK_FP16]}")
+    try:
+        click.echo(build_if_possible(path))
+    except AnofpdmError as error:
+        click.echo(f"note: no TensorRT engine yet ({error}); {rebuild(path)} for one", err=True)
 
 
 def _names(text: str | None, option: str) -> tuple[str, ...] | None:
@@ -100,3 +118,6 @@ def _names(text: str | None, option: str) -> tuple[str, ...] | None:
     if not all(names) or len(set(names)) < len(names):
         raise AnofpdmError(f"{option} {text}: give different names, with commas between them")
     return names
+
+
+main.add_command(engine)

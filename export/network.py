@@ -1,10 +1,13 @@
-"""What is exported: the U-Net asked twice, with both labels in one batch."""
+"""What is exported: the U-Net asked twice, with both labels in one batch. And its reference."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.train.unet import HEALTHY, NULL, GroupNorm, UNet
 
 from .fold import fold
@@ -45,3 +48,17 @@ class BothLabels(nn.Module):
         eps = self.unet.predict(twice_x, twice_t, self.label_rows, which)
         # Slices, not chunk(2): that would fix the batch when it is exported.
         return eps[: t.shape[0]], eps[t.shape[0] :]
+
+
+def torch_denoiser(unet: UNet) -> Denoiser:
+    """The PyTorch network behind the runtime's protocol: two calls, no shared batch."""
+
+    def denoise(
+        x_t: NDArray[np.float32], t: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        x, when = torch.from_numpy(x_t), torch.from_numpy(t - 1)
+        with torch.no_grad():
+            both = [unet(x, when, torch.full_like(when, label)) for label in (HEALTHY, NULL)]
+        return both[0].numpy(), both[1].numpy()
+
+    return denoise

@@ -54,6 +54,7 @@ def export_onnx(network: BothLabels, path: Path, store_fp16: bool = False) -> No
         )
     assert program is not None
     model = program.model_proto
+    forget_traces(model)
     if store_fp16:
         halve_weights(model)
     onnx.checker.check_model(model, full_check=True)
@@ -61,6 +62,15 @@ def export_onnx(network: BothLabels, path: Path, store_fp16: bool = False) -> No
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ParityError(f"the exporter fixed the batch of {value.name}")
     path.write_bytes(model.SerializeToString())
+
+
+def forget_traces(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes about nodes: stack traces, with paths of the machine."""
+    graph = model.graph
+    held = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    for one in held:
+        del one.metadata_props[:]
+        one.doc_string = ""
 
 
 def halve_weights(model: onnx.ModelProto) -> None:

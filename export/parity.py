@@ -1,25 +1,26 @@
-"""Does the exported network do what the PyTorch network does, where it matters?"""
+"""Does a network do what the one it was made from does, where it matters? Needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from anofpdm.runtime.denoiser import Denoiser
+from anofpdm.runtime.backend import Backend, Recipe
+from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.errors import ParityError
-from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.forward import Process, Slice
 from anofpdm.runtime.postprocess import cut
 from anofpdm.runtime.schedule import Schedule
-from anofpdm.runtime.select import AnomalyDigest, threshold
-from anofpdm.train.unet import HEALTHY, NULL, UNet
+from anofpdm.runtime.select import Finding, threshold
+from anofpdm.runtime.setup import Setup, resolve
 
 from .phantom import phantom_slices
 
 Float32 = NDArray[np.float32]
 _SLICES, _W, _L, _STRIDE, _A, _B = 4, 2.0, 301, 60, 0.90, 0.98
+_MANY, _STEPS = 16, 20
 _TINY = 1e-12
 
 
@@ -38,72 +39,109 @@ class Parity:
     t_e: float
     dice: float
 
-    def check(self, tolerance: Parity) -> None:
-        """Raise ParityError, naming the figure, if any exceeds its tolerance."""
+    def __str__(self) -> str:
+        return (
+            f"eps {self.eps:.1e}, M_t {self.M_t:.1e}, H {self.H:.1e}, t_e equal {self.t_e:.0%}, "
+            f"mask Dice {self.dice:.4f}"
+        )
+
+    def beyond(self, tolerance: Parity) -> list[str]:
+        """The figures that exceed their tolerances."""
+        found = []
         for name, value in asdict(self).items():
             limit = getattr(tolerance, name)
             fails = value < limit if name in ("t_e", "dice") else value > limit
             if fails or not np.isfinite(value):
-                raise ParityError(
-                    f"the exported network differs from PyTorch: {name} {value:.3g}, tolerance "
-                    f"{limit:.3g}; nothing was written"
-                )
+                found.append(f"{name} {value:.3g}, tolerance {limit:.3g}")
+        return found
+
+    def check(
+        self,
+        tolerance: Parity,
+        what: str = "the exported network",
+        reference: str = "PyTorch",
+        otherwise: str = "nothing was written",
+    ) -> None:
+        """Raise ParityError, naming the figure, if any exceeds its tolerance.
+
+        ``what`` was compared with ``reference``, ``otherwise`` ends the message.
+        """
+        for figure in self.beyond(tolerance):
+            raise ParityError(f"{what} differs from {reference}: {figure}; {otherwise}")
 
 
 FP32_TOLERANCE = Parity(eps=1e-4, M_t=1e-3, H=1e-3, t_e=1.0, dice=0.99)
 FP16_TOLERANCE = Parity(eps=2e-2, M_t=2e-2, H=2e-2, t_e=0.98, dice=0.98)
 
 
-def torch_denoiser(unet: UNet) -> Denoiser:
-    """The PyTorch network behind the runtime's protocol: two calls, no shared batch."""
+@dataclass(frozen=True)
+class Trial:
+    """What networks are compared on: ``x0``, (n, C, size, size) float32, ``recipe`` and the
+    quantiles ``a`` and ``b`` of Algorithm 1."""
 
-    def denoise(x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        x, when = torch.from_numpy(x_t), torch.from_numpy(t - 1)
-        with torch.no_grad():
-            both = [unet(x, when, torch.full_like(when, label)) for label in (HEALTHY, NULL)]
-        return both[0].numpy(), both[1].numpy()
+    x0: Float32
+    recipe: Recipe
+    a: float = _A
+    b: float = _B
 
-    return denoise
+    @classmethod
+    def short(cls, channels: int, size: int, schedule: Schedule) -> Trial:
+        """Four phantom slices at six timesteps."""
+        process = Process(schedule, min(_L, schedule.T), _STRIDE)
+        return cls(phantom_slices(_SLICES, channels, size),
+                   Recipe(process, _W, tuple(range(channels))))  # fmt: skip
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Trial:
+        """Sixteen phantom slices, and what the bundle's default calibration does with a slice where
+        it does so in few steps; otherwise six timesteps."""
+        manifest = bundle.manifest
+        trial = cls.short(len(manifest.modalities), manifest.grid.size, manifest.schedule)
+        recipe = replace(trial.recipe, scored=manifest.scored_channels)
+        if bundle.default:
+            setup = resolve(bundle, Setup())
+            if len(setup.process.timesteps) <= _STEPS:
+                recipe = Recipe(setup.process, setup.calibration.w, recipe.scored, setup.rule)
+        return cls(phantom_slices(_MANY, *trial.x0.shape[1:3]), recipe)
 
 
-def compare(
-    reference: Denoiser, other: Denoiser, channels: int, size: int, schedule: Schedule
-) -> Parity:
-    """Compare two denoisers on noise predictions and on a short forward process.
+def compare(reference: Backend, other: Backend, trial: Trial) -> Parity:
+    """Compare two networks, and where they run, on noise predictions and on a forward process.
 
     Batches of several sizes are used, so a batch that was fixed by mistake shows.
     """
-    x0 = phantom_slices(_SLICES, channels, size)
+    x0, schedule = trial.x0, trial.recipe.process.schedule
     eps = 0.0
     for batch, first in ((1, 1), (_SLICES, 250), (3, schedule.T - 400)):
         t = np.minimum(first + 100 * np.arange(batch), schedule.T)
-        for want, got in zip(reference(x0[:batch], t), other(x0[:batch], t), strict=True):
+        for want, got in zip(
+            *(net.denoiser(x0[:batch], t) for net in (reference, other)), strict=True
+        ):
             eps = max(eps, float(np.abs(got - want).max() / max(np.abs(want).max(), _TINY)))
-    process = Process(schedule, min(_L, schedule.T), _STRIDE)
-    digests = [_digests(process, denoiser, x0) for denoiser in (reference, other)]
-    M_max = np.max([np.array(d.M).max(axis=0) for d in digests[0]], axis=0).clip(_TINY)
-    worst = {"M_t": 0.0, "H": 0.0, "t_e": 0.0, "dice": 1.0}
-    for want, got in zip(*digests, strict=True):
-        worst["M_t"] = max(worst["M_t"], _relative(np.array(want.M), np.array(got.M)))
+    findings = [_findings(backend, trial) for backend in (reference, other)]
+    M_max = np.max([found.M.max(axis=0) for found in findings[0]], axis=0).clip(_TINY)
+    timesteps = trial.recipe.process.timesteps
+    worst = {"M_t": 0.0, "H": 0.0, "dice": 1.0}
+    kept = []
+    for want, got in zip(*findings, strict=True):
+        worst["M_t"] = max(worst["M_t"], _relative(want.M, got.M))
         worst["H"] = max(worst["H"], _relative(want.H, got.H))
-        worst["t_e"] += bool(np.all(np.abs(want.t_e - got.t_e) <= _STRIDE)) / _SLICES
-        one, two = (_mask(d, M_max) for d in (want, got))
+        steps = np.searchsorted(timesteps, want.t_e) - np.searchsorted(timesteps, got.t_e)
+        kept.append(bool(np.all(np.abs(steps) <= 1)))
+        one, two = (_mask(found, M_max, trial) for found in (want, got))
         total = one.sum() + two.sum()
         worst["dice"] = min(worst["dice"], float(2 * (one & two).sum() / total) if total else 1.0)
-    return Parity(eps=eps, **worst)
+    return Parity(eps=eps, t_e=float(np.mean(kept)), **worst)
 
 
-def _digests(process: Process, denoiser: Denoiser, x0: Float32) -> list[AnomalyDigest]:
-    def new() -> AnomalyDigest:
-        return AnomalyDigest(_W, tuple(range(x0.shape[1])))
-
-    stream = run(process, denoiser, (Slice(i, x) for i, x in enumerate(x0)), new, slots=3)
-    return [digest for _, digest in sorted(stream, key=lambda pair: pair[0].key)]
+def _findings(backend: Backend, trial: Trial) -> list[Finding]:
+    stream = backend.find(trial.recipe, (Slice(i, x) for i, x in enumerate(trial.x0)))
+    return [found for _, found in sorted(stream, key=lambda pair: pair[0].key)]
 
 
-def _mask(digest: AnomalyDigest, M_max: NDArray[np.float64]) -> NDArray[np.bool_]:
-    Q = threshold(digest.H, np.array(digest.M).max(axis=0), M_max, _A, _B).Q
-    return cut(digest.H.mean(axis=0), Q)
+def _mask(found: Finding, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:
+    Q = threshold(found.H, found.M.max(axis=0), M_max, trial.a, trial.b).Q
+    return cut(found.H.mean(axis=0), Q)
 
 
 def _relative(want: NDArray[np.floating], got: NDArray[np.floating]) -> float:

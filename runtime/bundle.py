@@ -4,9 +4,14 @@
     what the network expects and is, and the SHA-256 of every other file;
 ``unet.onnx``
     ``x_t`` (B, C, H, W) float32 and ``t`` (B,) int64, 0-based -> ``eps_healthy``, ``eps_null``;
+``unet_fp16.onnx``
+    optional: the same computed in float16, with the same inputs and outputs: what TensorRT engines
+    are built from;
 ``calibration.json``
     one or more calibrations by name (*presets*), and which is the default: w, M_max, the thresholds
-    of the verdict, the stopping rule, and the conditions they hold for.
+    of the verdict, the stopping rule, and the conditions they hold for;
+``engines/``
+    what was built on a GPU, for that GPU; see :mod:`anofpdm.runtime.engines`.
 
 Nothing in it is unpickled or executed.
 """
@@ -29,6 +34,7 @@ from .schedule import Schedule
 
 SCHEMA_VERSION = 2
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"
+NETWORK_FP16 = "unet_fp16.onnx"
 DEFAULT = Path(__file__).with_name("default.anofpdm")
 
 
@@ -37,8 +43,10 @@ class Manifest:
     """What a bundle holds.
 
     ``modalities``: channel names in order; ``scored``: those that count for the anomaly map;
-    ``clip``: whether predictions are clipped to [-1, 1]; ``precision``: ``fp32`` or ``fp16``;
-    ``L``: how far calibrations go unless told otherwise; ``files``: SHA-256 by name.
+    ``clip``: whether predictions are clipped to [-1, 1]; ``precision``: what ``unet.onnx`` computes
+    in, ``fp32``; calibrations hold for it; ``L``: how far they go unless told otherwise; ``files``:
+    SHA-256 by name; ``parity``: by network, how far it is from PyTorch; ``engines``: by file name,
+    see :class:`anofpdm.runtime.engines.Engine`.
     """
 
     name: str
@@ -54,6 +62,7 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     model_card: str = ""
+    engines: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -66,6 +75,8 @@ class Manifest:
             raise ValueError(f"L must lie in 1..{self.schedule.T}, not {self.L}")
         if self.precision not in ("fp32", "fp16"):
             raise ValueError(f"precision must be fp32 or fp16, not {self.precision!r}")
+        if not isinstance(self.engines, Mapping):
+            raise ValueError("engines must be records by file name")
 
     @property
     def scored_channels(self) -> tuple[int, ...]:
@@ -90,6 +101,11 @@ class Bundle:
     def network(self) -> Path:
         """The ONNX file."""
         return self.path / NETWORK
+
+    @property
+    def network_fp16(self) -> Path | None:
+        """The ONNX file that computes in float16, if the bundle has one."""
+        return self.path / NETWORK_FP16 if NETWORK_FP16 in self.manifest.files else None
 
     def conditions(self, encoding: str, L: int, stride: int, spacing: str = "even") -> Conditions:
         """The conditions under which this bundle runs such a process."""
@@ -178,7 +194,7 @@ def open_bundle(path: Path) -> Bundle:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of the bundle at ``path``."""
     with whole_file(path / MANIFEST) as beside:
-        beside.write_text(_as_json(asdict(manifest)), encoding="utf-8")
+        beside.write_text(as_json(manifest), encoding="utf-8")
 
 
 def write_card_section(bundle: Bundle, heading: str, text: str) -> None:
@@ -189,7 +205,7 @@ def write_card_section(bundle: Bundle, heading: str, text: str) -> None:
     BundleError
         If the network has been replaced since the bundle was read.
     """
-    current = _unchanged(bundle)
+    current = unchanged(bundle)
     parts = re.split(r"^(?=## )", current.manifest.model_card, flags=re.MULTILINE)
     kept = [part.strip() for part in parts if not part.startswith(heading)]
     card = "\n\n".join([*kept, f"{heading}{text.rstrip()}"]).lstrip() + "\n"
@@ -213,7 +229,7 @@ def write_calibration(
     OutputError
         If the bundle cannot be written to; then nothing has changed.
     """
-    path, current = bundle.path, _unchanged(bundle)
+    path, current = bundle.path, unchanged(bundle)
     presets = {name: asdict(one) for name, one in current.calibrations.items()}
     presets[preset] = asdict(calibration)
     chosen = preset if default or not current.default else current.default
@@ -222,8 +238,7 @@ def write_calibration(
         with whole_file(path / MANIFEST) as manifest, whole_file(path / CALIBRATION) as beside:
             beside.write_text(_as_json({"default": chosen, "presets": presets}), encoding="utf-8")
             files = {**current.manifest.files, CALIBRATION: sha256(beside)}
-            changed = asdict(replace(current.manifest, files=files))
-            manifest.write_text(_as_json(changed), encoding="utf-8")
+            manifest.write_text(as_json(replace(current.manifest, files=files)), encoding="utf-8")
     except OutputError:
         # The manifest was not replaced: the calibration must be the one that it lists.
         if before is None:
@@ -233,12 +248,23 @@ def write_calibration(
         raise
 
 
-def _unchanged(bundle: Bundle) -> Bundle:
-    """The bundle as it is now; a calibration takes long, and others may have been added."""
+def unchanged(bundle: Bundle) -> Bundle:
+    """The bundle as it is now: what is added took long, and others may have added something too.
+
+    Raises
+    ------
+    BundleError
+        If the network has been replaced since the bundle was read.
+    """
     current = open_bundle(bundle.path)
     if current.manifest.files[NETWORK] != bundle.manifest.files[NETWORK]:
         raise BundleError(f"{bundle.path} has got another network meanwhile: start again")
     return current
+
+
+def as_json(manifest: Manifest) -> str:
+    """What a manifest's file holds."""
+    return _as_json(asdict(manifest))
 
 
 def _as_json(content: Mapping[str, Any]) -> str:

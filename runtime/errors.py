@@ -43,5 +43,9 @@ class MissingExtraError(AnofpdmError, ImportError):
     """A command needs packages that an extra of this distribution installs."""
 
 
+class EngineError(AnofpdmError, RuntimeError):
+    """A TensorRT that cannot be used, or a network that it cannot build an engine from."""
+
+
 class ParityError(AnofpdmError, ValueError):
     """An exported network that does not compute what the original computes."""

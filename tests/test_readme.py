@@ -7,7 +7,7 @@ import sys
 from click.testing import CliRunner
 from support import ROOT
 
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle import DEFAULT, NETWORK, NETWORK_FP16, open_bundle
 from anofpdm.runtime.infer import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,8 +47,10 @@ def test_the_model_card_and_the_readme_give_the_same_figures():
 
 
 def test_the_default_bundle_is_small_and_calibrated():
-    size = sum(path.stat().st_size for path in DEFAULT.iterdir())
-    assert size <= 16 * 2**20
+    sizes = {path.name: path.stat().st_size for path in DEFAULT.iterdir() if path.is_file()}
+    assert {NETWORK, NETWORK_FP16} < set(sizes)
+    assert sizes.pop(NETWORK_FP16) <= 11 * 2**20
+    assert sum(sizes.values()) <= 16 * 2**20
     bundle = open_bundle(DEFAULT)
     assert bundle.manifest.modalities == ("flair",)
     assert bundle.calibrations[bundle.default].slices["split"] == "val"

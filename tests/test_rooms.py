@@ -73,6 +73,7 @@ def test_wheel_holds_the_package_and_no_plain_rooms(tmp_path):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"anofpdm"}
     for name in ("py.typed", "runtime/forward.py", "train/unet.py", "calibrate/choose.py",
-                 "export/parity.py", "runtime/default.anofpdm/unet.onnx",
+                 "export/parity.py", "runtime/gpu/kernels.cu", "runtime/default.anofpdm/unet.onnx",
+                 "runtime/default.anofpdm/unet_fp16.onnx", "export/engine.py",
                  "runtime/default.anofpdm/manifest.json"):  # fmt: skip
         assert f"anofpdm/{name}" in names

@@ -72,7 +72,7 @@ class GpuBackend:
             except DeviceMemoryError:
                 if self.slots == 1 or self._rows:
                     raise
-                self._release()
+                self._unbind()
                 self.slots //= 2
             else:
                 self._rows += 1
@@ -88,17 +88,22 @@ class GpuBackend:
         row.state.free()
         self._rows -= 1
         if not self._rows:
-            self._release()
+            self._unbind()
 
-    def _release(self) -> None:
+    def _unbind(self) -> None:
         self._host.free()
         self.network.release()
 
     def close(self) -> None:
-        """Give the GPU back; a second time does nothing."""
-        if self._idle:
-            self._drop(self._idle[1])
-        self._idle = None
-        self._release()
+        """Give the network and the GPU back; a second time does nothing."""
+        self.release()
         self.network.close()
         self.gpu.close()
+
+    def release(self) -> None:
+        """Give the memory back that is for slots; it is taken again when needed."""
+        idle, self._idle = self._idle, None
+        if idle:
+            self._drop(idle[1])
+        if not self._rows:
+            self._unbind()

@@ -49,8 +49,10 @@ class DeviceNetwork(Protocol):
     that it takes, None for any number.
     """
 
-    capturable: bool
-    longest: int | None
+    @property
+    def capturable(self) -> bool: ...
+    @property
+    def longest(self) -> int | None: ...
 
     def widths(self, slots: int) -> tuple[int, ...]:
         """The batch sizes to use for a row of so many slots: ascending, the last at least that."""

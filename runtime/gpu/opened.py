@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..bundle import Bundle
-from ..engines import build_command, find_engine, load_tensorrt, read_engine
+from ..engines import find_engine, flavour_of, load_tensorrt, read_engine, rebuild
 from .backend import GpuBackend
 from .cuda import Gpu
 from .network import DeviceNetwork
@@ -43,9 +43,9 @@ def _network(kind: str, gpu: Gpu, bundle: Bundle) -> tuple[DeviceNetwork, str]:
         bundle,
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
-        flavour=trt.__name__,
+        flavour=flavour_of(trt),
         version=trt.__version__,
     )
     content = read_engine(bundle, engine)
-    network = TrtNetwork(gpu, trt, content, build_command(bundle))
+    network = TrtNetwork(gpu, trt, content, rebuild(bundle.path))
     return network, f"{engine.flavour} {engine.version}, FP16"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engines import flavour_of
 from ..errors import BundleError, DeviceError, SetupError
 from .cuda import Array, Gpu
 from .network import Tensors
@@ -39,8 +40,10 @@ class TrtNetwork:
         self._runtime: Any = trt.Runtime(self._log)
         self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
-            raise BundleError(f"the engine cannot be read by {trt.__name__} {trt.__version__} on "
-                              f"{gpu.name}: {rebuild}")  # fmt: skip
+            raise BundleError(
+                f"the engine cannot be read by {flavour_of(trt)} {trt.__version__} on {gpu.name}: "
+                f"{rebuild}"
+            )
         self._profiles = {
             int(self._engine.get_tensor_profile_shape("x_t", i)[1][0]): i
             for i in range(self._engine.num_optimization_profiles)

@@ -101,17 +101,17 @@ def test_an_engine_that_does_not_agree_is_not_kept(bundle, engine, computes, fig
     with pytest.raises(
         ParityError, match=f"the engine differs from the FP32 network on the CPU: {figure} .*"
     ) as caught:
-        build.build_on(HostGpu(), TRT, bundle)
+        build.build_on(HostGpu(), TRT, bundle, (1, 16))
     assert str(caught.value).endswith("it was not kept")
     assert open_bundle(bundle.path).manifest.engines == {}
     assert not (bundle.path / ENGINES).exists()
-    made = build.build_on(HostGpu(), TRT, bundle, tolerance=None)
+    made = build.build_on(HostGpu(), TRT, bundle, (1, 16), tolerance=None)
     assert made.parity[figure] > 0.02
 
 
 def test_the_gpu_s_memory_is_given_back(bundle, engine):
     gpu = HostGpu()
-    build.build_on(gpu, TRT, bundle)
+    build.build_on(gpu, TRT, bundle, (1, 16))
     assert gpu.used == 0
 
 

@@ -6,18 +6,14 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from support import ROOT
 
 from anofpdm.export.bundle_writer import write_bundle
-from anofpdm.export.network import BothLabels
-from anofpdm.export.parity import (
-    FP16_TOLERANCE,
-    FP32_TOLERANCE,
-    Parity,
-    compare,
-    torch_denoiser,
-)
+from anofpdm.export.network import BothLabels, torch_denoiser
+from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Parity, Trial, compare
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.bundle import MANIFEST, NETWORK, SCHEMA_VERSION, open_bundle
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16, SCHEMA_VERSION, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import OutputError, ParityError
 from anofpdm.runtime.grid import Grid
@@ -44,18 +40,29 @@ def made():
     return checkpoint()
 
 
-@pytest.fixture(scope="module", params=["fp32", "stored as fp16", "fp16"])
-def exported(request, made, tmp_path_factory):
+@pytest.fixture(scope="module")
+def both(made, tmp_path_factory):
+    """Networks in float32 and float16."""
     path = tmp_path_factory.mktemp("bundle") / "model.anofpdm"
-    precision = "fp16" if request.param == "fp16" else "fp32"
-    parity = write_bundle(made, path, name="toy", precision=precision,
-                          store_fp16=request.param == "stored as fp16")  # fmt: skip
-    return request.param, path, parity
+    return path, write_bundle(made, path, name="toy")
+
+
+@pytest.fixture(scope="module")
+def stored(made, tmp_path_factory):
+    """One in float32 whose weights are stored as float16."""
+    path = tmp_path_factory.mktemp("bundle") / "model.anofpdm"
+    return path, write_bundle(made, path, name="toy", store_fp16=True, fp16=False)
+
+
+@pytest.fixture(params=["fp32", "stored as fp16", "fp16"])
+def exported(request):
+    path, _ = request.getfixturevalue("stored" if request.param == "stored as fp16" else "both")
+    return request.param, path / (NETWORK_FP16 if request.param == "fp16" else NETWORK)
 
 
 def test_the_bundle_computes_what_the_checkpoint_computes(made, exported):
-    kind, path, _ = exported
-    unet, denoise = made.network(), OnnxDenoiser(path / NETWORK)
+    kind, path = exported
+    unet, denoise = made.network(), OnnxDenoiser(path)
     tolerance = 2e-5 if kind == "fp32" else 2e-2
     for batch in (1, 2, 5):
         rng = np.random.default_rng(batch)
@@ -71,21 +78,32 @@ def test_the_bundle_computes_what_the_checkpoint_computes(made, exported):
             np.testing.assert_allclose(eps, want, atol=tolerance * float(want.abs().max()))
 
 
-def test_manifest_and_hashes(made, exported):
-    kind, path, parity = exported
-    bundle = open_bundle(path)
+@pytest.mark.parametrize("kind", ["both", "stored"])
+def test_manifest_and_hashes(request, kind):
+    path, parity = request.getfixturevalue(kind)
+    bundle, networks = open_bundle(path), {NETWORK, NETWORK_FP16} if kind == "both" else {NETWORK}
     manifest = bundle.manifest
     assert manifest.modalities == ("flair", "t2")
-    assert manifest.precision == ("fp16" if kind == "fp16" else "fp32")
-    assert manifest.parity == dataclasses.asdict(parity)
+    assert manifest.precision == "fp32"
+    assert manifest.provenance["weights_stored_as"] == ("fp32" if kind == "both" else "fp16")
+    assert set(manifest.files) == set(parity) == networks
+    assert {file.name for file in path.iterdir()} == networks | {MANIFEST}
+    assert manifest.parity == {name: dataclasses.asdict(one) for name, one in parity.items()}
+    assert bundle.network_fp16 == (path / NETWORK_FP16 if kind == "both" else None)
     assert manifest.architecture["base_width"] == 32
     assert not bundle.calibrations
     assert json.loads((path / MANIFEST).read_text())["schema_version"] == SCHEMA_VERSION
 
 
+def test_each_network_is_compared_with_pytorch(both):
+    _, parity = both
+    assert parity[NETWORK].eps < 1e-4
+    assert 10 * parity[NETWORK].eps < parity[NETWORK_FP16].eps < 2e-2
+
+
 def test_graph_has_the_agreed_inputs_and_outputs(exported):
-    _, path, _ = exported
-    model = onnx.load(path / NETWORK)
+    _, path = exported
+    model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     inputs = {i.name: i.type.tensor_type for i in model.graph.input}
     outputs = {o.name: o.type.tensor_type for o in model.graph.output}
@@ -99,8 +117,8 @@ def test_graph_has_the_agreed_inputs_and_outputs(exported):
 
 
 def test_types_inside_the_graph(exported):
-    kind, path, _ = exported
-    model = onnx.shape_inference.infer_shapes(onnx.load(path / NETWORK))
+    kind, path = exported
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     types.update({tensor.name: tensor.data_type for tensor in model.graph.initializer})
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
@@ -137,6 +155,41 @@ def test_a_network_that_differs_is_not_exported(made, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_tells_where_it_was_exported(exported):
+    """The exporter notes a stack trace for every node."""
+    content = exported[1].read_bytes()
+    assert b"site-packages" not in content
+    assert str(ROOT).encode() not in content
+    assert b"network.py" not in content
+
+
+def test_an_fp16_network_that_differs_is_not_exported(made, tmp_path, monkeypatch):
+    """It alone: the other one passes the gate before."""
+    honest = BothLabels.__init__
+
+    def coarse(self, unet, precision, folded=True):
+        honest(self, unet, precision, folded)
+        if precision == "fp16":
+            self.unet.out[-1].weight.data.mul_(1.1)
+
+    monkeypatch.setattr(BothLabels, "__init__", coarse)
+    repair = "; nothing was written: --no-fp16 leaves this network out"
+    with pytest.raises(ParityError, match=f"^{NETWORK_FP16} differs from PyTorch: eps .*{repair}"):
+        write_bundle(made, tmp_path / "model.anofpdm", name="toy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_too_large_for_fp16_is_not_exported_as_such(made, tmp_path):
+    """Its values pass 65504 on the way; float32 holds them."""
+    weights = {name: tensor.clone() for name, tensor in made.ema.items()}
+    weights["input_blocks.1.0.in_layers.2.weight"] *= 1e7  # a group normalisation follows
+    large = dataclasses.replace(made, ema=weights)
+    message = f"^{NETWORK_FP16} gives infinite or undefined predictions.*: --no-fp16 leaves"
+    with pytest.raises(ParityError, match=message):
+        write_bundle(large, tmp_path / "model.anofpdm", name="toy")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_figure_of_the_gate_can_fail():
     good = Parity(eps=0, M_t=0, H=0, t_e=1, dice=1)
     good.check(FP32_TOLERANCE)
@@ -165,10 +218,15 @@ def test_gate_sees_drifts_of_the_guidance(made, figure, gain):
 
     blind = Parity(eps=1e9, M_t=1e9, H=1e9, t_e=0, dice=0)
     one_eyed = dataclasses.replace(blind, **{figure: getattr(FP32_TOLERANCE, figure)})
-    parity = compare(honest, drifted, 2, 32, Schedule())
+    parity = compared(honest, drifted, 2, 32)
     parity.check(blind)
     with pytest.raises(ParityError, match=f"PyTorch: {figure}"):
         parity.check(one_eyed)
+
+
+def compared(reference, other, channels, size):
+    trial = Trial.short(channels, size, Schedule())
+    return compare(HostBackend(reference), HostBackend(other), trial)
 
 
 def certain(healthy, null):
@@ -184,7 +242,7 @@ def certain(healthy, null):
 
 def test_gate_sees_another_mask():
     """Sure of a dark slice, the map is brightest on the skull; of a bright one, outside."""
-    parity = compare(certain(-0.9, -0.8), certain(0.9, 0.8), 1, 128, Schedule())
+    parity = compared(certain(-0.9, -0.8), certain(0.9, 0.8), 1, 128)
     assert parity.dice < 0.1
     with pytest.raises(ParityError, match="PyTorch: dice"):
         parity.check(dataclasses.replace(FP32_TOLERANCE, eps=1e9, M_t=1e9, H=1e9, t_e=0))
@@ -192,7 +250,7 @@ def test_gate_sees_another_mask():
 
 def test_a_network_agrees_with_itself(made):
     honest = torch_denoiser(made.network())
-    assert compare(honest, honest, 2, 32, Schedule()) == Parity(0, 0, 0, 1, 1)
+    assert compared(honest, honest, 2, 32) == Parity(0, 0, 0, 1, 1)
 
 
 def test_half_precision_keeps_abar(made):
@@ -209,7 +267,7 @@ def test_existing_bundles_are_not_overwritten(made, tmp_path):
 
 def test_eps_prediction_of_the_reference_kind_exports(tmp_path):
     plain = checkpoint(prediction="eps", patch=1, first_silu=False, attention_resolutions=(16, 8))
-    assert write_bundle(plain, tmp_path / "m.anofpdm", name="toy").eps < 1e-4
+    assert write_bundle(plain, tmp_path / "m.anofpdm", name="toy")[NETWORK].eps < 1e-4
 
 
 def test_phantoms_are_heads():
