@@ -63,15 +63,17 @@ def main() -> None:
 @click.argument("skeleton", type=click.Path(path_type=Path))
 def prepare(skeleton: Path) -> None:
     """Write the paper's U-Net, without weights, to the folder SKELETON."""
+    import torch
     from networks import FULL, randomised
 
     from anofpdm.export.bundle_writer import write_bundle
-    from anofpdm.train.checkpoint import Checkpoint
+    from anofpdm.export.source import Asked, read_source
 
     with tempfile.TemporaryDirectory() as folder:
-        bundle = Path(folder) / "reference.anofpdm"
-        checkpoint = Checkpoint.of(randomised(FULL), ("flair", "t1", "t1ce", "t2"))
-        write_bundle(checkpoint, bundle, name="reference")
+        weights, bundle = Path(folder) / "reference.pt", Path(folder) / "reference.anofpdm"
+        torch.save(randomised(FULL).state_dict(), weights)
+        checkpoint = read_source(weights, Asked(("flair", "t1", "t1ce", "t2")))
+        click.echo(write_bundle(checkpoint, bundle, name="reference"))
         strip(bundle, skeleton)
 
 

@@ -30,21 +30,17 @@ def strip(bundle: Path, skeleton: Path) -> None:
             values = numpy_helper.to_array(tensor)
             if values.size < _LARGE or values.dtype.kind != "f":
                 continue
+            # Rounded, so that both networks get the same again.
+            mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
             described[tensor.name] = {
                 "shape": values.shape,
                 "dtype": values.dtype.name,
-                "mean": float(values.mean(dtype=np.float64)),
-                "deviation": float(values.std(dtype=np.float64)),
+                "mean": round(float(mean), 4),
+                "deviation": float(f"{deviation:.2g}"),
             }
             model.graph.initializer.remove(tensor)
         known[name] = described
         (skeleton / name).write_bytes(model.SerializeToString())
-    # What the two networks share they must share again.
-    for name, one in known[NETWORK_FP16].items():
-        twin = known[NETWORK].get(name)
-        if twin:
-            assert isinstance(one, dict)
-            one |= {key: twin[key] for key in ("mean", "deviation")}
     (skeleton / _WEIGHTS).write_text(json.dumps(known), encoding="utf-8")
 
 
@@ -52,10 +48,12 @@ def flesh(skeleton: Path, bundle: Path) -> None:
     """A bundle with random weights: the same in both networks, and every time."""
     bundle.mkdir(parents=True)
     manifest = json.loads((skeleton / MANIFEST).read_text(encoding="utf-8"))
+    manifest["files"] = {}
     for network, described in json.loads((skeleton / _WEIGHTS).read_text()).items():
         model = onnx.load(skeleton / network)
         for name, one in described.items():
-            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            # Weights that are stored in FP16 in the FP32 network have this at their end.
+            rng = np.random.default_rng(zlib.crc32(name.removesuffix("_fp16").encode()))
             values = rng.standard_normal(one["shape"], np.float32)
             values = values * np.float32(one["deviation"]) + np.float32(one["mean"])
             made = numpy_helper.from_array(values.astype(one["dtype"]), name)

@@ -69,7 +69,8 @@ def main(
         bundle, setup=setup, device=device, threads=threads, slots=slots, seed=seed
     )
     labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
-    evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
+    with segmenter:
+        evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
     show_device(device, segmenter.backend)
     if json_path:
         settings = {

@@ -113,6 +113,7 @@ def main(
         slots=backend.slots,
         progress=ProgressLine("slices"),
     )
+    backend.close()
     show_device(device, backend)
     choice = choose(curves, labelled.unhealthy, lengths, verdict)
     best = choice.best

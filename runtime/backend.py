@@ -55,6 +55,10 @@ class Backend(Protocol):
         """Take every slice through the process, and yield what was found as each is done."""
         ...
 
+    def close(self) -> None:
+        """Give the device back; a second time does nothing."""
+        ...
+
 
 class HostBackend:
     """NumPy, around a network that takes and gives arrays of the host.
@@ -80,3 +84,6 @@ class HostBackend:
         )
         for item, digest in run(row, slices):
             yield item, digest.finding()
+
+    def close(self) -> None:
+        """See :class:`Backend`."""

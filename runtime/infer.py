@@ -88,12 +88,13 @@ def main(
     segmenter = Segmenter.load(
         opened, setup=setup, device=device, threads=threads, slots=slots, seed=seed
     )
-    found = segmenter.segment(
-        images,
-        names=[str(path) for path in paths],
-        every_slice=every_slice,
-        progress=ProgressLine("slices"),
-    )
+    with segmenter:
+        found = segmenter.segment(
+            images,
+            names=[str(path) for path in paths],
+            every_slice=every_slice,
+            progress=ProgressLine("slices"),
+        )
     # Neither without the other, as far as two renames can be one.
     with whole_file(output) as beside:
         save_image(found.image, beside)

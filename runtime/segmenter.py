@@ -140,6 +140,16 @@ class Segmenter:
         backend = open_device(device, opened, threads=threads, slots=slots)
         return cls(opened, backend, setup=setup, seed=seed)
 
+    def close(self) -> None:
+        """Give the device back, as leaving a ``with`` does; a second time does nothing."""
+        self.backend.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def segment(
         self,
         images: SpatialImage | Sequence[SpatialImage] | ArrayLike,

@@ -150,6 +150,11 @@ class HostEvent:
         while not self.reached:
             self.gpu.queue.popleft()()
 
+    def since_ms(self, earlier):
+        assert self.reached
+        assert earlier.reached
+        return 2.0
+
 
 class HostNetwork:
     """A function of arrays as a network on a HostGpu."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Iterable
 
 from ..backend import Found, HostBackend, Recipe
@@ -31,6 +33,8 @@ class GpuBackend:
         self._host = FromHost(gpu, network, slots)
         self._idle: tuple[Plan, DeviceRow] | None = None
         self._rows = 0
+        # Before the GPU's own turn comes: networks crash when their GPU has been given back.
+        atexit.register(_close_if_alive, weakref.ref(self))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -107,3 +111,9 @@ class GpuBackend:
             self._drop(idle[1])
         if not self._rows:
             self._unbind()
+
+
+def _close_if_alive(backend: weakref.ref[GpuBackend]) -> None:
+    alive = backend()
+    if alive:
+        alive.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..errors import DeviceError, DeviceMemoryError
+from ..errors import DeviceError, DeviceMemoryError, SetupError
 from ..extras import require
 from .driver import check_driver
 
@@ -78,7 +79,7 @@ class Gpu:
         self._cuda = require("pycuda.driver", "gpu")
         self._arrays: weakref.WeakSet[Array] = weakref.WeakSet()
         self._kernels: dict[str, Any] = {}
-        self.index, self._context = index, None
+        self.index, self._context, self._thread = index, None, threading.get_ident()
         with self._checked():
             self._cuda.init()
             device = self._cuda.Device(index)
@@ -209,6 +210,9 @@ class Gpu:
     def _checked(self) -> Iterator[None]:
         """Turn what pycuda raises into what a user can mend."""
         cuda = self._cuda
+        if threading.get_ident() != self._thread:
+            raise SetupError("a GPU belongs to the thread that opened it: load a Segmenter in this "
+                             "thread")  # fmt: skip
         try:
             yield
         except cuda.MemoryError as error:

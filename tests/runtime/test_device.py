@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from host_gpu import HostGpu, on_gpu
-from support import bundle, toy_network
+from support import bundle, head, save, toy_network, write_toy_bundle
 
 from anofpdm.runtime import device as device_module
+from anofpdm.runtime import segmenter
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.device import open_device
@@ -26,6 +28,8 @@ from anofpdm.runtime.gpu.driver import check_driver
 from anofpdm.runtime.gpu.network import Tensors
 from anofpdm.runtime.gpu.ort_network import OrtNetwork
 from anofpdm.runtime.gpu.trt_network import TrtNetwork
+from anofpdm.runtime.infer import main as infer
+from anofpdm.runtime.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -126,6 +130,37 @@ def test_a_gpu_without_pycuda_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'anofpdm\[gpu\]'"):
         cuda.Gpu(0)
+
+
+def test_a_gpu_that_disappears_leaves_no_mask(tmp_path, monkeypatch):
+    backend = on_gpu(toy_network, 1, 32)
+    launches = []
+
+    def launch(*arguments):
+        launches.append(arguments)
+        if len(launches) > 20:
+            raise DeviceError("the GPU failed (gone): nothing was written; use --device cpu")
+
+    backend.gpu.launch = launch
+    backend.network.capturable = False
+    backend.gpu.download = lambda source, target: target.fill(1)
+    monkeypatch.setattr(segmenter, "open_device", lambda *args, **kwargs: backend)
+    toy, volume = write_toy_bundle(tmp_path / "toy.anofpdm"), save(tmp_path / "v.nii.gz", head())
+    mask = tmp_path / "mask.nii.gz"
+    done = CliRunner().invoke(infer, [str(volume), "-o", str(mask), "--bundle", str(toy)])
+    assert done.exit_code == 2
+    assert done.output == "error: the GPU failed (gone): nothing was written; use --device cpu\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"toy.anofpdm", "v.nii.gz"}
+
+
+def test_a_segmenter_gives_its_device_back(tmp_path):
+    backend = on_gpu(toy_network, 1, 32, 300, nbytes=5_000_000)
+    with Segmenter(bundle(), backend) as held:
+        found = held.segment(head(), affine=np.diag([7.5, 7.5, 5.0, 1.0]))
+        assert backend.gpu.used > 0
+    assert backend.gpu.used == 0
+    (note,) = found.notes
+    assert note.startswith("the GPU's memory does not hold 300 slots: ")
 
 
 # ---- ONNX Runtime
