@@ -229,12 +229,13 @@ def refused(folder, ckpt, message, *options):
 
 @pytest.mark.shared
 def test_a_checkpoint_of_the_authors_code_becomes_a_bundle(tmp_path):
-    """Against what their implementation computed."""
+    """Against what their implementation computed. In float16 the weights, which are random, give a
+    mask of few scattered pixels that is another one: its Dice is below the gate's."""
     folder, out = shared("fixtures", "reference-unet"), tmp_path / "reference.anofpdm"
     result = CliRunner().invoke(
         main,
         ["--ckpt", str(folder / "unet.pt"), "-o", str(out), "--modalities", "flair,t2",
-         "--image-size", "64", "--scored", "flair"],
+         "--image-size", "64", "--scored", "flair", "--no-fp16"],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     manifest = open_bundle(out).manifest
