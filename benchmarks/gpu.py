@@ -34,7 +34,7 @@ from anofpdm.export.build import build_on
 from anofpdm.export.parity import FP16_TOLERANCE, Trial, compare
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend, Recipe
-from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
+from anofpdm.runtime.bundle import DEFAULT, NETWORK_FP16, Bundle, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.errors import AnofpdmError
@@ -67,13 +67,17 @@ def prepare(skeleton: Path) -> None:
     from networks import FULL, randomised
 
     from anofpdm.export.bundle_writer import write_bundle
+    from anofpdm.export.network import BothLabels
+    from anofpdm.export.onnx_file import export_onnx
     from anofpdm.export.source import Asked, read_source
 
     with tempfile.TemporaryDirectory() as folder:
         weights, bundle = Path(folder) / "reference.pt", Path(folder) / "reference.anofpdm"
         torch.save(randomised(FULL).state_dict(), weights)
         checkpoint = read_source(weights, Asked(("flair", "t1", "t1ce", "t2")))
-        click.echo(write_bundle(checkpoint, bundle, name="reference"))
+        write_bundle(checkpoint, bundle, name="reference", fp16=False)
+        # Not verified here: random weights make masks of specks, which no two networks share.
+        export_onnx(BothLabels(checkpoint.network(), "fp16"), bundle / NETWORK_FP16)
         strip(bundle, skeleton)
 
 

@@ -169,10 +169,12 @@ class HostNetwork:
         return tuple(sorted(width for width in known if width <= last))
 
     def bind(self, tensors, width):
-        if self.nbytes:
-            self.held.append(self.gpu.array((self.nbytes * width,), np.uint8))
+        size = self.nbytes * width
+        self.held.append(self.gpu.array((size,), np.uint8) if size else None)
+        held = self.held
 
         def compute():
+            assert held, "used after it was released"
             x_t, t = (memory(one[:width]) for one in (tensors.x_t, tensors.t))
             healthy, null = self.function(x_t.copy(), t + 1)
             memory(tensors.eps_healthy[:width])[...] = healthy
@@ -182,6 +184,7 @@ class HostNetwork:
 
     def release(self):
         self.held.clear()
+        self.held = []
 
     def close(self):
         self.release()

@@ -32,7 +32,7 @@ class GpuBackend:
         self._channels, self._size, self._asked, self.slots = channels, size, slots, slots
         self._host = FromHost(gpu, network, slots)
         self._idle: tuple[Plan, DeviceRow] | None = None
-        self._rows = 0
+        self._rows: set[DeviceRow] = set()
         # Before the GPU's own turn comes: networks crash when their GPU has been given back.
         atexit.register(_close_if_alive, weakref.ref(self))
 
@@ -79,7 +79,7 @@ class GpuBackend:
                 self._unbind()
                 self.slots //= 2
             else:
-                self._rows += 1
+                self._rows.add(row)
                 return row
 
     def _give_back(self, plan: Plan, row: DeviceRow) -> None:
@@ -90,7 +90,7 @@ class GpuBackend:
 
     def _drop(self, row: DeviceRow) -> None:
         row.state.free()
-        self._rows -= 1
+        self._rows.remove(row)
         if not self._rows:
             self._unbind()
 

@@ -8,9 +8,10 @@ import itertools
 
 import numpy as np
 import pytest
-from host_gpu import HostGpu, HostNetwork, on_gpu
+from host_gpu import HostGpu, HostNetwork, memory, on_gpu
 from support import bundle, fading_network, recalibrated, toy_network
 
+from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.backend import HostBackend, Recipe
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.errors import BundleError, DeviceMemoryError, SetupError
@@ -142,33 +143,56 @@ def test_a_row_is_used_again_and_captured_once():
 def test_streams_that_are_left_or_interleaved_disturb_nobody():
     toy, stream = early(), slices(9)
     want = found(toy, HostBackend(fading_network), stream)
-    segmenter = Segmenter(toy, on_gpu(fading_network, 1, SIZE, 3, patience=3))
-    left = segmenter.analyse(stream)
+    network = {"nbytes": 1000}
+    segmenter = Segmenter(toy, on_gpu(fading_network, 1, SIZE, 3, network=network, patience=3))
+    full = Segmenter(toy, segmenter.backend, setup=Setup(early_stop=False))
+    left = full.analyse(stream)
     next(left)
+    state = next(iter(segmenter.backend._rows)).state
+    segmenter.backend.gpu.wait()
+    assert memory(state.slots)["active"].any()
     left.close()
+    assert not memory(state.slots)["active"].any()
     one, other = segmenter.analyse(stream), segmenter.analyse(stream[::-1])
     pairs = list(itertools.zip_longest(one, other))
     same({one.key: one for one, _ in pairs}, want)
     same({other.key: other for _, other in pairs}, want)
+    # One row is kept, with what it needs of the network.
+    backend = segmenter.backend
+    assert len(backend._rows) == 1
+    same({one.key: one for one in segmenter.analyse(stream)}, want)
+    backend.close()
+    assert backend.gpu.used == 0
 
 
 def test_too_little_memory_halves_the_slots_and_goes_on():
     toy, stream = early(), slices(20)
     want = found(toy, HostBackend(fading_network), stream)
-    needed = on_gpu(fading_network, 1, SIZE, 5)
+    needed = on_gpu(fading_network, 1, SIZE, 20)
     found(toy, needed, stream)
+    # The network takes 100 kB a slot, for batches of 20 and of 1: half of the second is missing.
     backend = on_gpu(
-        fading_network, 1, SIZE, 20, network={"nbytes": 10_000},
-        nbytes=needed.gpu.used + 70_000,
+        fading_network, 1, SIZE, 20, network={"nbytes": 100_000},
+        nbytes=needed.gpu.used + 2_050_000,
     )  # fmt: skip
     assert backend.notes == ()
     same(found(toy, backend, stream), want)
-    assert backend.slots == 5
-    assert backend.notes == ("the GPU's memory does not hold 20 slots: 5 were used",)
+    assert backend.slots == 10
+    assert backend.notes == ("the GPU's memory does not hold 20 slots: 10 were used",)
     small = on_gpu(fading_network, 1, SIZE, 20, nbytes=1000)
     with pytest.raises(DeviceMemoryError):
         found(toy, small, stream)
     assert small.gpu.used == 0
+
+
+def test_what_was_found_stays_when_others_are_found_after_it():
+    process, stream = Process(Schedule(), 301, 60), slices(9)
+    recipe = Recipe(process, 2.0, (0,), MapRule("last"))
+    want = {item.key: one for item, one in HostBackend(toy_network).find(recipe, stream)}
+    got = {item.key: one for item, one in on_gpu(toy_network, 1, SIZE, 2).find(recipe, stream)}
+    for key, one in want.items():
+        np.testing.assert_array_equal(got[key].H, one.H)
+        np.testing.assert_array_equal(got[key].aggregated, one.aggregated)
 
 
 def test_impossible_slots():
