@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from anofpdm.runtime.denoiser import load_onnxruntime
+
 
 def machine(*packages: str) -> dict[str, object]:
     """Processor, cores, load by others when asked, and versions of Python and these packages."""
@@ -18,7 +20,8 @@ def machine(*packages: str) -> dict[str, object]:
         "cores": os.cpu_count(),
         "other_load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "onnxruntime", *packages)},
+        "onnxruntime": load_onnxruntime().__version__,
+        **{name: version(name) for name in ("numpy", *packages)},
     }
 
 

@@ -26,18 +26,20 @@ def strip(bundle: Path, skeleton: Path) -> None:
     known: dict[str, dict[str, object]] = {}
     for name in (NETWORK, NETWORK_FP16):
         model, described = onnx.load(bundle / name), {}
+        twins = known.get(NETWORK, {})
         for tensor in list(model.graph.initializer):
             values = numpy_helper.to_array(tensor)
             if values.size < _LARGE or values.dtype.kind != "f":
                 continue
-            # Rounded, so that both networks get the same again.
-            mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
             described[tensor.name] = {
                 "shape": values.shape,
                 "dtype": values.dtype.name,
-                "mean": round(float(mean), 4),
-                "deviation": float(f"{deviation:.2g}"),
+                "mean": float(values.mean(dtype=np.float64)),
+                "deviation": float(values.std(dtype=np.float64)),
             }
+            # What the two networks share they must share again.
+            twin = twins.get(tensor.name, twins.get(f"{tensor.name}_fp16", {}))
+            described[tensor.name] |= {k: twin[k] for k in ("mean", "deviation") if k in twin}
             model.graph.initializer.remove(tensor)
         known[name] = described
         (skeleton / name).write_bytes(model.SerializeToString())

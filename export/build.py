@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -17,16 +18,16 @@ from anofpdm.runtime.engines import (
     check_engine_folder,
     flavour_of,
     fp16_network,
-    rebuild,
     write_engine,
 )
+from anofpdm.runtime.errors import BundleError, EngineError
 from anofpdm.runtime.gpu.backend import GpuBackend
 from anofpdm.runtime.gpu.cuda import Gpu
 from anofpdm.runtime.gpu.trt_network import TrtNetwork
 
 from .build_progress import Progress
 from .engine import SLOTS, build_engine
-from .parity import FP16_TOLERANCE, Parity, Trial, compare
+from .parity import FP16_TOLERANCE, Observed, Parity, Trial, compare
 
 
 def build_on(
@@ -38,6 +39,7 @@ def build_on(
     workspace_mib: int | None = None,
     progress: Progress | None = None,
     tolerance: Parity | None = FP16_TOLERANCE,
+    reference: Observed | None = None,
 ) -> Engine:
     """Build an engine of a bundle's FP16 network, compare the whole loop with it with the FP32
     network on the CPU, and put it into the bundle with the figures.
@@ -46,6 +48,7 @@ def build_on(
     ----------
     trt, slots, workspace_mib, progress : see :func:`anofpdm.export.engine.build_engine`
     tolerance : how far the engine may be from the FP32 network; None takes any
+    reference : what that says on the bundle's trial, where it is known; it takes long
 
     Raises
     ------
@@ -57,22 +60,27 @@ def build_on(
     network = fp16_network(bundle)
     check_engine_folder(bundle)
     began = time.perf_counter()
-    content = build_engine(
-        trt,
-        network,
-        slots,
-        workspace_mib=workspace_mib,
-        timing_cache=_timing_cache(bundle, gpu, trt),
-        progress=progress,
-        compute_capability=gpu.compute_capability,
-    )
+    with _timing_cache(bundle, gpu, trt) as timing_cache, gpu.current():
+        content = build_engine(
+            trt,
+            network,
+            slots,
+            workspace_mib=workspace_mib,
+            timing_cache=timing_cache,
+            progress=progress,
+            compute_capability=gpu.compute_capability,
+        )
     seconds = time.perf_counter() - began
     manifest = bundle.manifest
-    loaded = TrtNetwork(gpu, trt, content, rebuild(bundle.path))
+    try:
+        loaded = TrtNetwork(gpu, trt, content, "try another version, or --flavour")
+    except BundleError as error:
+        raise EngineError(f"an engine was built that does not run here: {error}") from error
     backend = GpuBackend(gpu, loaded, gpu.name, len(manifest.modalities), manifest.grid.size,
                          max(slots))  # fmt: skip
     try:
-        parity = compare(HostBackend(OnnxDenoiser(bundle.network)), backend, Trial.of(bundle))
+        on_the_cpu = reference or HostBackend(OnnxDenoiser(bundle.network))
+        parity = compare(on_the_cpu, backend, Trial.of(bundle))
     finally:
         backend.release()
     if tolerance:
@@ -91,6 +99,13 @@ def build_on(
     return write_engine(bundle, engine, content)
 
 
-def _timing_cache(bundle: Bundle, gpu: Gpu, trt: ModuleType) -> Path:
-    sm = gpu.compute_capability.replace(".", "")
-    return bundle.path / ENGINES / f"sm{sm}_{flavour_of(trt)}-{trt.__version__}.timing"
+@contextmanager
+def _timing_cache(bundle: Bundle, gpu: Gpu, trt: ModuleType) -> Iterator[Path]:
+    """Where TensorRT keeps what its kernels took, for the next build; leaves no empty folder."""
+    sm, folder = gpu.compute_capability.replace(".", ""), bundle.path / ENGINES
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder / f"sm{sm}_{flavour_of(trt)}-{trt.__version__}.timing"
+    finally:
+        with suppress(OSError):
+            folder.rmdir()

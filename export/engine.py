@@ -15,9 +15,10 @@ from typing import Any
 from anofpdm.runtime.engines import check_slots, flavour_of
 from anofpdm.runtime.errors import EngineError, OutputError, SetupError
 from anofpdm.runtime.files import whole_file, writable_folder
+from anofpdm.runtime.trt_log import said
 
 from .build_progress import BuildProgress, Progress
-from .trt_network import Parsed, parse_network, said
+from .typed_network import Parsed, parse_network
 
 SLOTS = (1, 4, 16, 64)
 
@@ -51,7 +52,7 @@ def build_engine(
     Raises
     ------
     BundleError
-        If ``network`` is not one that can be built; see :func:`anofpdm.export.trt_network
+        If ``network`` is not one that can be built; see :func:`anofpdm.export.typed_network
         .parse_network`.
     EngineError
         If TensorRT does not start, or fails.
@@ -72,6 +73,9 @@ def build_engine(
         parsed = parse_network(trt, network)
         config = parsed.builder.create_builder_config()
         watch.attach(trt, config)
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+            # So that inference can be captured in a CUDA graph.
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
         _aim(trt, config, compute_capability)

@@ -105,25 +105,38 @@ class Trial:
         return cls(phantom_slices(_MANY, *trial.x0.shape[1:3]), recipe)
 
 
-def compare(reference: Backend, other: Backend, trial: Trial) -> Parity:
-    """Compare two networks, and where they run, on noise predictions and on a forward process.
+@dataclass(frozen=True)
+class Observed:
+    """What a network says on a trial: ``eps``, noise predictions; ``findings``, a slice each."""
+
+    eps: tuple[Float32, ...]
+    findings: tuple[Finding, ...]
+
+
+def observe(backend: Backend, trial: Trial) -> Observed:
+    """Run a trial.
 
     Batches of several sizes are used, so a batch that was fixed by mistake shows.
     """
-    x0, schedule = trial.x0, trial.recipe.process.schedule
-    eps = 0.0
-    for batch, first in ((1, 1), (_SLICES, 250), (3, schedule.T - 400)):
-        t = np.minimum(first + 100 * np.arange(batch), schedule.T)
-        for want, got in zip(
-            *(net.denoiser(x0[:batch], t) for net in (reference, other)), strict=True
-        ):
-            eps = max(eps, float(np.abs(got - want).max() / max(np.abs(want).max(), _TINY)))
-    findings = [_findings(backend, trial) for backend in (reference, other)]
-    M_max = np.max([found.M.max(axis=0) for found in findings[0]], axis=0).clip(_TINY)
+    x0, T = trial.x0, trial.recipe.process.schedule.T
+    eps: list[Float32] = []
+    for batch, first in ((1, 1), (_SLICES, 250), (3, T - 400)):
+        eps += backend.denoiser(x0[:batch], np.minimum(first + 100 * np.arange(batch), T))
+    stream = backend.find(trial.recipe, (Slice(i, x) for i, x in enumerate(x0)))
+    findings = sorted(stream, key=lambda pair: pair[0].key)
+    return Observed(tuple(eps), tuple(found for _, found in findings))
+
+
+def compare(reference: Observed | Backend, other: Backend, trial: Trial) -> Parity:
+    """How far a network, and where it runs, is from another, or from what that one has said."""
+    want_all = reference if isinstance(reference, Observed) else observe(reference, trial)
+    got_all = observe(other, trial)
+    eps = max(_relative(want, got) for want, got in zip(want_all.eps, got_all.eps, strict=True))
+    M_max = np.max([found.M.max(axis=0) for found in want_all.findings], axis=0).clip(_TINY)
     timesteps = trial.recipe.process.timesteps
     worst = {"M_t": 0.0, "H": 0.0, "dice": 1.0}
     kept = []
-    for want, got in zip(*findings, strict=True):
+    for want, got in zip(want_all.findings, got_all.findings, strict=True):
         worst["M_t"] = max(worst["M_t"], _relative(want.M, got.M))
         worst["H"] = max(worst["H"], _relative(want.H, got.H))
         steps = np.searchsorted(timesteps, want.t_e) - np.searchsorted(timesteps, got.t_e)
@@ -132,11 +145,6 @@ def compare(reference: Backend, other: Backend, trial: Trial) -> Parity:
         total = one.sum() + two.sum()
         worst["dice"] = min(worst["dice"], float(2 * (one & two).sum() / total) if total else 1.0)
     return Parity(eps=eps, t_e=float(np.mean(kept)), **worst)
-
-
-def _findings(backend: Backend, trial: Trial) -> list[Finding]:
-    stream = backend.find(trial.recipe, (Slice(i, x) for i, x in enumerate(trial.x0)))
-    return [found for _, found in sorted(stream, key=lambda pair: pair[0].key)]
 
 
 def _mask(found: Finding, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@ and its stream does nothing before somebody waits, so that what is read too earl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import subprocess
 import tempfile
@@ -56,6 +57,7 @@ class HostGpu:
     next piece of work is; None: work is done only for who waits. ``nbytes``: of its memory."""
 
     name, compute_capability, driver, index, stream = "Host", "9.0", "13.0", 0, 0
+    lost = False
 
     def __init__(self, patience=None, nbytes=2**31, threads=1):
         self.patience, self.nbytes, self.threads, self.used = patience, nbytes, threads, 0
@@ -88,8 +90,13 @@ class HostGpu:
 
     def upload(self, source, target):
         assert source.nbytes == target.nbytes
-        held = source if self.is_locked(source) else source.copy()
-        self.ask(lambda: memory(target).__setitem__(..., held.reshape(target.shape)))
+        assert self.is_locked(source)
+        self.ask(lambda: memory(target).__setitem__(..., source.reshape(target.shape)))
+
+    def send(self, source, target):
+        assert (source.nbytes, source.dtype) == (target.nbytes, target.dtype)
+        self.ask(lambda: memory(target).__setitem__(..., source.reshape(target.shape)))
+        self.wait()
 
     def download(self, source, target):
         assert source.nbytes == target.nbytes
@@ -106,6 +113,10 @@ class HostGpu:
     def wait(self):
         while self.queue:
             self.queue.popleft()()
+
+    @contextlib.contextmanager
+    def current(self):
+        yield
 
     def load_kernels(self, compiled, names):
         self.library = host_kernels(self.threads)
@@ -130,7 +141,7 @@ class HostGpu:
         return (self.nbytes - self.used) / 2**20, self.nbytes / 2**20
 
     def close(self):
-        self.wait()
+        self.lost = True
 
 
 class HostEvent:

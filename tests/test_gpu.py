@@ -2,6 +2,7 @@
 commands. Without one, tests/runtime/test_gpu_row.py runs the same loop on the host."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -10,14 +11,20 @@ from support import ROOT
 
 from anofpdm.export.main import main as export
 from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Trial, compare
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.export.phantom import phantom_slices
+from anofpdm.runtime.anomaly_map import MapRule
+from anofpdm.runtime.backend import HostBackend, Recipe
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.device import open_device
-from anofpdm.runtime.errors import DeviceMemoryError
+from anofpdm.runtime.engines import load_tensorrt
+from anofpdm.runtime.errors import DeviceMemoryError, MissingExtraError, SetupError
+from anofpdm.runtime.forward import Process, Slice
 from anofpdm.runtime.gpu.cuda import Gpu
 from anofpdm.runtime.gpu.driver import check_driver
 from anofpdm.runtime.infer import main as infer
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.stop import StopRule
 
 
 def no_gpu():
@@ -58,6 +65,10 @@ def backend(request, tmp_path):
     bundle = tmp_path / "default.anofpdm"
     shutil.copytree(DEFAULT, bundle)
     if request.param == "trt":
+        try:
+            load_tensorrt()
+        except MissingExtraError as error:
+            pytest.skip(str(error))
         done = CliRunner().invoke(export, ["engine", str(bundle), "--slots", "1,4,16"])
         assert done.exit_code == 0, done.output
     opened = open_device(request.param, open_bundle(bundle), slots=16)
@@ -70,6 +81,66 @@ def test_the_loop_finds_what_the_cpu_finds(backend):
     on_the_cpu = HostBackend(OnnxDenoiser(bundle.network))
     parity = compare(on_the_cpu, backend, Trial.of(bundle))
     parity.check(FP32_TOLERANCE if backend.device.startswith("cuda") else FP16_TOLERANCE)
+
+
+@pytest.mark.parametrize("encoding", ["ddim", "ddpm"])
+def test_early_stop_other_maps_and_two_streams_at_once(backend, encoding):
+    """With the same predictions, to rounding: the loop in NumPy around the network on the GPU."""
+    process = Process(Schedule(), 601, 50, encoding=encoding)
+    recipe = Recipe(process, 30.0, (0,), MapRule("last", "gradient"), StopRule(0.9, 1), 7)
+    x0 = phantom_slices(40, 1, 128)
+    around = HostBackend(backend.denoiser, 16)
+    want = {item.key: found for item, found in around.find(recipe, stream(x0))}
+    pairs = list(zip(backend.find(recipe, stream(x0)), backend.find(recipe, stream(x0)),
+                     strict=True))  # fmt: skip
+    assert len({len(found.M) for found in want.values()}) > 1
+    for one in (0, 1):
+        got = {pair[one][0].key: pair[one][1] for pair in pairs}
+        for key, found in want.items():
+            np.testing.assert_allclose(got[key].M, found.M, rtol=5e-3)
+            np.testing.assert_allclose(got[key].H, found.H, atol=5e-3 * found.H.max())
+
+
+def stream(x0):
+    return (Slice(i, one) for i, one in enumerate(x0))
+
+
+def test_closing_with_an_open_stream_and_opening_again():
+    bundle = open_bundle(DEFAULT)
+    recipe = Recipe(Process(Schedule(), 301, 10), 30.0, (0,))
+    for _ in range(2):
+        opened = open_device("cuda", bundle, slots=8)
+        found = opened.find(recipe, stream(phantom_slices(20, 1, 128)))
+        next(found)
+        opened.close()
+        found.close()
+
+
+def test_too_many_slots_are_halved():
+    opened = open_device("cuda", open_bundle(DEFAULT), slots=2**17)
+    recipe = Recipe(Process(Schedule(), 301, 100), 30.0, (0,))
+    assert len(list(opened.find(recipe, stream(phantom_slices(3, 1, 128))))) == 3
+    assert opened.slots < 2**17
+    assert "does not hold 131072 slots" in opened.notes[0]
+    opened.close()
+
+
+def test_a_thread_that_opened_a_gpu_may_end(gpu):
+    failed = []
+
+    def work():
+        held = Gpu(0)
+        held.array((10,), np.uint8)
+        try:
+            gpu.wait()
+        except SetupError as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failed == ["a GPU belongs to the thread that opened it: load a Segmenter in this thread"]
+    gpu.wait()
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])

@@ -76,10 +76,13 @@ def test_it_measures_writes_and_prints(benchmarks, tmp_path, monkeypatch):
 
     built = []
 
-    def build_on(on, trt, bundle, slots, tolerance):
+    def build_on(on, trt, bundle, slots, tolerance, reference):
         assert (slots, tolerance) == (gpu.SLOTS, None)
+        assert len(reference.findings) == 16
         built.append(bundle)
-        return Engine("Host", "9.0", "tensorrt", "11.4", "0" * 64, slots, provenance={"build_s": 3})
+        return Engine("Host", "9.0", "tensorrt", "11.4", "0" * 64, slots,
+                      parity={"eps": 0, "M_t": 1e-3, "H": 0, "t_e": 1, "dice": 0.99},
+                      provenance={"build_s": 3})  # fmt: skip
 
     @contextlib.contextmanager
     def opened(index):
@@ -97,13 +100,14 @@ def test_it_measures_writes_and_prints(benchmarks, tmp_path, monkeypatch):
     results = json.loads(out.read_text())
     assert results["machine"]["gpu"] == "Host"
     cuda, trt = results["measured"]
-    assert cuda["not_measured"] == "no cuDNN: install it"
+    assert cuda["not_measured"] == "DeviceError: no cuDNN: install it"
+    assert results["ceilings"]["matrix_tflops"] is None
     assert trt["parity"]["accepted"]
     assert [step["slots"] for step in trt["steps"]] == [1, 2]
     assert trt["steps"][0]["step_ms"] == [2.0, 2.0, 2.0]
     # 4.06 GFLOP a slot and call, as benchmarks/graph.py counts; 2 slots in 2 ms.
     assert trt["gflop_a_slot"] == pytest.approx(4.06, abs=0.01)
     assert "| light preset | trt | 2 | 2.000 | 2.000 [2.000, 2.000] | 0.0% | 4.1 |" in done.output
-    assert "light preset by cuda: no cuDNN: install it" in done.output
+    assert "light preset by cuda: DeviceError: no cuDNN: install it" in done.output
     done = CliRunner().invoke(gpu.main, ["run", "--json", str(out), "--budget-s", "0"])
     assert done.output.count("not measured: the time was up") >= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import weakref
 from collections.abc import Iterable
 
@@ -34,7 +35,8 @@ class GpuBackend:
         self._idle: tuple[Plan, DeviceRow] | None = None
         self._rows: set[DeviceRow] = set()
         # Before the GPU's own turn comes: networks crash when their GPU has been given back.
-        atexit.register(_close_if_alive, weakref.ref(self))
+        self._at_exit = functools.partial(_close_if_alive, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -83,6 +85,8 @@ class GpuBackend:
                 return row
 
     def _give_back(self, plan: Plan, row: DeviceRow) -> None:
+        if row not in self._rows or self.gpu.lost:  # closed meanwhile, or failed
+            return
         row.clear()
         if self._idle:  # of a process that ran beside this one
             self._drop(self._idle[1])
@@ -98,12 +102,6 @@ class GpuBackend:
         self._host.free()
         self.network.release()
 
-    def close(self) -> None:
-        """Give the network and the GPU back; a second time does nothing."""
-        self.release()
-        self.network.close()
-        self.gpu.close()
-
     def release(self) -> None:
         """Give the memory back that is for slots; it is taken again when needed."""
         idle, self._idle = self._idle, None
@@ -111,6 +109,18 @@ class GpuBackend:
             self._drop(idle[1])
         if not self._rows:
             self._unbind()
+
+    def close(self) -> None:
+        """Give the network and the GPU back; a second time does nothing."""
+        atexit.unregister(self._at_exit)
+        if not self.gpu.lost:
+            self.gpu.wait()
+        self._idle = None
+        for row in list(self._rows):
+            self._drop(row)
+        self._unbind()
+        self.network.close()
+        self.gpu.close()
 
 
 def _close_if_alive(backend: weakref.ref[GpuBackend]) -> None:

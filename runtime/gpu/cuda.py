@@ -6,6 +6,7 @@ One GPU, one stream: what is asked for is done in that order, later, and the hos
 from __future__ import annotations
 
 import atexit
+import functools
 import math
 import threading
 import weakref
@@ -21,7 +22,26 @@ from ..errors import DeviceError, DeviceMemoryError, SetupError
 from ..extras import require
 from .driver import check_driver
 
-_GONE = "the GPU failed ({reason}): nothing was written; try again, or use --device cpu"
+_FAILED = "the GPU failed ({reason}): nothing was written; try again, or use --device cpu"
+_OUT_OF_MEMORY = 2
+_NON_BLOCKING = 1
+
+
+def short_of_memory() -> DeviceMemoryError:
+    """What is said where the GPU's memory does not suffice."""
+    return DeviceMemoryError(
+        "the GPU has too little free memory: use fewer slots (--slots), or --device cpu"
+    )
+
+
+def check_call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of cuda-bindings gives; its error is raised as one of ours."""
+    result, *values = function(*arguments)
+    if int(result) == _OUT_OF_MEMORY:
+        raise short_of_memory()
+    if int(result):
+        raise DeviceError(_FAILED.format(reason=f"{function.__name__}: {result.name}"))
+    return values[0] if values else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,31 +97,73 @@ class Gpu:
     def __init__(self, index: int = 0) -> None:
         self.driver = check_driver(index)
         self._cuda = require("pycuda.driver", "gpu")
+        self._bindings = require("cuda.bindings.driver", "gpu")
         self._arrays: weakref.WeakSet[Array] = weakref.WeakSet()
         self._kernels: dict[str, Any] = {}
-        self.index, self._context, self._thread = index, None, threading.get_ident()
-        with self._checked():
+        self._thread, self.index = threading.get_ident(), index
+        try:
             self._cuda.init()
             device = self._cuda.Device(index)
             self.name = str(device.name())
             self.compute_capability = ".".join(str(part) for part in device.compute_capability())
             # The primary context is the one that TensorRT and ONNX Runtime use.
-            self._context = device.retain_primary_context()
-            self._context.push()
-            self._stream = self._cuda.Stream()
+            self._context: Any = device.retain_primary_context()
+        except self._cuda.Error as error:
+            raise DeviceError(_FAILED.format(reason=str(error).strip())) from error
+        with self.current():
+            # Non-blocking: nothing else that happens on the GPU waits for it, or makes it wait.
+            self._stream = self._cuda.Stream(_NON_BLOCKING)
         self.stream = int(self._stream.handle)
-        atexit.register(self.close)
+        self._at_exit = functools.partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The GPU's context, which calls to its libraries need; their errors become ours.
+
+        It is not left current: what else the thread does with CUDA is not disturbed.
+        """
+        if threading.get_ident() != self._thread:
+            raise SetupError(
+                "a GPU belongs to the thread that opened it: load a Segmenter in this thread"
+            )
+        if self.lost:
+            raise DeviceError("the GPU has been given back: load the Segmenter again")
+        cuda = self._cuda
+        self._context.push()
+        try:
+            yield
+        except cuda.MemoryError as error:
+            raise short_of_memory() from error
+        except cuda.Error as error:
+            self._give_back()  # nothing works in a context after an error
+            raise DeviceError(_FAILED.format(reason=str(error).strip())) from error
+        finally:
+            if not self.lost:
+                cuda.Context.pop()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has failed, or been closed."""
+        return self._context is None
 
     def close(self) -> None:
         """Give everything back; a second time does nothing."""
-        if self._context is None:
+        if self.lost:
             return
-        atexit.unregister(self.close)
+        atexit.unregister(self._at_exit)
         for array in list(self._arrays):
             array.free()
         self._kernels, self._stream = {}, None
-        self._context.detach()  # its destructor would release it in the wrong way
-        self._context = None
+        self._context.push()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Release the context, which is current. What is freed later is freed with it, silently."""
+        context, self._context = self._context, None
+        # Its destructor would release it in the wrong way; and detaching leaves it current.
+        context.detach()
+        self._bindings.cuCtxPopCurrent()
 
     def __enter__(self) -> Gpu:
         return self
@@ -118,7 +180,7 @@ class Gpu:
             If there is too little.
         """
         kind = np.dtype(dtype)
-        with self._checked():
+        with self.current():
             made = Array(self._cuda.mem_alloc(math.prod(shape) * kind.itemsize), shape, kind)
             self._cuda.memset_d8_async(made.address, 0, made.nbytes, self._stream)
         self._arrays.add(made)
@@ -126,34 +188,39 @@ class Gpu:
 
     def page_locked(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array of the host from and to which copies do not hold the host up."""
-        with self._checked():
+        with self.current():
             made: NDArray[Any] = self._cuda.pagelocked_empty(shape, np.dtype(dtype))
         return made
 
     def upload(self, source: NDArray[Any], target: View) -> None:
-        """Copy to the GPU; a page-locked source must not change until that is done."""
+        """Copy from page-locked memory to the GPU; it must not change until that is done."""
         assert source.nbytes == target.nbytes
         assert source.flags.c_contiguous
-        with self._checked():
+        with self.current():
             self._cuda.memcpy_htod_async(target.address, source, self._stream)
+
+    def send(self, source: NDArray[Any], target: View) -> None:
+        """Copy from any memory to the GPU, and wait until that is done."""
+        self.upload(np.ascontiguousarray(source), target)
+        self.wait()
 
     def download(self, source: View, target: NDArray[Any]) -> None:
         """Copy from the GPU; a page-locked target must not be read until that is done."""
         assert source.nbytes == target.nbytes
         assert target.flags.c_contiguous
-        with self._checked():
+        with self.current():
             self._cuda.memcpy_dtoh_async(target, source.address, self._stream)
 
     def event(self, timed: bool = False) -> Event:
         """A mark behind everything that was asked for so far."""
-        with self._checked():
+        with self.current():
             mark = self._cuda.Event(0 if timed else self._cuda.event_flags.DISABLE_TIMING)
             mark.record(self._stream)
         return Event(self, mark)
 
     def wait(self) -> None:
         """Until everything that was asked for is done."""
-        with self._checked():
+        with self.current():
             self._stream.synchronize()
 
     def load_kernels(self, compiled: Callable[[str], bytes], names: tuple[str, ...]) -> None:
@@ -161,8 +228,10 @@ class Gpu:
 
         ``compiled`` gives their machine code for a compute capability.
         """
+        if set(names) <= self._kernels.keys():  # loaded already, and perhaps part of a graph
+            return
         binary = compiled(self.compute_capability)
-        with self._checked():
+        with self.current():
             module = self._cuda.module_from_buffer(binary)
             for name in names:
                 function = module.get_function(name)
@@ -172,55 +241,37 @@ class Gpu:
     def launch(self, name: str, blocks: tuple[int, int], threads: int, argument: View) -> None:
         """Run a kernel on ``blocks`` blocks of so many threads."""
         function, _ = self._kernels[name]
-        with self._checked():
+        with self.current():
             function.prepared_async_call(blocks, (threads, 1, 1), self._stream, argument.address)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """What ``work`` asks for on the stream, without doing it: as one launch, a CUDA graph."""
-        cuda = require("cuda.bindings.driver", "gpu")
+        cuda, stream = self._bindings, self._bindings.CUstream(self.stream)
+        relaxed = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        with self.current():
+            check_call(cuda.cuStreamBeginCapture, stream, relaxed)
+            try:
+                work()
+            except BaseException:
+                cuda.cuStreamEndCapture(stream)  # would otherwise be unusable
+                raise
+            recorded = check_call(cuda.cuStreamEndCapture, stream)
+            graph = check_call(cuda.cuGraphInstantiate, recorded, 0)
+            check_call(cuda.cuGraphDestroy, recorded)
 
-        def call(function: Callable[..., Any], *arguments: Any) -> Any:
-            result, *values = function(*arguments)
-            if int(result):
-                raise DeviceError(_GONE.format(reason=f"{function.__name__}: {result.name}"))
-            return values[0] if values else None
+        def launch() -> None:
+            with self.current():
+                check_call(cuda.cuGraphLaunch, graph, stream)
 
-        stream = cuda.CUstream(self.stream)
-        call(cuda.cuStreamBeginCapture, stream,
-             cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)  # fmt: skip
-        try:
-            work()
-        finally:
-            # Also after an error, which would otherwise leave the stream unusable.
-            ended, recorded = cuda.cuStreamEndCapture(stream)
-        if int(ended):
-            raise DeviceError(_GONE.format(reason=f"cuStreamEndCapture: {ended.name}"))
-        graph = call(cuda.cuGraphInstantiate, recorded, 0)
-        call(cuda.cuGraphDestroy, recorded)
-        return _Graph(lambda: call(cuda.cuGraphLaunch, graph, stream),
-                      lambda: cuda.cuGraphExecDestroy(graph))  # fmt: skip
+        # A graph that outlives its GPU went with it.
+        weakref.finalize(launch, lambda: self.lost or cuda.cuGraphExecDestroy(graph)).atexit = False
+        return launch
 
     def memory_mib(self) -> tuple[float, float]:
         """Free and in all."""
-        with self._checked():
+        with self.current():
             free, total = self._cuda.mem_get_info()
         return free / 2**20, total / 2**20
-
-    @contextmanager
-    def _checked(self) -> Iterator[None]:
-        """Turn what pycuda raises into what a user can mend."""
-        cuda = self._cuda
-        if threading.get_ident() != self._thread:
-            raise SetupError("a GPU belongs to the thread that opened it: load a Segmenter in this "
-                             "thread")  # fmt: skip
-        try:
-            yield
-        except cuda.MemoryError as error:
-            raise DeviceMemoryError(
-                "the GPU has too little free memory: use fewer slots (--slots), or --device cpu"
-            ) from error
-        except cuda.Error as error:
-            raise DeviceError(_GONE.format(reason=str(error).strip())) from error
 
 
 class Event:
@@ -231,26 +282,21 @@ class Event:
 
     def done(self) -> bool:
         """Whether everything before it is done."""
-        with self._gpu._checked():
+        with self._gpu.current():
             return bool(self._mark.query())
 
     def wait(self) -> None:
         """Until everything before it is done."""
-        with self._gpu._checked():
+        with self._gpu.current():
             self._mark.synchronize()
 
     def since_ms(self, earlier: Event) -> float:
         """Time on the GPU from an earlier event; both made with ``timed``, and done."""
-        with self._gpu._checked():
+        with self._gpu.current():
             return float(self._mark.time_since(earlier._mark))
 
 
-class _Graph:
-    """A captured CUDA graph."""
-
-    def __init__(self, launch: Callable[[], None], destroy: Callable[[], object]) -> None:
-        self._launch = launch
-        weakref.finalize(self, destroy).atexit = False
-
-    def __call__(self) -> None:
-        self._launch()
+def _close(gpu: weakref.ref[Gpu]) -> None:
+    alive = gpu()
+    if alive:
+        alive.close()

@@ -1,6 +1,7 @@
 // One step of the forward process for a row of slots: what anofpdm/runtime/host_row.py, select.py,
 // anomaly_map.py and stop.py compute in NumPy, in the same order of operations and the same
-// precision. Compile without contracting multiply and add, so that it is the same to the last bit.
+// precision. Compile without contracting multiply and add: then predictions and maps are the same to
+// the last bit, but for what log, sin and cos make of the noise's last bit.
 //
 // A step is  enter -> network -> update -> advance.  enter and update have one block a modality and
 // slot, advance has one thread a slot. Slots whose slice has left do nothing. THREADS, a power of

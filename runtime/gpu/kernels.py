@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
-from typing import Any
 
-from ..errors import DeviceError
 from ..extras import require
+from .cuda import check_call
 from .layout import ROW
 
 KERNELS = ("enter", "update", "advance")
@@ -37,21 +36,16 @@ def compile_kernels(compute_capability: str) -> bytes:
     """
     nvrtc = require("cuda.bindings.nvrtc", "gpu")
 
-    def call(function: Any, *arguments: Any) -> Any:
-        result, *values = function(*arguments)
-        if int(result):
-            reason = f"{function.__name__}: {result.name}"
-            raise DeviceError(f"the GPU kernels do not compile ({reason}): use --device cpu")
-        return values[0] if values else None
-
     options = [
         f"--gpu-architecture=sm_{compute_capability.replace('.', '')}",
         "--fmad=false",  # rounds as NumPy does
         *definitions(THREADS),
     ]
-    program = call(nvrtc.nvrtcCreateProgram, source().encode(), b"kernels.cu", 0, [], [])
-    call(nvrtc.nvrtcCompileProgram, program, len(options), [option.encode() for option in options])
-    binary = bytes(call(nvrtc.nvrtcGetCUBINSize, program))
-    call(nvrtc.nvrtcGetCUBIN, program, binary)
-    call(nvrtc.nvrtcDestroyProgram, program)
+    program = check_call(nvrtc.nvrtcCreateProgram, source().encode(), b"kernels.cu", 0, [], [])
+    check_call(
+        nvrtc.nvrtcCompileProgram, program, len(options), [option.encode() for option in options]
+    )
+    binary = bytes(check_call(nvrtc.nvrtcGetCUBINSize, program))
+    check_call(nvrtc.nvrtcGetCUBIN, program, binary)
+    check_call(nvrtc.nvrtcDestroyProgram, program)
     return binary

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..denoiser import BROKEN_NETWORK
-from ..errors import BundleError
+from ..errors import BundleError, DeviceMemoryError
 from .cuda import Array, Gpu
 
 Float32 = NDArray[np.float32]
@@ -99,8 +99,8 @@ class FromHost:
         for first in range(0, len(x_t), self._slots):
             part = slice(first, first + self._slots)
             count = len(x_t[part])
-            gpu.upload(np.ascontiguousarray(x_t[part], np.float32), tensors.x_t[:count])
-            gpu.upload(np.ascontiguousarray(t[part] - 1, np.int64), tensors.t[:count])
+            gpu.send(x_t[part].astype(np.float32), tensors.x_t[:count])
+            gpu.send((t[part] - 1).astype(np.int64), tensors.t[:count])
             self._batches[min(width for width in self._batches if width >= count)]()
             gpu.download(tensors.eps_healthy[:count], eps[0][part])
             gpu.download(tensors.eps_null[:count], eps[1][part])
@@ -110,10 +110,21 @@ class FromHost:
         return eps
 
     def _bound(self, channels: int, size: int) -> Tensors:
-        if self._tensors is None:
+        while self._tensors is None:
             widths = self._network.widths(self._slots)
-            self._tensors = Tensors.allocate(self._gpu, widths[-1], channels, size)
-            self._batches = {w: self._network.bind(self._tensors, w) for w in widths}
+            try:
+                tensors = Tensors.allocate(self._gpu, widths[-1], channels, size)
+                # The widest first: what it needs is enough for the others.
+                for width in reversed(widths):
+                    self._batches[width] = self._network.bind(tensors, width)
+                    self._batches[width]()
+                self._gpu.wait()
+                self._tensors = tensors
+            except DeviceMemoryError:
+                self._batches.clear()
+                if self._slots == 1:
+                    raise
+                self._slots //= 2
         return self._tensors
 
     def free(self) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..denoiser import load_onnxruntime
-from ..errors import BundleError, DeviceError, DeviceMemoryError
-from .cuda import Gpu
+from ..errors import AnofpdmError, BundleError, DeviceError
+from .cuda import Gpu, short_of_memory
 from .network import Tensors
 
 _PROVIDER = "CUDAExecutionProvider"
@@ -33,7 +35,9 @@ class OrtNetwork:
         self._gpu, self._ort = gpu, load_onnxruntime("gpu")
         self.version = str(self._ort.__version__)
         if hasattr(self._ort, "preload_dlls"):
-            self._ort.preload_dlls()  # CUDA and cuDNN from their wheels, where these are installed
+            # CUDA and cuDNN from their wheels, where these are installed; it prints what is not.
+            with redirect_stdout(io.StringIO()):
+                self._ort.preload_dlls()
         if _PROVIDER not in self._ort.get_available_providers():
             raise DeviceError(
                 "this ONNX Runtime is built for the CPU only: run pip uninstall onnxruntime, then "
@@ -52,11 +56,18 @@ class OrtNetwork:
             "device_id": str(self._gpu.index),
             "user_compute_stream": str(self._gpu.stream),
             "use_tf32": "0",  # FP32 that agrees with the CPU
+            # No search for every batch size at every start, and no more memory than needed.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            "arena_extend_strategy": "kSameAsRequested",
         }
+        providers = [(_PROVIDER, provider), "CPUExecutionProvider"]
         try:
-            session = self._ort.InferenceSession(
-                str(self._path), options, providers=[(_PROVIDER, provider), "CPUExecutionProvider"]
-            )
+            with self._gpu.current():
+                session = self._ort.InferenceSession(
+                    str(self._path), options, providers=providers, enable_fallback=0
+                )
+        except AnofpdmError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise _mended(error, f"{self._path} cannot be loaded") from error
         used = session.get_providers()
@@ -68,8 +79,8 @@ class OrtNetwork:
         return session
 
     def widths(self, slots: int) -> tuple[int, ...]:
-        """Powers of two, and the row itself."""
-        return (*(2**i for i in range(slots.bit_length()) if 2**i < slots), slots)
+        """One slot, a quarter of the row, and the row."""
+        return tuple(sorted({1, -(-slots // 4), slots}))
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
         """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
@@ -87,7 +98,10 @@ class OrtNetwork:
 
         def predict() -> None:
             try:
-                session.run_with_iobinding(binding, self._run_options)
+                with self._gpu.current():
+                    session.run_with_iobinding(binding, self._run_options)
+            except AnofpdmError:
+                raise
             except Exception as error:
                 raise _mended(error, "the network cannot be run") from error
 
@@ -105,10 +119,10 @@ class OrtNetwork:
 def _mended(error: Exception, what: str) -> Exception:
     """ONNX Runtime's error as one of ours."""
     text = " ".join(str(error).split())
-    if "Failed to allocate memory" in text or "out of memory" in text.lower():
-        return DeviceMemoryError(
-            "the GPU has too little free memory: use fewer slots (--slots), or --device cpu"
-        )
+    if any(
+        sign in text.lower() for sign in ("failed to allocate", "out of memory", "alloc_failed")
+    ):
+        return short_of_memory()
     if "CUDA" in text or "CUDNN" in text or "CUBLAS" in text:
         return DeviceError(f"{what} ({text[:200]}): try again, or use --device cpu")
     return BundleError(f"{what} ({text[:200]}): export it again")

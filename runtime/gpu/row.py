@@ -185,8 +185,7 @@ class DeviceRow:
     def clear(self) -> None:
         """Empty the row, whoever is in it."""
         self._gpu.wait()
-        self._gpu.upload(np.zeros(self._slots, SLOT), self.state.slots)
-        self._gpu.wait()
+        self._gpu.send(np.zeros(self._slots, SLOT), self.state.slots)
         self._forget()
 
 

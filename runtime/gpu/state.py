@@ -21,8 +21,9 @@ class RowState:
     step: M_t, MSE_h, MSE_0 of the K scored modalities, and what happened; ``maps``: (slots, K, H,
     W) float32 each, the aggregated map and, if it is another, the one that is cut.
 
-    ``launches``: a step of the first slots by their number, as one call: the network between the
-    kernels of ``kernels.cu``, captured as a CUDA graph where the network allows.
+    ``tensors``: what goes into the network and comes out; ``launches``: a step of the first slots
+    by their number, as one call: the network between the kernels of ``kernels.cu``, captured as a
+    CUDA graph where the network allows.
 
     Raises
     ------
@@ -51,8 +52,8 @@ class RowState:
     def _allocate(self, batch: int) -> None:
         plan, held, slots = self._plan, self._held, self._slots
         size, K = (plan.size, plan.size), len(plan.recipe.scored)
-        self._tensors = Tensors.allocate(self._gpu, batch, plan.channels, plan.size)
-        held |= vars(self._tensors)
+        self.tensors = Tensors.allocate(self._gpu, batch, plan.channels, plan.size)
+        held |= vars(self.tensors)
         held["x0"] = self._array((slots, plan.channels, *size))
         for name in ("sum", "H", "cut_sum", "cut_H") if plan.cuts_another_map else ("sum", "H"):
             held[name] = self._array((slots, K, *size))
@@ -61,9 +62,9 @@ class RowState:
         held["reports"] = self._array((slots, 3 * K + 1), np.float64)
         for name, table in plan.tables().items():
             held[name] = self._array(table.shape, table.dtype)
-            self._gpu.upload(table, held[name])
+            self._gpu.send(table, held[name])
         held["row"] = self._array((1,), ROW)
-        self._gpu.upload(self._description(), held["row"])
+        self._gpu.send(self._description(), held["row"])
 
     def _array(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Array:
         return self._gpu.array(shape, dtype)
@@ -80,7 +81,7 @@ class RowState:
     def _ready(self, network: DeviceNetwork, width: int) -> Callable[[], None]:
         """A step of the first ``width`` slots, run once to warm up: nobody is in them yet."""
         gpu, row = self._gpu, self._held["row"]
-        predict = network.bind(self._tensors, width)
+        predict = network.bind(self.tensors, width)
         blocks = (self._plan.channels, min(width, self._slots))
 
         def step() -> None:

@@ -10,10 +10,12 @@ import numpy as np
 
 from ..engines import flavour_of
 from ..errors import BundleError, DeviceError, SetupError
-from .cuda import Array, Gpu
+from ..trt_log import new_log, said
+from .cuda import Array, Gpu, short_of_memory
 from .network import Tensors
 
 _INPUTS = ("x_t", "t")
+_LITTLE_MIB = 256
 _OUTPUTS = ("eps_healthy", "eps_null")
 
 
@@ -32,17 +34,17 @@ class TrtNetwork:
         If it is not an engine that this TensorRT reads on this GPU.
     """
 
-    capturable = True
-
     def __init__(self, gpu: Gpu, trt: ModuleType, engine: bytes, rebuild: str) -> None:
         self._gpu, self._trt, self._rebuild = gpu, trt, rebuild
-        self._log = trt.Logger(trt.Logger.ERROR)
-        self._runtime: Any = trt.Runtime(self._log)
-        self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
+        self._log = new_log(trt)
+        with gpu.current():
+            self._runtime: Any = trt.Runtime(self._log)
+            self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
+            self._refuse_without_memory()
             raise BundleError(
-                f"the engine cannot be read by {flavour_of(trt)} {trt.__version__} on {gpu.name}: "
-                f"{rebuild}"
+                f"the engine cannot be read by {flavour_of(trt)} {trt.__version__} on {gpu.name} "
+                f"({said(self._log) or 'it gives no reason'}): {rebuild}"
             )
         self._profiles = {
             int(self._engine.get_tensor_profile_shape("x_t", i)[1][0]): i
@@ -51,6 +53,12 @@ class TrtNetwork:
         self.longest = max(self._profiles)
         self._contexts: list[Any] = []
         self._scratch: list[Array] = []
+
+    @property
+    def capturable(self) -> bool:
+        """Whether what is bound can be captured; TensorRT-RTX knows only once it has run."""
+        asked = [getattr(one, "is_stream_capturable", None) for one in self._contexts]
+        return all(ask is None or ask(self._gpu.stream) for ask in asked)
 
     def widths(self, slots: int) -> tuple[int, ...]:
         """The engine's batch sizes, up to the smallest that holds the row.
@@ -75,11 +83,11 @@ class TrtNetwork:
         Every batch size has an execution context of its own, as a CUDA graph needs it; they share
         their scratch memory, since they never run at the same time.
         """
-        context = self._engine.create_execution_context(
-            self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        )
         profile = self._profiles[width]
-        if context is None or not context.set_optimization_profile_async(profile, self._gpu.stream):
+        with self._gpu.current():
+            context = self._new_context()
+            used = context and context.set_optimization_profile_async(profile, self._gpu.stream)
+        if not used:
             raise self._failed(f"the engine's profile for {width} slots cannot be used")
         self._gpu.wait()
         bound = True
@@ -96,10 +104,28 @@ class TrtNetwork:
         self._contexts.append(context)
 
         def predict() -> None:
-            if not context.execute_async_v3(self._gpu.stream):
+            with self._gpu.current():
+                runs = context.execute_async_v3(self._gpu.stream)
+            if not runs:
                 raise self._failed("the engine does not run")
 
         return predict
+
+    def _new_context(self) -> Any:
+        """An execution context whose scratch memory is ours, and whose kernels are the final ones.
+
+        TensorRT-RTX compiles kernels when they are needed, and otherwise begins with others, which
+        a CUDA graph would keep for good.
+        """
+        trt, engine = self._trt, self._engine
+        ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        kernels = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if kernels is None:
+            return engine.create_execution_context(ours)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(ours)
+        config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+        return engine.create_execution_context(config)
 
     def _scratch_for(self, profile: int) -> Array:
         """Memory for a context's intermediate results."""
@@ -111,7 +137,15 @@ class TrtNetwork:
         return self._scratch[-1]
 
     def _failed(self, what: str) -> DeviceError:
-        return DeviceError(f"{what} on {self._gpu.name}: {self._rebuild}, or use --device cpu")
+        self._refuse_without_memory()
+        why = said(self._log) or "it gives no reason"
+        return DeviceError(f"{what} on {self._gpu.name} ({why}): {self._rebuild}, or use --device "
+                           "cpu")  # fmt: skip
+
+    def _refuse_without_memory(self) -> None:
+        """TensorRT does not say so where memory is short: its calls just fail."""
+        if self._gpu.memory_mib()[0] < _LITTLE_MIB:
+            raise short_of_memory()
 
     def release(self) -> None:
         """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""

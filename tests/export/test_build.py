@@ -22,7 +22,7 @@ from anofpdm.runtime.bundle import (
     write_manifest,
 )
 from anofpdm.runtime.engines import ENGINES, find_engine, read_engine
-from anofpdm.runtime.errors import DeviceError, ParityError
+from anofpdm.runtime.errors import BundleError, DeviceError, EngineError, ParityError
 from anofpdm.runtime.files import sha256
 
 TRT = types.SimpleNamespace(__name__="tensorrt", __version__="11.4.0.106")
@@ -107,6 +107,28 @@ def test_an_engine_that_does_not_agree_is_not_kept(bundle, engine, computes, fig
     assert not (bundle.path / ENGINES).exists()
     made = build.build_on(HostGpu(), TRT, bundle, (1, 16), tolerance=None)
     assert made.parity[figure] > 0.02
+
+
+def test_the_timing_cache_has_a_place(bundle, engine, monkeypatch):
+    """TensorRT writes it before there is an engine; no empty folder is left without either."""
+    write = build.build_engine
+
+    def build_engine(trt, network, slots, *, timing_cache, **options):
+        timing_cache.write_bytes(b"times")
+        return write(trt, network, slots, timing_cache=timing_cache, **options)
+
+    monkeypatch.setattr(build, "build_engine", build_engine)
+    build.build_on(HostGpu(), TRT, bundle, (1, 16))
+    assert (bundle.path / ENGINES / "sm90_tensorrt-11.4.0.106.timing").read_bytes() == b"times"
+
+
+def test_an_engine_that_this_gpu_does_not_run(bundle, engine, monkeypatch):
+    def load(gpu, trt, content, repair):
+        raise BundleError(f"the engine cannot be read: {repair}")
+
+    monkeypatch.setattr(build, "TrtNetwork", load)
+    with pytest.raises(EngineError, match=r"does not run here: .* or --flavour"):
+        build.build_on(HostGpu(), TRT, bundle, (1, 16))
 
 
 def test_the_gpu_s_memory_is_given_back(bundle, engine):

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from anofpdm.export.build_progress import BuildProgress
 from anofpdm.export.engine import SLOTS, build_engine
-from anofpdm.export.trt_network import parse_network
+from anofpdm.export.typed_network import parse_network
 from anofpdm.runtime.bundle import DEFAULT, NETWORK, NETWORK_FP16
 from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.errors import BundleError, EngineError, OutputError, SetupError

@@ -139,9 +139,14 @@ def test_a_gpu_that_disappears_leaves_no_mask(tmp_path, monkeypatch):
     def launch(*arguments):
         launches.append(arguments)
         if len(launches) > 20:
+            backend.gpu.lost = True
             raise DeviceError("the GPU failed (gone): nothing was written; use --device cpu")
 
-    backend.gpu.launch = launch
+    def wait():
+        if backend.gpu.lost:
+            raise DeviceError("the GPU has been given back")
+
+    backend.gpu.launch, backend.gpu.wait = launch, wait
     backend.network.capturable = False
     backend.gpu.download = lambda source, target: target.fill(1)
     monkeypatch.setattr(segmenter, "open_device", lambda *args, **kwargs: backend)
@@ -179,12 +184,14 @@ class Ort:
         self.entries, self.bound, self.runs, self.preloaded = [], [], [], 0
 
     def preload_dlls(self):
+        print("Failed to load libcudnn.so.9")
         self.preloaded += 1
 
     def get_available_providers(self):
         return ["CUDAExecutionProvider"] if self.available else ["CPUExecutionProvider"]
 
-    def InferenceSession(self, path, options, providers):
+    def InferenceSession(self, path, options, providers, enable_fallback=1):
+        assert enable_fallback == 0  # else it prints, and goes on with the CPU
         self.providers = providers
         return self
 
@@ -218,12 +225,16 @@ def ort(monkeypatch):
     return made
 
 
-def test_onnxruntime_runs_on_the_loops_stream_and_memory(ort, tmp_path):
+def test_onnxruntime_runs_on_the_loops_stream_and_memory(ort, tmp_path, capsys):
     fake, gpu = ort()
     network = OrtNetwork(gpu, tmp_path / "unet.onnx")
     (name, options), fallback = fake.providers
     assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
-    assert options == {"device_id": "1", "user_compute_stream": "4711", "use_tf32": "0"}
+    assert options == {
+        "device_id": "1", "user_compute_stream": "4711", "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested",
+    }  # fmt: skip
+    assert capsys.readouterr().out == ""
     assert fake.entries == [("disable_synchronize_execution_providers", "1")]
     assert fake.preloaded == 1
     tensors = Tensors.allocate(gpu, 8, 2, 4)
@@ -236,7 +247,8 @@ def test_onnxruntime_runs_on_the_loops_stream_and_memory(ort, tmp_path):
         ("out", "eps_null", "cuda", 1, np.float32, shape, tensors.eps_null.address),
     ]
     assert len(fake.runs) == 1
-    assert network.widths(10) == (1, 2, 4, 8, 10)
+    assert network.widths(10) == (1, 3, 10)
+    assert network.widths(2) == (1, 2)
     assert network.widths(1) == (1,)
     network.release()
     network.bind(tensors, 8)()  # loads the session again
@@ -256,6 +268,7 @@ def test_a_silent_fallback_to_the_cpu_is_reported(ort, tmp_path):
     [
         ("BFCArena: Failed to allocate memory for requested buffer", DeviceMemoryError),
         ("CUDA failure 2: out of memory", DeviceMemoryError),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", DeviceMemoryError),
         ("CUDA failure 719: unspecified launch failure", DeviceError),
         ("Got invalid dimensions for input: x_t", BundleError),
     ],
@@ -277,16 +290,16 @@ class Trt:
     __name__, __version__ = "tensorrt", "11.4.0.106"
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
 
-    class Logger:
-        ERROR = 1
-
-        def __init__(self, level): ...
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1)
 
     def __init__(self, slots=(1, 4, 16), reads=True, runs=True, accepts=True):
         self.slots, self.reads, self.runs, self.accepts = slots, reads, runs, accepts
         self.num_optimization_profiles, self.contexts = len(slots), []
 
     def Runtime(self, logger):
+        logger.log(1, "no kernel image\n is available")
+        logger.log(2, "chatter")
         return self
 
     def deserialize_cuda_engine(self, content):
@@ -350,10 +363,42 @@ def test_tensorrt_runs_on_the_loops_stream_and_memory():
 
 def test_engines_that_cannot_be_used():
     gpu = HostGpu()
-    with pytest.raises(BundleError, match=r"cannot be read by tensorrt 11.4.0.106 on Host: build"):
+    why = r"cannot be read by tensorrt 11.4.0.106 on Host .no kernel image is available.: build it"
+    with pytest.raises(BundleError, match=why):
         TrtNetwork(gpu, Trt(reads=False), b"", "build it")
     tensors = Tensors.allocate(gpu, 16, 1, 4)
     with pytest.raises(BundleError, match="inputs and outputs are not the bundle's: build it"):
         TrtNetwork(gpu, Trt(accepts=False), b"", "build it").bind(tensors, 4)
-    with pytest.raises(DeviceError, match="does not run on Host: build it, or use --device cpu"):
+    with pytest.raises(DeviceError, match=r"does not run on Host .*: build it, or use"):
         TrtNetwork(gpu, Trt(runs=False), b"", "build it").bind(tensors, 4)()
+    gpu.nbytes = gpu.used + 100 * 2**20
+    for wrong in ({"reads": False}, {"runs": False}):
+        with pytest.raises(DeviceMemoryError):
+            TrtNetwork(gpu, Trt(**wrong), b"", "build it").bind(tensors, 4)()
+
+
+def test_tensorrt_rtx_compiles_the_final_kernels_before_a_graph_is_captured():
+    made = []
+
+    class Rtx(Trt):
+        __name__ = "tensorrt_rtx"
+        DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY=0, EAGER=1)
+
+        def create_runtime_config(self):
+            made.append(SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy:
+                                        setattr(made[-1], "memory", strategy)))  # fmt: skip
+            return made[-1]
+
+        def create_execution_context(self, config):
+            context = super().create_execution_context("user")
+            context.is_stream_capturable = lambda stream: stream == 4711
+            return context
+
+    gpu = HostGpu()
+    gpu.stream = 4711
+    network = TrtNetwork(gpu, Rtx(), b"engine", "build it")
+    network.bind(Tensors.allocate(gpu, 4, 1, 4), 4)
+    assert (made[0].memory, made[0].dynamic_shapes_kernel_specialization_strategy) == ("user", 1)
+    assert network.capturable
+    gpu.stream = 1
+    assert not network.capturable

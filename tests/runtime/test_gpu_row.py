@@ -165,6 +165,15 @@ def test_streams_that_are_left_or_interleaved_disturb_nobody():
     assert backend.gpu.used == 0
 
 
+def test_closing_while_a_stream_is_open():
+    toy = bundle(size=SIZE, process=("ddim", 301, 10, "even"))
+    with Segmenter(toy, on_gpu(toy_network, 1, SIZE, 3, patience=2)) as segmenter:
+        stream = segmenter.analyse(slices(9))
+        next(stream)
+    assert segmenter.backend.gpu.used == 0
+    stream.close()
+
+
 def test_too_little_memory_halves_the_slots_and_goes_on():
     toy, stream = early(), slices(20)
     want = found(toy, HostBackend(fading_network), stream)

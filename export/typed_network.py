@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +9,8 @@ from typing import Any
 
 from anofpdm.runtime.engines import flavour_of
 from anofpdm.runtime.errors import BundleError, EngineError
+from anofpdm.runtime.trt_log import brief, new_log, said
 
-_LONGEST = 200
 _INPUTS = {"x_t": ("FLOAT", 4), "t": ("INT64", 1)}
 _OUTPUTS = {"eps_healthy": ("FLOAT", 4), "eps_null": ("FLOAT", 4)}
 
@@ -46,7 +45,7 @@ def parse_network(trt: ModuleType, path: Path) -> Parsed:
     EngineError
         If TensorRT does not start.
     """
-    log = _new_log(trt)
+    log = new_log(trt)
     try:
         builder = trt.Builder(log)
     except Exception as error:  # without a GPU driver: TypeError, from a null pointer
@@ -68,37 +67,17 @@ def parse_network(trt: ModuleType, path: Path) -> Parsed:
     return parsed
 
 
-def said(log: Any) -> str:
-    """The last errors of a log, in one line."""
-    return "; ".join(log.errors)
-
-
-def _new_log(trt: ModuleType) -> Any:
-    """A log that keeps the last errors, and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=2)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(_brief(message))
-
-    return Log()
-
-
 def _first_error(parser: Any) -> str:
     """Where parsing failed first, after "FILE ...", with the repair."""
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     nodes = [error for error in errors if error.node_name() or error.node_operator()]
     if not nodes:
-        why = f" ({_brief(errors[0].desc())})" if errors else ""
+        why = f" ({brief(errors[0].desc())})" if errors else ""
         return f"is not a network, or is incomplete{why}: export the bundle again"
     more = f", and {len(nodes) - 1} more" if len(nodes) > 1 else ""
     return (
         f"has a node that TensorRT cannot take: {nodes[0].node_name()} "
-        f"({nodes[0].node_operator()}){more}: {_brief(nodes[0].desc())}: export the bundle again, "
+        f"({nodes[0].node_operator()}){more}: {brief(nodes[0].desc())}: export the bundle again, "
         "or update TensorRT"
     )
 
@@ -132,8 +111,3 @@ def _check_precision(trt: ModuleType, path: Path, network: Any) -> None:
 def _listed(tensors: dict[str, tuple[str, int]]) -> str:
     named = (f"{name} ({dtype}, {axes} axes)" for name, (dtype, axes) in tensors.items())
     return ", ".join(named) or "nothing"
-
-
-def _brief(text: str) -> str:
-    line = " ".join(text.split()) or "no reason given"
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
