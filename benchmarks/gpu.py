@@ -215,8 +215,9 @@ def measure_steps(backend: GpuBackend, bundle: Bundle, slots: int, before: float
     row.state.free()
     network.release()
 
-    # Twenty steps a slice, three slices a slot; the first pass warms up.
-    recipe = replace(plan.recipe, process=Process(manifest.schedule, T // 2, T // 40))
+    # Three slices a slot, after one to warm up; as many steps a slice as some seconds allow.
+    steps = int(np.clip(1000 / step[1], 2, 20))
+    recipe = replace(plan.recipe, process=Process(manifest.schedule, T // 2, T // (2 * steps)))
     visits = len(recipe.process.timesteps)
     walls = []
     backend.slots = slots
