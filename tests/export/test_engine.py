@@ -379,7 +379,15 @@ def test_a_build_that_fails(trt, lines):
     )
 
 
-def test_ctrl_c_ends_the_build(trt):
+@pytest.fixture
+def heeds_ctrl_c():
+    """As in a terminal; a shell starts what runs in the background to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_build(trt, heeds_ctrl_c):
     told, built = [], []
     module = ModuleType("tensorrt_rtx")
     module.__dict__.update({**trt.__dict__, "__name__": "tensorrt_rtx"})
@@ -408,7 +416,7 @@ def test_ctrl_c_ends_the_build(trt):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_while_the_network_is_read(trt):
+def test_ctrl_c_while_the_network_is_read(trt, heeds_ctrl_c):
     """Where TensorRT calls a log, an exception would be lost in C++."""
     pressed = []
 
