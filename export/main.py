@@ -30,7 +30,7 @@ from .engine_main import build_if_possible, engine
               show_default=True, help="What the weights are stored in; the network computes in "
               "fp32.")  # fmt: skip
 @click.option("--fp16/--no-fp16", default=True, show_default=True, help="Add a network that "
-              "computes in fp16, which GPUs need.")  # fmt: skip
+              "computes in fp16, for TensorRT engines.")  # fmt: skip
 @click.option("--scored", help="Modalities that count for the map, with commas.  [default: all]")
 @click.option("--name", help="What the model is called.  [default: the output's name]")
 @click.option(
