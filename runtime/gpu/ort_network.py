@@ -15,7 +15,7 @@ from ..errors import AnofpdmError, BundleError, DeviceError
 from .cuda import Gpu, short_of_memory
 from .network import Tensors
 
-_PROVIDER = "CUDAExecutionProvider"
+_PROVIDER, _MEMORY = "CUDAExecutionProvider", "cuda"
 
 
 class OrtNetwork:
@@ -89,11 +89,11 @@ class OrtNetwork:
         session, binding = self._session, self._session.io_binding()
         for name, array in (("x_t", tensors.x_t), ("t", tensors.t)):
             part = array[:width]
-            binding.bind_input(name, "cuda", self._gpu.index, part.dtype.type, part.shape,
+            binding.bind_input(name, _MEMORY, self._gpu.index, part.dtype.type, part.shape,
                                part.address)  # fmt: skip
         for name, array in (("eps_healthy", tensors.eps_healthy), ("eps_null", tensors.eps_null)):
             part = array[:width]
-            binding.bind_output(name, "cuda", self._gpu.index, np.float32, part.shape,
+            binding.bind_output(name, _MEMORY, self._gpu.index, np.float32, part.shape,
                                 part.address)  # fmt: skip
 
         def predict() -> None:

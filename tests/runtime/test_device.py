@@ -8,14 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from host_gpu import HostGpu, on_gpu
+from host_gpu import HostGpu, memory, on_gpu
 from support import bundle, head, save, toy_network, write_toy_bundle
 
 from anofpdm.runtime import device as device_module
 from anofpdm.runtime import segmenter
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.device import open_device
+from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.errors import (
     BundleError,
     DeviceError,
@@ -281,7 +283,70 @@ def test_what_onnxruntime_raises(ort, tmp_path, error, kind):
     assert type(caught.value) is kind
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate provider")
+def test_the_real_onnxruntime_takes_memory_by_its_address(monkeypatch):
+    """Its CPU provider, on the memory of a GPU made of the host."""
+    monkeypatch.setattr(ort_network, "_PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(ort_network, "_MEMORY", "cpu")
+    default = open_bundle(DEFAULT)
+    gpu = HostGpu()
+    network = OrtNetwork(gpu, default.network)
+    tensors = Tensors.allocate(gpu, 3, 1, 128)
+    rng = np.random.default_rng(0)
+    x_t, t = rng.standard_normal((3, 1, 128, 128)).astype(np.float32), np.array([1, 300, 600])
+    gpu.send(x_t, tensors.x_t)
+    gpu.send(t - 1, tensors.t)
+    want = OnnxDenoiser(default.network)(x_t, t)
+    for width in (3, 2):
+        memory(tensors.eps_healthy)[...] = memory(tensors.eps_null)[...] = np.nan
+        network.bind(tensors, width)()
+        for got, one in zip((tensors.eps_healthy, tensors.eps_null), want, strict=True):
+            np.testing.assert_allclose(memory(got)[:width], one[:width], atol=1e-5)
+            assert np.isnan(memory(got)[width:]).all()
+
+
 # ---- TensorRT
+
+
+def test_what_is_asked_of_tensorrt_is_there():
+    """In TensorRT-RTX, which can be installed without a GPU."""
+    trt = load_tensorrt("tensorrt_rtx")
+    used = {
+        trt.Runtime: ["deserialize_cuda_engine"],
+        trt.ICudaEngine: [
+            "num_optimization_profiles", "get_tensor_profile_shape", "create_runtime_config",
+            "create_execution_context", "get_device_memory_size_for_profile_v2",
+        ],
+        trt.IRuntimeConfig: [
+            "set_execution_context_allocation_strategy",
+            "dynamic_shapes_kernel_specialization_strategy",
+        ],
+        trt.IExecutionContext: [
+            "set_optimization_profile_async", "set_input_shape", "set_tensor_address",
+            "set_device_memory", "execute_async_v3", "is_stream_capturable",
+        ],
+        trt.ExecutionContextAllocationStrategy: ["USER_MANAGED"],
+        trt.DynamicShapesKernelSpecializationStrategy: ["EAGER"],
+    }  # fmt: skip
+    for kind, names in used.items():
+        for name in names:
+            assert hasattr(kind, name), (kind, name)
+
+
+def test_what_is_asked_of_the_drivers_bindings_is_there():
+    driver = pytest.importorskip("cuda.bindings.driver", reason="only for Linux on x86-64")
+    for name in (
+        "cuStreamBeginCapture",
+        "cuStreamEndCapture",
+        "cuGraphInstantiate",
+        "cuGraphDestroy",
+        "cuGraphLaunch",
+        "cuGraphExecDestroy",
+        "cuCtxPopCurrent",
+    ):
+        assert callable(getattr(driver, name))  # fmt: skip
+    assert driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED is not None
+    assert int(driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY) == cuda._OUT_OF_MEMORY
 
 
 class Trt:
