@@ -35,7 +35,7 @@ device_option = click.option(
 )  # fmt: skip
 slots_option = click.option(
     "--slots", type=click.IntRange(min=1),
-    help="Slices that share a batch; does not change results.  [default: 4, on a GPU 64]",
+    help="Slices that share a batch: for speed and memory.  [default: 4, on a GPU 64]",
 )  # fmt: skip
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: all cores]"

@@ -43,7 +43,7 @@ def open_device(
     SetupError
         If there is no device of that name.
     """
-    asked = re.fullmatch(r"(auto|cpu|cuda|trt)(?::(\d+))?", wish)
+    asked = re.fullmatch(r"(auto|cpu|cuda|trt)(?::(\d+))?", wish.lower())
     if not asked or (asked[1] in ("auto", "cpu") and asked[2]):
         raise SetupError(f"device {wish!r} is none of {DEVICES}")
     kind, index = asked[1], int(asked[2] or 0)

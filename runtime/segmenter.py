@@ -124,7 +124,7 @@ class Segmenter:
             what was taken
         threads : of the CPU; None for as many as there are cores
         slots : how many slices share the network's batch, None for what suits the device; does not
-            change masks
+            change masks on the CPU, nor the loop on a GPU, but there a library may round otherwise
 
         Raises
         ------

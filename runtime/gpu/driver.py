@@ -25,7 +25,9 @@ def load_driver() -> Any:
     try:
         return ctypes.CDLL(name)
     except OSError as error:
-        raise DeviceError(f"no NVIDIA driver ({name} cannot be loaded): install one") from error
+        raise DeviceError(
+            f"no NVIDIA driver ({name} cannot be loaded): install one where there is a GPU"
+        ) from error
 
 
 def check_driver(index: int = 0, driver: Any = None) -> str:

@@ -1,4 +1,4 @@
-"""Compile ``kernels.cu`` for a GPU, with NVRTC: no toolkit and no compiler has to be installed."""
+"""Compile ``kernels.cu`` for a GPU, with NVRTC: where it runs, no compiler has to be there."""
 
 from __future__ import annotations
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from ..bundle import Bundle
-from ..engines import find_engine, flavour_of, load_tensorrt, read_engine, rebuild
+from ..engines import (
+    FLAVOURS,
+    Engine,
+    find_engine,
+    flavour_of,
+    load_tensorrt,
+    read_engine,
+    rebuild,
+)
+from ..errors import BundleError, MissingExtraError
 from .backend import GpuBackend
 from .cuda import Gpu
 from .network import DeviceNetwork
@@ -38,14 +49,31 @@ def _network(kind: str, gpu: Gpu, bundle: Bundle) -> tuple[DeviceNetwork, str]:
     if kind == "cuda":
         ort = OrtNetwork(gpu, bundle.network)
         return ort, f"ONNX Runtime {ort.version}, FP32"
-    trt = load_tensorrt()
-    engine = find_engine(
-        bundle,
-        gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
-        flavour=flavour_of(trt),
-        version=trt.__version__,
-    )
+    trt, engine = _engine(gpu, bundle)
     content = read_engine(bundle, engine)
     network = TrtNetwork(gpu, trt, content, rebuild(bundle.path))
-    return network, f"{engine.flavour} {engine.version}, FP16"
+    return network, f"{engine.flavour} {engine.version}, FP16, engine {engine.sha256[:12]}"
+
+
+def _engine(gpu: Gpu, bundle: Bundle) -> tuple[ModuleType, Engine]:
+    """The engine for this GPU and for a TensorRT that is installed."""
+    misfits: list[BundleError] = []
+    for name in FLAVOURS:
+        try:
+            trt = load_tensorrt(name)
+        except MissingExtraError:
+            continue
+        try:
+            return trt, find_engine(
+                bundle,
+                gpu=gpu.name,
+                compute_capability=gpu.compute_capability,
+                flavour=flavour_of(trt),
+                version=trt.__version__,
+            )
+        except BundleError as error:
+            misfits.append(error)
+    if misfits:
+        raise misfits[0]
+    load_tensorrt()  # says why none can be loaded
+    raise AssertionError

@@ -40,8 +40,8 @@ class OrtNetwork:
                 self._ort.preload_dlls()
         if _PROVIDER not in self._ort.get_available_providers():
             raise DeviceError(
-                "this ONNX Runtime is built for the CPU only: run pip uninstall onnxruntime, then "
-                "pip install --force-reinstall 'anofpdm[gpu]'"
+                "this ONNX Runtime is built for the CPU only: run pip uninstall onnxruntime "
+                "onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
         self._run_options = self._ort.RunOptions()
         # The stream keeps the order; the host goes on.

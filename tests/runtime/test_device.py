@@ -66,7 +66,7 @@ def test_auto_takes_the_fastest_that_there_is_and_says_why_nothing_faster(gpus):
 
 def test_what_is_asked_for_is_taken_or_refused(gpus):
     assert open_device("cuda:1", bundle()).device == "cuda:1"
-    assert open_device("trt", bundle()).device == "trt:0"
+    assert open_device("TRT", bundle()).device == "trt:0"
     assert open_device("cpu", bundle()).device == "cpu"
     gpus["cuda"] = DeviceError("no cuDNN: install it")
     with pytest.raises(DeviceError, match="no cuDNN"):
@@ -76,6 +76,36 @@ def test_what_is_asked_for_is_taken_or_refused(gpus):
             open_device(wrong, bundle())
     with pytest.raises(SetupError, match="slots must be at least 1, not 0"):
         open_device("cpu", bundle(), slots=0)
+
+
+def test_the_tensorrt_that_has_an_engine_is_used(monkeypatch):
+    """With both installed, where the second one's engine is there."""
+    installed = {
+        name: SimpleNamespace(__name__=name, __version__=version)
+        for name, version in (("tensorrt", "11.4"), ("tensorrt_rtx", "1.7"))
+    }
+    there = {"tensorrt_rtx"}
+
+    def load(name=None):
+        if name in installed:
+            return installed[name]
+        raise MissingExtraError("neither can be imported: run pip install")
+
+    def find(bundle, *, flavour, **rest):
+        if flavour in there:
+            return SimpleNamespace(flavour=flavour)
+        raise BundleError(f"no engine for {flavour}: build one")
+
+    monkeypatch.setattr(opened, "load_tensorrt", load)
+    monkeypatch.setattr(opened, "find_engine", find)
+    trt, engine = opened._engine(HostGpu(), bundle())
+    assert (trt.__name__, engine.flavour) == ("tensorrt_rtx", "tensorrt_rtx")
+    there.clear()
+    with pytest.raises(BundleError, match="no engine for tensorrt: build one"):
+        opened._engine(HostGpu(), bundle())
+    installed.clear()
+    with pytest.raises(MissingExtraError, match="neither can be imported"):
+        opened._engine(HostGpu(), bundle())
 
 
 def test_calibrations_are_of_the_fp32_network(gpus):
