@@ -78,6 +78,7 @@ def test_an_engine_that_agrees_is_kept_with_its_figures(bundle, engine):
         kept, gpu="Host", compute_capability="9.0", flavour="tensorrt", version=TRT.__version__
     )
     assert found == made
+    assert found.slots == (1, 4, 16)
     assert read_engine(kept, found) == b"an engine"
     assert 0 < found.parity["M_t"] < 0.02
     assert (found.parity["t_e"], found.parity["dice"] > 0.98) == (1.0, True)
@@ -159,9 +160,10 @@ def test_t_e_may_move_by_one_visited_timestep_and_not_by_two(bundle):
 
 
 def test_the_trial_does_what_the_calibration_does(bundle):
-    trial = Trial.of(bundle)
+    stronger = replace(bundle, calibrations={"fast": replace(bundle.calibrations["fast"], w=7.0)})
+    trial = Trial.of(stronger)
     assert len(trial.x0) == 16
-    assert trial.recipe.process.spacing == "log-snr"
+    assert (trial.recipe.process.spacing, trial.recipe.w) == ("log-snr", 7.0)
     # Not where that takes too long, nor where there is none.
     held = replace(bundle.calibrations["fast"], conditions=bundle.conditions("ddim", 301, 1))
     long = replace(bundle, calibrations={"fast": held})

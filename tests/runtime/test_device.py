@@ -190,6 +190,16 @@ def test_a_gpu_that_disappears_leaves_no_mask(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"toy.anofpdm", "v.nii.gz"}
 
 
+def test_the_command_gives_its_device_back(tmp_path, monkeypatch):
+    backend = on_gpu(toy_network, 1, 32)
+    monkeypatch.setattr(segmenter, "open_device", lambda *args, **kwargs: backend)
+    toy, volume = write_toy_bundle(tmp_path / "toy.anofpdm"), save(tmp_path / "v.nii.gz", head())
+    mask = str(tmp_path / "mask.nii.gz")
+    done = CliRunner().invoke(infer, [str(volume), "-o", mask, "--bundle", str(toy)])
+    assert done.exit_code == 0, done.output
+    assert backend.gpu.lost
+
+
 def test_a_segmenter_gives_its_device_back(tmp_path):
     backend = on_gpu(toy_network, 1, 32, 300, nbytes=5_000_000)
     with Segmenter(bundle(), backend) as held:
