@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -103,17 +104,17 @@ def main(
     check_labels(labelled.unhealthy, f"the slices of split {split!r}")
     backend = open_device(device, opened, threads=threads, engines=False)
     schedule, clip = opened.manifest.schedule, opened.manifest.clip
-    curves = sweep(
-        labelled,
-        backend.denoiser,
-        Process(schedule, max(lengths), stride, clip, encoding, spacing),
-        w,
-        opened.manifest.scored_channels,
-        seed=seed,
-        slots=backend.slots,
-        progress=ProgressLine("slices"),
-    )
-    backend.close()
+    with closing(backend):
+        curves = sweep(
+            labelled,
+            backend.denoiser,
+            Process(schedule, max(lengths), stride, clip, encoding, spacing),
+            w,
+            opened.manifest.scored_channels,
+            seed=seed,
+            slots=backend.slots,
+            progress=ProgressLine("slices"),
+        )
     show_device(device, backend)
     choice = choose(curves, labelled.unhealthy, lengths, verdict)
     best = choice.best

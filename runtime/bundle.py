@@ -22,6 +22,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def open_bundle(path: Path) -> Bundle:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of the bundle at ``path``."""
     with whole_file(path / MANIFEST) as beside:
-        beside.write_text(as_json(manifest), encoding="utf-8")
+        beside.write_text(_as_json(asdict(manifest)), encoding="utf-8")
 
 
 def write_card_section(bundle: Bundle, heading: str, text: str) -> None:
@@ -233,18 +234,31 @@ def write_calibration(
     presets = {name: asdict(one) for name, one in current.calibrations.items()}
     presets[preset] = asdict(calibration)
     chosen = preset if default or not current.default else current.default
-    before = (path / CALIBRATION).read_bytes() if current.calibrations else None
+    content = _as_json({"default": chosen, "presets": presets}).encode()
+    files = {**current.manifest.files, CALIBRATION: hashlib.sha256(content).hexdigest()}
+    write_listed(path, replace(current.manifest, files=files), path / CALIBRATION, content)
+
+
+def write_listed(bundle: Path, manifest: Manifest, path: Path, content: bytes) -> None:
+    """Write a file of the bundle at ``bundle``, and the manifest that lists it: both or neither.
+
+    Raises
+    ------
+    OutputError
+        If the bundle cannot be written to; then nothing has changed.
+    """
+    before = path.read_bytes() if path.exists() else None
     try:
-        with whole_file(path / MANIFEST) as manifest, whole_file(path / CALIBRATION) as beside:
-            beside.write_text(_as_json({"default": chosen, "presets": presets}), encoding="utf-8")
-            files = {**current.manifest.files, CALIBRATION: sha256(beside)}
-            manifest.write_text(as_json(replace(current.manifest, files=files)), encoding="utf-8")
+        with whole_file(bundle / MANIFEST) as listing, whole_file(path) as beside:
+            beside.write_bytes(content)
+            listing.write_text(_as_json(asdict(manifest)), encoding="utf-8")
     except OutputError:
-        # The manifest was not replaced: the calibration must be the one that it lists.
-        if before is None:
-            (path / CALIBRATION).unlink(missing_ok=True)
-        else:
-            (path / CALIBRATION).write_bytes(before)
+        # The manifest was not replaced: the file must be the one that it lists.
+        with suppress(OSError):  # its hash tells whoever reads it
+            if before is None:
+                path.unlink(missing_ok=True)
+            elif path.read_bytes() != before:
+                path.write_bytes(before)
         raise
 
 
@@ -260,11 +274,6 @@ def unchanged(bundle: Bundle) -> Bundle:
     if current.manifest.files[NETWORK] != bundle.manifest.files[NETWORK]:
         raise BundleError(f"{bundle.path} has got another network meanwhile: start again")
     return current
-
-
-def as_json(manifest: Manifest) -> str:
-    """What a manifest's file holds."""
-    return _as_json(asdict(manifest))
 
 
 def _as_json(content: Mapping[str, Any]) -> str:

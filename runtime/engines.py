@@ -18,9 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .bundle import MANIFEST, NETWORK_FP16, Bundle, as_json, unchanged
+from .bundle import MANIFEST, NETWORK_FP16, Bundle, unchanged, write_listed
 from .errors import BundleError, MissingExtraError, OutputError, SetupError
-from .files import whole_file
 
 ENGINES = "engines"
 # Per flavour: its extra, and the oldest version whose interface is the one that is used here.
@@ -254,27 +253,14 @@ def write_engine(bundle: Bundle, engine: Engine, data: bytes) -> Engine:
     engine = replace(engine, sha256=hashlib.sha256(data).hexdigest())
     folder, path = bundle.path / ENGINES, bundle.path / ENGINES / engine.file_name
     engines = {**current.manifest.engines, engine.file_name: asdict(engine)}
-    before = path.read_bytes() if path.exists() else None
     try:
         folder.mkdir(exist_ok=True)
-        with whole_file(bundle.path / MANIFEST) as manifest, whole_file(path) as beside:
-            beside.write_bytes(data)
-            changed = replace(current.manifest, engines=engines)
-            manifest.write_text(as_json(changed), encoding="utf-8")
+        write_listed(bundle.path, replace(current.manifest, engines=engines), path, data)
     except OSError as error:
-        # The manifest was not replaced: the files must be those that it lists.
-        _put_back(path, before)
+        with suppress(OSError):
+            folder.rmdir()  # where it is empty
         raise _not_added(bundle, str(error)) from error
     return engine
-
-
-def _put_back(path: Path, before: bytes | None) -> None:
-    with suppress(OSError):  # the hash tells whoever reads the engine
-        if before is None:
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()  # where it is empty
-        elif path.read_bytes() != before:
-            path.write_bytes(before)
 
 
 def _not_added(bundle: Bundle, reason: str) -> OutputError:

@@ -23,7 +23,7 @@ from ..extras import require
 from .driver import check_driver
 
 _FAILED = "the GPU failed ({reason}): nothing was written; try again, or use --device cpu"
-_OUT_OF_MEMORY = 2
+_OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 _NON_BLOCKING = 1
 
 
@@ -37,7 +37,7 @@ def short_of_memory() -> DeviceMemoryError:
 def check_call(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of cuda-bindings gives; its error is raised as one of ours."""
     result, *values = function(*arguments)
-    if int(result) == _OUT_OF_MEMORY:
+    if result.name == _OUT_OF_MEMORY:  # not its number, which means something else to NVRTC
         raise short_of_memory()
     if int(result):
         raise DeviceError(_FAILED.format(reason=f"{function.__name__}: {result.name}"))

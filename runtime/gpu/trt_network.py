@@ -10,9 +10,9 @@ import numpy as np
 
 from ..engines import flavour_of
 from ..errors import BundleError, DeviceError, SetupError
-from ..trt_log import new_log, said
 from .cuda import Array, Gpu, short_of_memory
 from .network import Tensors
+from .trt_log import new_log, said
 
 _INPUTS = ("x_t", "t")
 _LITTLE_MIB = 256
