@@ -16,16 +16,19 @@ import numpy as np
 from machine import table
 from numpy.typing import NDArray
 
-from anofpdm.calibrate.choose import choose
-from anofpdm.calibrate.early_stop import choose_stop, prefix_cosine
+from anofpdm.calibrate.choose import Labels, choose
+from anofpdm.calibrate.early_stop import choose_stop, stopped_statistics
 from anofpdm.calibrate.labelled import fitting
+from anofpdm.calibrate.logistic import calls
 from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.forward import ENCODINGS, Process
 from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.verdict import VERDICTS
 
 
 @click.command()
@@ -35,7 +38,7 @@ from anofpdm.runtime.sliceset import open_sliceset
 @click.option("--stride", default=50, show_default=True)
 @click.option("--encoding", type=click.Choice(ENCODINGS), default="ddim", show_default=True)
 @click.option("--w", "w_text", default="2,8,15,30", show_default=True)
-@click.option("--verdict", type=click.Choice(["cosine", "map"]), default="map", show_default=True)
+@click.option("--verdict", type=click.Choice(VERDICTS), default="calibrated", show_default=True)
 @click.option("--every", default=2, show_default=True, help="Use every k-th slice only.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @reports_errors
@@ -60,8 +63,9 @@ def main(
         splits[name] = split.take(range(0, len(split), every))
     w = tuple(float(number) for number in w_text.split(","))
     curves = sweep(splits["val"], denoiser, process, w, scored, progress=ProgressLine("val"))
-    best = choose(curves, splits["val"].unhealthy, (L,), verdict).best
-    stop = choose_stop(curves, splits["val"].unhealthy, best, verdict)
+    labels = Labels(splits["val"].unhealthy, splits["val"].patients)
+    best = choose({L: curves}, labels, verdict).best
+    stop = choose_stop(curves, labels, best, verdict)
     if stop is None:
         click.echo(f"no rule saves a tenth of the {len(process.timesteps)} steps")
         return
@@ -73,8 +77,8 @@ def main(
     agreement = float((np.array(stopped) == M.argmax(axis=1)).all(axis=1).mean())
     n = M.shape[1]
     calls = {
-        "full": _unhealthy(unseen, np.full(len(sick), n), best.Cos_w, best.H_99, verdict),
-        "stopped": _unhealthy(unseen, steps, stop.Cos_w, stop.H_99, verdict),
+        "full": _unhealthy(unseen, np.full(len(sick), n), best, verdict),
+        "stopped": _unhealthy(unseen, steps, stop, verdict),
     }
     accuracy = {name: float((called == sick).mean()) for name, called in calls.items()}
     click.echo(
@@ -103,13 +107,13 @@ def main(
 
 
 def _unhealthy(
-    curves: Curves, steps: NDArray[np.int64], Cos_w: float, H_99: float, verdict: str
+    curves: Curves, steps: NDArray[np.int64], thresholds: Candidate | EarlyStop, verdict: str
 ) -> NDArray[np.bool_]:
     """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w."""
-    last = (np.arange(len(steps)), steps - 1)
-    if verdict == "map":
-        return curves.peak[:, 0][last] >= H_99
-    return prefix_cosine(curves.MSE_h[:, 0], curves.MSE_0)[last] <= Cos_w
+    cosines, peaks, alignments = stopped_statistics(curves, 0, steps)
+    if verdict == "calibrated":
+        return calls(thresholds.logistic, peaks, alignments)
+    return np.asarray(cosines <= thresholds.Cos_w)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ def _row(segmenter: Segmenter, labelled: SliceSet, times: list[float]) -> dict[s
         "auprc": found.unhealthy.auprc,
         "mixed_dice": found.mixed.dice,
         "accuracy": found.accuracy,
-        "auroc_cosine": found.auroc_cosine,
-        "auroc_map": found.auroc_map,
+        "verdict": found.verdict,
+        "verdicts": {name: dataclasses.asdict(one) for name, one in found.verdicts.items()},
     }
 
 

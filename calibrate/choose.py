@@ -1,7 +1,8 @@
-"""Choosing w, thresholds, M_max and L from image-level labels (paper, sections 4.2 and 4.3)."""
+"""Choosing w, L, M_max and the verdict from image-level labels (paper, sections 4.2 and 4.3)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.calibration import Candidate
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.select import cosine
+from anofpdm.runtime.verdict import VERDICTS, alignment, cosine
 
+from .logistic import cross_validated, fit, left_out
 from .sweep import Curves
 from .threshold import best_threshold
 
@@ -18,61 +20,80 @@ _NEARLY_BEST = 0.99
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Of N slices: ``unhealthy``, the image-level labels; ``patients``, whose they are."""
+
+    unhealthy: NDArray[np.bool_]
+    patients: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
 class Choice:
-    """What was chosen, among which candidates."""
+    """What was chosen, among which candidates.
+
+    ``cross_validated``: of either verdict's own choice, the accuracy on patients that its
+    thresholds were not fitted to; None where that cannot be told.
+    """
 
     verdict: str
     best: Candidate
     candidates: tuple[Candidate, ...]
+    cross_validated: Mapping[str, float | None]
 
 
-def choose(
-    curves: Curves, unhealthy: NDArray[np.bool_], lengths: tuple[int, ...], verdict: str = "cosine"
-) -> Choice:
+def choose(curves: Mapping[int, Curves], labels: Labels, verdict: str | None = None) -> Choice:
     """Choose the smallest L, and for it the largest w, whose accuracy is within 99 % of the best.
 
     Parameters
     ----------
-    curves : of a sweep that reaches the largest of ``lengths``
-    unhealthy : (N,) image-level labels
-    verdict : ``cosine`` or ``map``, whose accuracy decides
+    curves : by L
+    verdict : ``cosine`` or ``calibrated``, whose accuracy decides; None for the one that does
+        better on patients that its thresholds were not fitted to
 
     Raises
     ------
     CohortError
-        If there are no slices, the labels hold one class only, or the network ignores them.
+        If there are no slices, the labels hold one class only, there are too few patients for the
+        verdict, or the network ignores the labels.
     """
-    check_labels(unhealthy, "the validation slices")
-    candidates = [
-        candidate(curves.up_to(L), L, w, unhealthy) for L in sorted(set(lengths)) for w in curves.w
-    ]
-    good = _NEARLY_BEST * max(c.accuracy(verdict) for c in candidates)
-    L = min(c.L for c in candidates if c.accuracy(verdict) >= good)
-    at_L = [c for c in candidates if c.L == L]
-    good = _NEARLY_BEST * max(c.accuracy(verdict) for c in at_L)
-    best = max((c for c in at_L if c.accuracy(verdict) >= good), key=lambda c: c.w)
-    if min(best.M_max) <= 0:
+    check_labels(labels.unhealthy, "the validation slices")
+    candidates = tuple(
+        candidate(curves[L], L, w, labels) for L in sorted(curves) for w in curves[L].w
+    )
+    if verdict == "calibrated" and candidates[0].calibrated_accuracy is None:
+        raise CohortError(
+            "the calibrated verdict is judged on patients that it was not fitted to: give slices "
+            "of both classes from two patients or more, or choose the cosine"
+        )
+    best = {
+        name: _best(candidates, name)
+        for name in VERDICTS
+        if candidates[0].accuracy(name) is not None
+    }
+    found = {name: _cross_validated(curves[one.L], one, labels, name) for name, one in best.items()}
+    chosen = verdict or max(best, key=lambda name: found[name] or 0.0)
+    if min(best[chosen].M_max) <= 0:
         raise CohortError(
             "the network answers the same with and without the label: train it longer, on slices "
             "of both classes"
         )
-    return Choice(verdict, best, tuple(candidates))
+    return Choice(chosen, best[chosen], candidates, found)
 
 
-def candidate(curves: Curves, L: int, w: float, unhealthy: NDArray[np.bool_]) -> Candidate:
-    """The best thresholds for one guidance strength; ``curves`` end at ``L``."""
+def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
+    """Both verdicts for one guidance strength; ``curves`` end at ``L``."""
     k = curves.w.index(w)
-    Cos_w, cosine_accuracy = best_threshold(cosine(curves.MSE_h[:, k], curves.MSE_0), unhealthy)
-    minus_H_99, map_accuracy = best_threshold(-curves.peak[:, k, -1], unhealthy)
-    M_max = curves.M[:, k].max(axis=(0, 1))
+    M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
+    Cos_w, cosine_accuracy = best_threshold(cosine(MSE_h, curves.MSE_0), labels.unhealthy)
+    statistics = curves.peak[:, k, -1], alignment(M, MSE_h, curves.MSE_0)
     return Candidate(
         L=L,
         w=w,
         Cos_w=Cos_w,
         cosine_accuracy=cosine_accuracy,
-        H_99=-minus_H_99,
-        map_accuracy=map_accuracy,
-        M_max=tuple(float(value) for value in M_max),
+        logistic=fit(*statistics, labels.unhealthy),
+        calibrated_accuracy=cross_validated(*statistics, labels.unhealthy, labels.patients),
+        M_max=tuple(float(value) for value in M.max(axis=(0, 1))),
     )
 
 
@@ -85,3 +106,26 @@ def check_labels(unhealthy: NDArray[np.bool_], what: str) -> None:
         raise CohortError(
             f"{what} are all {which}: no accuracy can be computed, calibration needs both classes"
         )
+
+
+def _best(candidates: tuple[Candidate, ...], verdict: str) -> Candidate:
+    accuracy = {id(one): one.accuracy(verdict) or 0.0 for one in candidates}
+    good = _NEARLY_BEST * max(accuracy.values())
+    L = min(one.L for one in candidates if accuracy[id(one)] >= good)
+    at_L = [one for one in candidates if one.L == L]
+    good = _NEARLY_BEST * max(accuracy[id(one)] for one in at_L)
+    return max((one for one in at_L if accuracy[id(one)] >= good), key=lambda one: one.w)
+
+
+def _cross_validated(
+    curves: Curves, chosen: Candidate, labels: Labels, verdict: str
+) -> float | None:
+    if verdict == "calibrated":
+        return chosen.calibrated_accuracy
+    k, unhealthy = curves.w.index(chosen.w), labels.unhealthy
+    cosines = cosine(curves.MSE_h[:, k], curves.MSE_0)
+    right = [
+        (cosines[judged] <= best_threshold(cosines[kept], unhealthy[kept])[0]) == unhealthy[judged]
+        for kept, judged in left_out(labels.patients, unhealthy)
+    ]
+    return float(np.concatenate(right).mean()) if right else None

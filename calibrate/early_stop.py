@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.stop import StopRule
+from anofpdm.runtime.verdict import alignment, cosine
 
+from .choose import Labels
+from .logistic import cross_validated, fit
 from .sweep import Curves
 from .threshold import best_threshold
 
@@ -19,9 +22,7 @@ _PATIENCES = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80)
 _WORTH = 0.1
 
 
-def choose_stop(
-    curves: Curves, unhealthy: NDArray[np.bool_], full: Candidate, verdict: str
-) -> EarlyStop | None:
+def choose_stop(curves: Curves, labels: Labels, full: Candidate, verdict: str) -> EarlyStop | None:
     """The cheapest rule that keeps t_e on 99 % of the slices and does not lower the accuracy.
 
     Only rules that save a tenth of the steps count. Where none of them is safe, the one that keeps
@@ -31,13 +32,12 @@ def choose_stop(
     Parameters
     ----------
     curves : of the full sweep, ending at ``full.L``
-    unhealthy : (N,) image-level labels
     full : the candidate that was chosen; its ``w`` decides which curves
-    verdict : ``cosine`` or ``map``, whose accuracy counts
+    verdict : ``cosine`` or ``calibrated``, whose accuracy counts
     """
     n = len(curves.timesteps)
     found = [
-        _try(curves, unhealthy, full, verdict, StopRule(drop, patience))
+        _try(curves, labels, full, verdict, StopRule(drop, patience))
         for drop, patience in itertools.product(_DROPS, _PATIENCES)
         if patience < n
     ]
@@ -49,36 +49,44 @@ def choose_stop(
 
 
 def _try(
-    curves: Curves, unhealthy: NDArray[np.bool_], full: Candidate, verdict: str, rule: StopRule
+    curves: Curves, labels: Labels, full: Candidate, verdict: str, rule: StopRule
 ) -> EarlyStop:
-    k = curves.w.index(full.w)
-    M, N = curves.M[:, k], len(unhealthy)
+    k, unhealthy = curves.w.index(full.w), labels.unhealthy
+    M = curves.M[:, k]
     steps = rule.steps(M)
     taken = np.arange(M.shape[1]) < steps[:, None]
     stopped = np.where(taken[..., None], M, -np.inf).argmax(axis=1)
     agreement = (stopped == M.argmax(axis=1)).all(axis=1).mean()
-    cosines = prefix_cosine(curves.MSE_h[:, k], curves.MSE_0)[np.arange(N), steps - 1]
+    cosines, peaks, alignments = stopped_statistics(curves, k, steps)
     Cos_w, cosine_accuracy = best_threshold(cosines, unhealthy)
     M_max = np.where(taken[..., None], M, -np.inf).max(axis=(0, 1))
-    peaks = curves.peak[np.arange(N), k, steps - 1]
-    minus_H_99, map_accuracy = best_threshold(-peaks, unhealthy)
+    accuracy: float | None = cosine_accuracy
+    if verdict == "calibrated":
+        accuracy = cross_validated(peaks, alignments, unhealthy, labels.patients)
     return EarlyStop(
         drop=rule.drop,
         patience=rule.patience,
         Cos_w=Cos_w,
-        H_99=-minus_H_99,
+        logistic=fit(peaks, alignments, unhealthy),
         M_max=tuple(float(value) for value in M_max),
         agreement=float(agreement),
-        accuracy=cosine_accuracy if verdict == "cosine" else map_accuracy,
-        full_accuracy=full.accuracy(verdict),
+        accuracy=accuracy or 0.0,
+        full_accuracy=full.accuracy(verdict) or 0.0,
         mean_steps=float(steps.mean()),
         full_steps=M.shape[1],
     )
 
 
-def prefix_cosine(MSE_h: NDArray[np.float64], MSE_0: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The cosine (eq. 18) if the process ended at each step: (N, n, C) twice -> (N, n)."""
-    h, zero = MSE_h.mean(axis=-1), MSE_0.mean(axis=-1)
-    dot, hh, oo = ((a * b).cumsum(axis=1) for a, b in ((h, zero), (h, h), (zero, zero)))
-    norms = np.sqrt(hh * oo)
-    return np.where(norms > 0, dot / np.where(norms > 0, norms, 1), 1.0)
+def stopped_statistics(
+    curves: Curves, k: int, steps: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Cosine, peak and alignment of slices that are left after ``steps`` steps: (N,) each.
+
+    ``k``: of which guidance strength; ``steps``: (N,) in 1..n.
+    """
+    taken = (np.arange(curves.M.shape[2]) < steps[:, None])[..., None]
+    M, MSE_h, MSE_0 = (
+        np.where(taken, curve, 0) for curve in (curves.M[:, k], curves.MSE_h[:, k], curves.MSE_0)
+    )
+    peaks = curves.peak[np.arange(len(steps)), k, steps - 1]
+    return cosine(MSE_h, MSE_0), peaks, alignment(M, MSE_h, MSE_0)

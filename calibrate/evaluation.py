@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,113 +15,25 @@ from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceSet
 
+from .bootstrap import Bootstrap, Interval
 from .metrics import area_under_roc, average_precision, dice, iou
+from .scores import Evaluation, Scores, SliceScores, VerdictScores
 
 _FOREGROUND = -0.95
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Means of Dice and IoU, the same for empty masks, and AUPRC over the foreground's pixels.
-
-    AUPRC is that of the smoothed anomaly map, which is what masks are cut from, whatever the
-    verdict; NaN without lesions.
-    """
-
-    dice: float
-    iou: float
-    empty_dice: float
-    empty_iou: float
-    auprc: float
-
-
-@dataclass(frozen=True)
-class SliceScores:
-    """One slice: the label, the verdict and its statistics, Dice without and with the verdict, and
-    how many timesteps were visited."""
-
-    patient: str
-    level: int
-    unhealthy: bool
-    called_unhealthy: bool
-    cosine: float
-    peak: float
-    dice: float
-    gated_dice: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of a bundle on one split.
-
-    ``unhealthy``: unhealthy slices, each segmented whatever the verdict (the paper's set-up);
-    ``unhealthy_gated``: the same slices, empty where the verdict is healthy; ``mixed``: all slices,
-    gated, where an empty mask on a healthy slice counts 1; ``patients``: gated, over all voxels of
-    a patient, mean over the patients with a lesion. AUPRC is pooled over the slices, and for
-    patients the mean of their own. ``auroc_cosine``, ``auroc_map``: of either verdict's statistic.
-    """
-
-    unhealthy: Scores
-    unhealthy_gated: Scores
-    mixed: Scores
-    patients: Scores
-    accuracy: float
-    accuracy_all_healthy: float
-    sensitivity: float
-    specificity: float
-    auroc_cosine: float
-    auroc_map: float
-    slices: tuple[SliceScores, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Nested dictionaries; NaN becomes None."""
-        return {key: _without_nan(value) for key, value in asdict(self).items()}
-
-    def table(self) -> str:
-        """Two Markdown tables."""
-        rows = [
-            ("unhealthy slices, every one segmented", self.unhealthy),
-            ("unhealthy slices, gated by the verdict", self.unhealthy_gated),
-            ("all slices (mixed), gated", self.mixed),
-            ("per patient (3-D), gated", self.patients),
-        ]
-        patients = {one.patient for one in self.slices}
-        sick = sum(one.unhealthy for one in self.slices)
-        lines = [
-            f"{len(self.slices)} slices of {len(patients)} patients, {sick} unhealthy",
-            "",
-            "| | Dice | IoU | AUPRC | Dice, IoU of empty masks |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {name} | {s.dice:.3f} | {s.iou:.3f} | {s.auprc:.3f} | "
-            f"{s.empty_dice:.3f}, {s.empty_iou:.3f} |"
-            for name, s in rows
-        ]
-        lines += [
-            "",
-            "| healthy or unhealthy | |",
-            "|---|---|",
-            f"| accuracy (calling all healthy) | {self.accuracy:.3f} "
-            f"({self.accuracy_all_healthy:.3f}) |",
-            f"| sensitivity, specificity | {self.sensitivity:.3f}, {self.specificity:.3f} |",
-            f"| area under the ROC curve: cosine, 99 % quantile of H | {self.auroc_cosine:.3f}, "
-            f"{self.auroc_map:.3f} |",
-        ]
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
 class _Seen:
     """What one slice contributes; ``scores``: the map's foreground pixels, ``positive``: lesion."""
 
+    patient: str
     mask: Mask
     gated: Mask
     drawn: Mask
     scores: NDArray[np.float32]
     positive: Mask
+    MSE_0: NDArray[np.float64]
 
 
 def evaluate(
@@ -151,7 +62,13 @@ def evaluate(
         foreground = slices.x0(i).mean(axis=0) > _FOREGROUND
         gated = result.mask & result.unhealthy
         seen[i] = _Seen(
-            result.mask, gated, reference, smooth(result.H)[foreground], reference[foreground]
+            record.patient,
+            result.mask,
+            gated,
+            reference,
+            smooth(result.H)[foreground],
+            reference[foreground],
+            result.MSE_0,
         )
         rows[i] = SliceScores(
             record.patient,
@@ -160,49 +77,97 @@ def evaluate(
             result.unhealthy,
             result.cosine,
             result.peak,
+            result.alignment,
+            result.probability,
             dice(result.mask, reference),
             dice(gated, reference),
             len(result.M),
         )
         progress(len(seen), len(slices))
     ordered = tuple(rows[i] for i in range(len(slices)))
-    unhealthy, cosines = slices.unhealthy, np.array([row.cosine for row in ordered])
-    peaks = np.array([row.peak for row in ordered])
-    called = np.array([row.called_unhealthy for row in ordered])
-    sick = [seen[i] for i in np.flatnonzero(unhealthy).tolist()]
+    boot, heads = Bootstrap(slices.patients), _by_patient(seen, slices)
     everything = [seen[i] for i in range(len(slices))]
-    heads = [
-        [seen[i] for i in np.flatnonzero(slices.patients == name).tolist()]
-        for name in np.unique(slices.patients)
-    ]
-    heads = [head for head in heads if any(one.drawn.any() for one in head)]
-    volumes = [
-        (np.stack([one.gated for one in head]), np.stack([one.drawn for one in head]))
-        for head in heads
-    ]
+    sick = [one for one, row in zip(everything, ordered, strict=True) if row.unhealthy]
+    calibration, known = segmenter.setup.calibration, segmenter.setup.calibration.familiar
     return Evaluation(
-        unhealthy=_scores([(s.mask, s.drawn) for s in sick], _auprc(sick)),
-        unhealthy_gated=_scores([(s.gated, s.drawn) for s in sick], _auprc(sick)),
-        mixed=_scores([(s.gated, s.drawn) for s in everything], _auprc(everything)),
-        patients=_scores(volumes, _mean(_auprc(head) for head in heads)),
-        accuracy=float((called == unhealthy).mean()),
-        accuracy_all_healthy=float((~unhealthy).mean()),
-        sensitivity=_mean(called[unhealthy]),
-        specificity=_mean(~called[~unhealthy]),
-        auroc_cosine=area_under_roc(-cosines, unhealthy),
-        auroc_map=area_under_roc(peaks, unhealthy),
+        unhealthy=_over_slices(boot, sick, gated=False),
+        unhealthy_gated=_over_slices(boot, sick, gated=True),
+        mixed=_over_slices(boot, everything, gated=True),
+        patients=_over_patients(boot, heads),
+        verdict=calibration.verdict,
+        verdicts={
+            "cosine": _verdict(boot, ordered, lambda row: calibration.Cos_w - row.cosine),
+            "calibrated": _verdict(boot, ordered, lambda row: row.probability - 0.5),
+        },
+        accuracy_all_healthy=float((~slices.unhealthy).mean()),
+        unlike=tuple(
+            name
+            for name, head in heads.items()
+            if known and known.unlike([one.MSE_0 for one in head])
+        ),
         slices=ordered,
     )
 
 
-def _scores(pairs: list[tuple[Mask, Mask]], auprc: float) -> Scores:
+def _by_patient(seen: dict[int, _Seen], slices: SliceSet) -> dict[str, list[_Seen]]:
+    return {
+        str(name): [seen[i] for i in np.flatnonzero(slices.patients == name).tolist()]
+        for name in np.unique(slices.patients)
+    }
+
+
+def _over_slices(boot: Bootstrap, seen: list[_Seen], *, gated: bool) -> Scores:
+    pairs = [(one.gated if gated else one.mask, one.drawn) for one in seen]
+    owners = np.array([one.patient for one in seen], str)
+    scores, positive = [one.scores for one in seen], [one.positive for one in seen]
+    interval = boot.average_precision(owners, scores, positive)
+    return _scores(boot, owners, pairs, _auprc(seen), interval)
+
+
+def _over_patients(boot: Bootstrap, heads: dict[str, list[_Seen]]) -> Scores:
+    sick = {name: head for name, head in heads.items() if any(one.drawn.any() for one in head)}
+    pairs = [
+        (np.stack([one.gated for one in head]), np.stack([one.drawn for one in head]))
+        for head in sick.values()
+    ]
+    owners, own = np.array(list(sick), str), np.array([_auprc(head) for head in sick.values()])
+    return _scores(boot, owners, pairs, _mean(own), boot.mean(owners, own))
+
+
+def _scores(
+    boot: Bootstrap,
+    owners: NDArray[np.str_],
+    pairs: Sequence[tuple[Mask, Mask]],
+    auprc: float,
+    auprc_interval: Interval,
+) -> Scores:
     nothing = [(np.zeros_like(drawn), drawn) for _, drawn in pairs]
+    overlaps = np.array([dice(*pair) for pair in pairs])
     return Scores(
-        dice=_mean(dice(*pair) for pair in pairs),
+        dice=_mean(overlaps),
         iou=_mean(iou(*pair) for pair in pairs),
         empty_dice=_mean(dice(*pair) for pair in nothing),
         empty_iou=_mean(iou(*pair) for pair in nothing),
         auprc=auprc,
+        dice_interval=boot.mean(owners, overlaps),
+        auprc_interval=auprc_interval,
+    )
+
+
+def _verdict(
+    boot: Bootstrap, rows: Sequence[SliceScores], margin: Callable[[SliceScores], float]
+) -> VerdictScores:
+    """Of the verdict that calls slices unhealthy whose ``margin`` is at least 0."""
+    margins = np.array([margin(row) for row in rows])
+    unhealthy = np.array([row.unhealthy for row in rows])
+    called = margins >= 0
+    right = called == unhealthy
+    return VerdictScores(
+        accuracy=float(right.mean()),
+        accuracy_interval=boot.mean(np.array([row.patient for row in rows], str), right),
+        sensitivity=_mean(called[unhealthy]),
+        specificity=_mean(~called[~unhealthy]),
+        auroc=area_under_roc(margins, unhealthy),
     )
 
 
@@ -216,11 +181,3 @@ def _auprc(seen: list[_Seen]) -> float:
 def _mean(values: Iterable[float]) -> float:
     known = [float(value) for value in values if math.isfinite(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -6,8 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from anofpdm.runtime.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
@@ -26,11 +24,15 @@ from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import ENCODINGS, Process
 from anofpdm.runtime.schedule import SPACINGS
 from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.verdict import VERDICTS
 
-from .choose import Choice, check_labels, choose
+from .choose import Labels, check_labels, choose
 from .early_stop import choose_stop
+from .known import familiar_volumes
 from .labelled import fitting
-from .sweep import sweep
+from .peaks import failures, peak_report
+from .report import report
+from .sweep import sweeps
 
 _LARGEST = 10_000
 
@@ -42,7 +44,7 @@ _LARGEST = 10_000
 @click.option("--w", "w_text", default="1,2,3,4,6,8,10,15,20,30,40,50,60", show_default=True,
               help="Candidate guidance strengths.")  # fmt: skip
 @click.option("--length", help="Candidate L: how far the forward process goes.  "
-              "[default: the manifest's L]")  # fmt: skip
+              "[default: from 200 in hundreds to the manifest's L]")  # fmt: skip
 @click.option("--stride", default=1, show_default=True, type=click.IntRange(min=1),
               help="Visit every k-th timestep.")  # fmt: skip
 @click.option("--spacing", type=click.Choice(SPACINGS), default="even", show_default=True,
@@ -52,9 +54,9 @@ _LARGEST = 10_000
 @click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), default="aggregate",
               show_default=True, help="What is cut unless asked otherwise: the mean of the maps up "
               "to t_e, or the one at t_e.")  # fmt: skip
-@click.option("--verdict", type=click.Choice(["cosine", "map"]), default="cosine",
-              show_default=True, help="What calls a slice unhealthy: the paper's cosine, or the "
-              "99 % quantile of its anomaly map.")  # fmt: skip
+@click.option("--verdict", type=click.Choice(VERDICTS), help="What calls a slice unhealthy: the "
+              "paper's cosine, or a logistic regression on two other statistics.  [default: what "
+              "is right more often on patients that were left out]")  # fmt: skip
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
               help="Use every k-th slice only, to save time.")  # fmt: skip
 @click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
@@ -75,7 +77,7 @@ def main(
     spacing: str,
     encoding: str,
     anomaly_map: str,
-    verdict: str,
+    verdict: str | None,
     every: int,
     preset: str | None,
     is_default: bool,
@@ -92,23 +94,19 @@ def main(
     opened = open_bundle(bundle)
     writable_folder(bundle / CALIBRATION)
     w = _numbers(w_text, "--w", timesteps=False)
-    lengths: tuple[int, ...] = (opened.manifest.L,)
-    if length:
-        lengths = tuple(int(number) for number in _numbers(length, "--length", timesteps=True))
-    if max(lengths) > opened.manifest.schedule.T:
-        raise AnofpdmError(f"--length {length}: the schedule has {opened.manifest.schedule.T}")
-    if spacing != "even" and len(lengths) > 1:
-        raise AnofpdmError(f"--spacing {spacing} visits other timesteps for every L: name one L")
+    lengths = _lengths(length, opened.manifest.L, opened.manifest.schedule.T)
     labelled = fitting(open_sliceset(slices), opened).split(split)
     labelled = labelled.take(range(0, len(labelled), every))
-    check_labels(labelled.unhealthy, f"the slices of split {split!r}")
+    labels = Labels(labelled.unhealthy, labelled.patients)
+    check_labels(labels.unhealthy, f"the slices of split {split!r}")
     backend = open_device(device, opened, threads=threads, engines=False)
     schedule, clip = opened.manifest.schedule, opened.manifest.clip
     with closing(backend):
-        curves = sweep(
+        curves = sweeps(
             labelled,
             backend.denoiser,
             Process(schedule, max(lengths), stride, clip, encoding, spacing),
+            lengths,
             w,
             opened.manifest.scored_channels,
             seed=seed,
@@ -116,32 +114,39 @@ def main(
             progress=ProgressLine("slices"),
         )
     show_device(device, backend)
-    choice = choose(curves, labelled.unhealthy, lengths, verdict)
+    choice = choose(curves, labels, verdict)
     best = choice.best
-    stop = choose_stop(curves.up_to(best.L), labelled.unhealthy, best, verdict)
+    own = curves[best.L]
     calibration = Calibration(
         w=best.w,
         Cos_w=best.Cos_w,
-        H_99=best.H_99,
+        logistic=best.logistic,
         M_max=best.M_max,
         conditions=opened.conditions(encoding, best.L, stride, spacing),
-        verdict=verdict,
+        verdict=choice.verdict,
         anomaly_map=anomaly_map,
-        early_stop=stop,
+        early_stop=choose_stop(own, labels, best, choice.verdict),
+        familiar=familiar_volumes(own.MSE_0, labels),
+        peaks=peak_report(own, best.w, labels),
+        warnings=failures(own, choice, labels),
         candidates=choice.candidates,
         slices={
             "split": split,
             "every": every,
             "patients": len(set(labelled.patients)),
             "slices": len(labelled),
-            "unhealthy": int(labelled.unhealthy.sum()),
-            "accuracy": best.accuracy(verdict),
+            "unhealthy": int(labels.unhealthy.sum()),
+            "accuracy": best.accuracy(choice.verdict),
+            "left_out_accuracy": dict(choice.cross_validated),
         },
     )
     name = preset or _usual_name(encoding, stride, anomaly_map)
     replaced = opened.calibrations.get(name)
     write_calibration(opened, name, calibration, is_default)
-    _report(choice, calibration, labelled.unhealthy)
+    for line in report(choice, calibration, labels):
+        click.echo(line)
+    for line in calibration.warnings:
+        click.echo(f"warning: {line}", err=True)
     instead = f", in place of {replaced.conditions}" if replaced else ""
     click.echo(f"written to {bundle} as preset {name} ({calibration.conditions}){instead}")
 
@@ -152,27 +157,13 @@ def _usual_name(encoding: str, stride: int, anomaly_map: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def _report(choice: Choice, calibration: Calibration, unhealthy: NDArray[np.bool_]) -> None:
-    for c in choice.candidates:
-        click.echo(
-            f"L {c.L:4d}  w {c.w:5g}  Cos_w {c.Cos_w:.5f}  accuracy {c.cosine_accuracy:.3f}  "
-            f"H_99 {c.H_99:.5f}  accuracy {c.map_accuracy:.3f}"
-        )
-    best, stop = choice.best, calibration.early_stop
-    click.echo(
-        f"chosen: L = {best.L}, w = {best.w:g}, accuracy of the {choice.verdict} "
-        f"{best.accuracy(choice.verdict):.3f} on {len(unhealthy)} slices (calling all the same: "
-        f"{max(unhealthy.mean(), 1 - unhealthy.mean()):.3f})"
-    )
-    if stop is None:
-        click.echo("early stop: no rule that was tried saves a tenth of the steps")
-        return
-    click.echo(
-        f"early stop ({'on' if stop.safe else 'off'} by default): {stop.patience} steps below "
-        f"{stop.drop:g} of the maximum; t_e kept on {stop.agreement:.1%} of the slices, accuracy "
-        f"{stop.accuracy:.3f} instead of {stop.full_accuracy:.3f}, {stop.mean_steps:.1f} of "
-        f"{stop.full_steps} steps"
-    )
+def _lengths(text: str | None, furthest: int, T: int) -> tuple[int, ...]:
+    if text is None:
+        return (*range(min(200, furthest), furthest, 100), furthest)
+    lengths = tuple(int(number) for number in _numbers(text, "--length", timesteps=True))
+    if max(lengths) > T:
+        raise AnofpdmError(f"--length {text}: the schedule has {T}")
+    return lengths
 
 
 def _numbers(text: str, option: str, *, timesteps: bool) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ all candidates; and a sweep up to L begins with the sweep up to any smaller L.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.host_row import HostRow, Step
-from anofpdm.runtime.select import AnomalyDigest, peak
+from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.verdict import peak
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -90,3 +91,39 @@ def sweep(
     columns = zip(*(curves[i] for i in range(len(slices))), strict=True)
     M, MSE_h, MSE_0, peaks = (np.array(column) for column in columns)
     return Curves(w, process.timesteps, M, MSE_h, MSE_0, peaks)
+
+
+def sweeps(
+    slices: SliceSet,
+    denoiser: Denoiser,
+    process: Process,
+    lengths: tuple[int, ...],
+    w: tuple[float, ...],
+    scored: tuple[int, ...],
+    *,
+    seed: int = 0,
+    slots: int = 4,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[int, Curves]:
+    """The curves of every L in ``lengths``: of one sweep to the largest, but where timesteps are
+    spaced by log SNR, which visits others for every L."""
+
+    def run_to(part: int, L: int) -> Curves:
+        return sweep(
+            slices,
+            denoiser,
+            replace(process, L=L),
+            w,
+            scored,
+            seed=seed,
+            slots=slots,
+            progress=lambda done, total: progress(part * total + done, parts * total),
+        )
+
+    wanted = sorted(set(lengths))
+    if process.spacing == "even":
+        parts = 1
+        whole = run_to(0, wanted[-1])
+        return {L: whole.up_to(L) for L in wanted}
+    parts = len(wanted)
+    return {L: run_to(part, L) for part, L in enumerate(wanted)}

@@ -10,9 +10,11 @@ from typing import Any
 
 from .anomaly_map import ANOMALY_MAPS
 from .errors import BundleError
+from .familiar import Familiar
 from .forward import ENCODINGS
 from .schedule import SPACINGS
 from .stop import StopRule
+from .verdict import VERDICTS, Logistic, Statistics
 
 _AGREEMENT = 0.99
 
@@ -48,25 +50,28 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One (L, w) that was tried: the best threshold of either verdict and its accuracy, and the
-    largest M of each scored modality."""
+    """One (L, w) that was tried: either verdict and its accuracy, and the largest M of each scored
+    modality.
+
+    ``cosine_accuracy``: of the best threshold, on the slices that it was chosen on (section 4.2);
+    ``calibrated_accuracy``: on patients that were left out of the fit, None where there is but one.
+    """
 
     L: int
     w: float
     Cos_w: float
     cosine_accuracy: float
-    H_99: float
-    map_accuracy: float
+    logistic: Logistic
+    calibrated_accuracy: float | None
     M_max: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        numbers = (self.w, self.Cos_w, self.H_99, *self.M_max)
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError("w, Cos_w, H_99 and M_max must be finite")
+        if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
+            raise ValueError("w, Cos_w and M_max must be finite")
 
-    def accuracy(self, verdict: str) -> float:
-        """The accuracy of this verdict, ``cosine`` or ``map``."""
-        return self.cosine_accuracy if verdict == "cosine" else self.map_accuracy
+    def accuracy(self, verdict: str) -> float | None:
+        """The accuracy of this verdict, ``cosine`` or ``calibrated``."""
+        return self.cosine_accuracy if verdict == "cosine" else self.calibrated_accuracy
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class EarlyStop:
     drop: float
     patience: int
     Cos_w: float
-    H_99: float
+    logistic: Logistic
     M_max: tuple[float, ...]
     agreement: float
     accuracy: float
@@ -91,7 +96,7 @@ class EarlyStop:
     def __post_init__(self) -> None:
         rule = self.rule
         shares = (self.agreement, self.accuracy, self.full_accuracy)
-        numbers = (self.Cos_w, self.H_99, *self.M_max, *shares, self.mean_steps, self.full_steps)
+        numbers = (self.Cos_w, *self.M_max, *shares, self.mean_steps, self.full_steps)
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"{rule} needs finite thresholds")
         if not all(0 <= share <= 1 for share in shares) or min(self.M_max, default=0) <= 0:
@@ -109,20 +114,32 @@ class EarlyStop:
 
 
 @dataclass(frozen=True)
+class PeakReport:
+    """Where M_t is largest: ``at_L``, the share of slices (times modalities) on which that is the
+    last visited timestep, so that t_e is no peak; medians of t_e over either class."""
+
+    at_L: float
+    healthy_t_e: float
+    unhealthy_t_e: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Guidance strength and thresholds (paper, sections 4.2 and 4.3).
 
     ``verdict``: what decides that a slice is unhealthy: ``cosine`` (eq. 18) at most ``Cos_w``, or
-    ``map``: the 99 % quantile of its aggregated anomaly map at least ``H_99``; ``M_max``: per
+    ``calibrated``: ``logistic`` gives it a probability of at least one half; ``M_max``: per
     scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
     :class:`anofpdm.runtime.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
-    ``early_stop``: None where no rule saves a tenth of the steps; ``candidates``: every w and L
-    that was tried; ``slices``: what they were chosen on.
+    ``early_stop``: None where no rule saves a tenth of the steps; ``familiar``: which volumes it
+    holds for; ``peaks``: where M_t peaked; ``warnings``: where the paper's rules fail on this
+    network, a line each; ``candidates``: every w and L that was tried; ``slices``: what they were
+    chosen on.
     """
 
     w: float
     Cos_w: float
-    H_99: float
+    logistic: Logistic
     M_max: tuple[float, ...]
     conditions: Conditions
     verdict: str = "cosine"
@@ -130,19 +147,27 @@ class Calibration:
     a: float = 0.90
     b: float = 0.98
     early_stop: EarlyStop | None = None
+    familiar: Familiar | None = None
+    peaks: PeakReport | None = None
+    warnings: tuple[str, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     slices: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.verdict not in ("cosine", "map"):
-            raise ValueError(f"verdict must be cosine or map, not {self.verdict!r}")
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict must be cosine or calibrated, not {self.verdict!r}")
         if self.anomaly_map not in ANOMALY_MAPS:
             raise ValueError(f"anomaly_map must be aggregate or last, not {self.anomaly_map!r}")
-        numbers = (self.w, self.Cos_w, self.H_99, *self.M_max)
-        if not all(math.isfinite(number) for number in numbers):
-            raise ValueError("w, Cos_w, H_99 and M_max must be finite")
+        if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
+            raise ValueError("w, Cos_w and M_max must be finite")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
             raise ValueError("a calibration needs M_max > 0 and 0 <= a <= b <= 1")
+
+    def unhealthy(self, statistics: Statistics) -> bool:
+        """The verdict on a slice."""
+        if self.verdict == "cosine":
+            return statistics.cosine <= self.Cos_w
+        return self.logistic.probability(statistics) >= 0.5
 
     def with_w(self, w: float, where: Path) -> Calibration:
         """The same for another guidance strength that was tried; without early stop.
@@ -162,13 +187,15 @@ class Calibration:
                 "choose one of these, or run anofpdm-calibrate for it"
             )
         one = tried[w]
-        return replace(self, w=w, Cos_w=one.Cos_w, H_99=one.H_99, M_max=one.M_max, early_stop=None)
+        return replace(
+            self, w=w, Cos_w=one.Cos_w, logistic=one.logistic, M_max=one.M_max, early_stop=None
+        )
 
     def stopping(self) -> Calibration:
         """The same with the thresholds and M_max of its early stop."""
         found = self.early_stop
         assert found
-        return replace(self, Cos_w=found.Cos_w, H_99=found.H_99, M_max=found.M_max)
+        return replace(self, Cos_w=found.Cos_w, logistic=found.logistic, M_max=found.M_max)
 
 
 def parse_calibration(content: dict[str, Any]) -> Calibration:
@@ -182,12 +209,24 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
     content = dict(content)
     content["conditions"] = Conditions(**content["conditions"])
     content["M_max"] = tuple(float(value) for value in content["M_max"])
+    content["logistic"] = Logistic(**content["logistic"])
+    content["warnings"] = tuple(str(line) for line in content["warnings"])
     content["candidates"] = tuple(
-        Candidate(**{**one, "M_max": tuple(one["M_max"])}) for one in content["candidates"]
+        Candidate(**{**one, **_thresholds(one)}) for one in content["candidates"]
     )
     if content["early_stop"] is not None:
         stop = content["early_stop"]
-        content["early_stop"] = EarlyStop(**{**stop, "M_max": tuple(stop["M_max"])})
-    for name in ("w", "Cos_w", "H_99"):
+        content["early_stop"] = EarlyStop(**{**stop, **_thresholds(stop)})
+    if content["familiar"] is not None:
+        known = content["familiar"]
+        curves = {name: tuple(float(v) for v in known[name]) for name in ("mean", "spread")}
+        content["familiar"] = Familiar(**{**known, **curves})
+    if content["peaks"] is not None:
+        content["peaks"] = PeakReport(**content["peaks"])
+    for name in ("w", "Cos_w"):
         content[name] = float(content[name])
     return Calibration(**content)
+
+
+def _thresholds(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {"M_max": tuple(content["M_max"]), "logistic": Logistic(**content["logistic"])}

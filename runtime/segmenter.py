@@ -19,7 +19,7 @@ from .errors import SetupError, VolumeError
 from .forward import Slice
 from .grid import Placement, from_grid, to_grid
 from .postprocess import cut
-from .select import peak, threshold
+from .select import threshold
 from .setup import Setup, resolve
 from .volume import Volume, mask_image, read_volume
 
@@ -31,11 +31,13 @@ class SliceResult:
     """What was found on one axial slice.
 
     ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
-    verdict; ``cosine`` (eq. 18) and ``peak`` (99 % quantile of the map of eq. 20): what it goes by,
-    depending on the calibration; ``timesteps``: (n,) the visited ones; ``M``, ``MSE_h``, ``MSE_0``:
-    (n, C) float64 over these and the scored modalities; ``t_e``: (C,); ``index``: (C,), the place
-    in Algorithm 1's grid; ``Q``: the threshold; ``H``: (size, size) float32, the anomaly map
-    averaged over modalities; ``mask``: (size, size) bool, whatever the verdict.
+    verdict; ``cosine`` (eq. 18), ``peak`` (99 % quantile of the map of eq. 20), ``alignment`` (of
+    guidance with the unguided error): what it goes by, depending on the calibration;
+    ``probability``: of being unhealthy, by the calibrated decision; ``timesteps``: (n,) the visited
+    ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and the scored modalities; ``t_e``:
+    (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``: the threshold; ``H``: (size,
+    size) float32, the anomaly map averaged over modalities; ``mask``: (size, size) bool, whatever
+    the verdict.
     """
 
     key: int
@@ -43,6 +45,8 @@ class SliceResult:
     unhealthy: bool
     cosine: float
     peak: float
+    alignment: float
+    probability: float
     timesteps: NDArray[np.int64]
     M: NDArray[np.float64]
     MSE_h: NDArray[np.float64]
@@ -237,14 +241,15 @@ class Segmenter:
             cuts = threshold(H, M.max(axis=0), M_max, calibration.a, calibration.b)
             Q = cuts.Q if setup.Q is None else setup.Q
             mean_H = H.mean(axis=0)
-            cosine, highest = found.cosine(), peak(found.aggregated)
-            by_cosine = calibration.verdict == "cosine"
+            statistics = found.statistics()
             yield SliceResult(
                 key=item.key,
                 volume=item.volume,
-                unhealthy=cosine <= calibration.Cos_w if by_cosine else highest >= calibration.H_99,
-                cosine=cosine,
-                peak=highest,
+                unhealthy=calibration.unhealthy(statistics),
+                cosine=statistics.cosine,
+                peak=statistics.peak,
+                alignment=statistics.alignment,
+                probability=calibration.logistic.probability(statistics),
                 timesteps=timesteps[: len(M)],
                 M=M,
                 MSE_h=found.MSE_h,
@@ -285,8 +290,18 @@ class Segmenter:
             tuple(results),
             float(mask.sum() * np.prod(head.volume.voxel_mm) / 1000),
             time.perf_counter() - head.started,
-            (*head.volume.notes, *self.backend.notes),
+            (*head.volume.notes, *self._unlike(results), *self.backend.notes),
         )
+
+    def _unlike(self, results: list[SliceResult]) -> Iterator[str]:
+        """A note where the volume is not like those that the thresholds were calibrated on."""
+        known = self.setup.calibration.familiar
+        if known and known.unlike([result.MSE_0 for result in results]):
+            yield (
+                "unlike what the model was calibrated on (MSE_0 of its slices): is it the right "
+                f"modality ({', '.join(self.bundle.manifest.modalities)}), a head, the right way "
+                "up? Do not rely on this mask"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the forward process says about a slice: anomaly map, t_e, threshold and verdict."""
+"""What the forward process says about a slice: anomaly map, t_e and threshold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .anomaly_map import MapRule, SnapshotMap, StoredMap
 from .host_row import Step
 from .stop import StopRule, Watch
+from .verdict import Statistics, alignment, cosine, peak
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -32,9 +33,13 @@ class Finding:
     H: Float32
     aggregated: Float32
 
-    def cosine(self) -> float:
-        """See :func:`cosine`."""
-        return float(cosine(self.MSE_h, self.MSE_0))
+    def statistics(self) -> Statistics:
+        """What verdicts go by."""
+        return Statistics(
+            float(cosine(self.MSE_h, self.MSE_0)),
+            peak(self.aggregated),
+            float(alignment(self.M, self.MSE_h, self.MSE_0)),
+        )
 
 
 @dataclass
@@ -104,32 +109,6 @@ class AnomalyDigest:
 def mean_square(difference: Float32) -> Float64:
     """Mean over the pixels of the square: (C, H, W) -> (C,) float64."""
     return np.asarray(np.square(difference).mean(axis=(1, 2), dtype=np.float64))
-
-
-def cosine(MSE_h: Float64, MSE_0: Float64) -> Float64:
-    """Cosine between the two error sequences (eq. 18); modalities are averaged first.
-
-    Parameters
-    ----------
-    MSE_h, MSE_0 : (..., n, C) over the n visited steps
-
-    Returns
-    -------
-    (...) in 0..1; 1 where one of the sequences is all zero, as for two equal predictions
-    """
-    h, zero = MSE_h.mean(axis=-1), MSE_0.mean(axis=-1)
-    norms = np.linalg.norm(h, axis=-1) * np.linalg.norm(zero, axis=-1)
-    dot = (h * zero).sum(axis=-1)
-    return np.where(norms > 0, dot / np.where(norms > 0, norms, 1), 1.0)
-
-
-def peak(H: Float32) -> float:
-    """The 99 % quantile of the anomaly map, modalities averaged: (C, H, W) -> a number.
-
-    Not in the paper: large where something stands out, and a better sign of it than the cosine on
-    networks that have not converged.
-    """
-    return float(np.quantile(H.mean(axis=0), 0.99))
 
 
 @dataclass(frozen=True)

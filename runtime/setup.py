@@ -66,7 +66,7 @@ class Resolved:
             "w": c.w,
             "verdict": c.verdict,
             "Cos_w": c.Cos_w,
-            "H_99": c.H_99,
+            "logistic": asdict(c.logistic),
             "M_max": list(c.M_max),
             "quantiles": [c.a, c.b],
         }

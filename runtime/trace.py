@@ -22,7 +22,8 @@ def write_trace(
     """Write what the paper's figures 2 and 5 are drawn from.
 
     Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
-    scored modality, ``cosine``, ``peak`` and the verdict ``unhealthy`` that they give, ``t_e`` and
+    scored modality; ``cosine``, ``peak`` and ``alignment``, which verdicts go by, the
+    ``probability`` that the calibrated decision gives, and the verdict ``unhealthy``; ``t_e`` and
     Algorithm 1's ``index`` per modality (null where the threshold is fixed), ``Q``, and the pixels
     that were marked before the verdict.
 
@@ -43,6 +44,7 @@ def write_trace(
         "every_slice": every_slice,
         "scored": list(manifest.scored),
         "notes": list(found.notes),
+        "warnings": list(segmenter.setup.calibration.warnings),
         "slices": [_slice(result, fixed) for result in found.slices],
     }
     write_json(path, content)
@@ -55,6 +57,8 @@ def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:
         "unhealthy": bool(result.unhealthy),
         "cosine": result.cosine,
         "peak": result.peak,
+        "alignment": result.alignment,
+        "probability": result.probability,
         "t": result.timesteps.tolist(),
         "M": result.M.tolist(),
         "MSE_h": result.MSE_h.tolist(),

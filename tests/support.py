@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from anofpdm.calibrate.choose import Labels
 from anofpdm.runtime.bundle import (
     NETWORK,
     Bundle,
@@ -22,6 +23,7 @@ from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.verdict import Logistic
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,6 +37,11 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is not there")
     return path
+
+
+def labelled(unhealthy, patients: int = 5) -> Labels:
+    """Labels of slices that belong to patients in turn."""
+    return Labels(unhealthy, np.array([f"P{i % patients}" for i in range(len(unhealthy))]))
 
 
 def toy_network(x_t, t):
@@ -75,7 +82,13 @@ def bundle(
     }  # fmt: skip
     manifest = Manifest(**{**fields, **changes})
     empty = Bundle(Path("toy"), manifest)
-    held = Calibration(2.0, 2.0, 0.0, (0.01,) * len(manifest.scored), empty.conditions(*process))
+    held = Calibration(
+        2.0,
+        2.0,
+        Logistic(1.0, 0.0, 0.0),
+        (0.01,) * len(manifest.scored),
+        empty.conditions(*process),
+    )
     return replace(empty, calibrations={"fast": held}, default="fast") if calibration else empty
 
 

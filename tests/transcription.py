@@ -46,6 +46,7 @@ def anomaly(
 
     x = fresh(timesteps[0])
     M, MSE_h, MSE_0, S, R = [], [], [], [], []
+    guidance, missed = [], []
     for i, t in enumerate(timesteps):
         a = abar[t - 1]
         if encoding == "ddpm":
@@ -58,6 +59,8 @@ def anomaly(
         M.append([np.mean((hgp[c] - ugp[c]) ** 2) for c in channels])
         MSE_h.append([np.mean((hgp[c] - x0[c]) ** 2) for c in channels])
         MSE_0.append([np.mean((ugp[c] - x0[c]) ** 2) for c in channels])
+        guidance.append([hgp[c] - ugp[c] for c in channels])
+        missed.append([ugp[c] - x0[c] for c in channels])
         S.append([(hgp[c] - x0[c]) ** 2 for c in channels])
         B = (1 - a) / np.sqrt(a)
         share = {"residual": 0, "gradient": 1, "gradient-normalised": 1 / (B * (1 + w)) ** 2}
@@ -79,7 +82,9 @@ def anomaly(
     aggregated = [S[: best[c] + 1, c].mean(axis=0) for c in range(len(best))]
     h, zero = np.mean(MSE_h, axis=1), np.mean(MSE_0, axis=1)
     cos = h @ zero / (np.linalg.norm(h) * np.linalg.norm(zero))
+    one, other = np.array(guidance).ravel(), np.array(missed).ravel()
     return {
+        "alignment": one @ other / (np.linalg.norm(one) * np.linalg.norm(other)),
         "M": M,
         "MSE_h": np.array(MSE_h),
         "MSE_0": np.array(MSE_0),

@@ -2,15 +2,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
-from support import bundle, recalibrated, toy_network
+from sklearn.metrics import average_precision_score, roc_auc_score
+from support import bundle, labelled, recalibrated, toy_network
 
 from anofpdm.calibrate.choose import choose
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.calibrate.sweep import Curves, sweep
+from anofpdm.calibrate.sweep import Curves, sweep, sweeps
 from anofpdm.calibrate.threshold import best_threshold
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import CohortError
+from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.host_row import HostRow
 from anofpdm.runtime.postprocess import smooth
@@ -87,7 +88,7 @@ def separable(n=40, seed=0):
 
 def test_largest_w_near_the_best_and_smallest_L_near_the_best():
     curves, unhealthy = separable()
-    choice = choose(curves, unhealthy, (1, 61))
+    choice = choose(by_L(curves), labelled(unhealthy), "cosine")
     best = choice.best
     assert (best.L, best.w, best.cosine_accuracy) == (61, 2.0, 1.0)
     assert len(choice.candidates) == 6
@@ -96,21 +97,78 @@ def test_largest_w_near_the_best_and_smallest_L_near_the_best():
     assert max(at_one) < 0.99
 
 
-def test_the_verdict_in_use_decides():
-    """The map separates at the first step already, and best for the largest w."""
-    curves, unhealthy = separable()
+def by_L(curves):
+    return {L: curves.up_to(L) for L in (61, 1)}
+
+
+def standing_out(curves, unhealthy, wrong=()):
+    """The same with peaks that separate at the first step already, but for a few slices, and best
+    for the largest w."""
     peaks = np.where(unhealthy, 0.2, 0.1)[:, None, None] * np.ones((1, 3, 2))
     peaks[:8, :2] = 0.15
-    choice = choose(dataclasses.replace(curves, peak=peaks), unhealthy, (1, 61), "map")
-    assert (choice.best.L, choice.best.w, choice.best.map_accuracy) == (1, 5.0, 1.0)
-    assert choice.best.H_99 == pytest.approx(0.15)
+    for i in wrong:
+        peaks[i] = 0.1 if unhealthy[i] else 0.2
+    return dataclasses.replace(curves, peak=peaks, M=np.ones_like(curves.M))
+
+
+def test_the_verdict_in_use_decides():
+    curves, unhealthy = separable()
+    curves = standing_out(curves, unhealthy)
+    choice = choose(by_L(curves), labelled(unhealthy), "calibrated")
+    best = choice.best
+    assert (best.L, best.w, best.calibrated_accuracy) == (1, 5.0, 1.0)
+    at = -best.logistic.intercept / best.logistic.log_peak
+    assert 0.1 < np.exp(at) < 0.2
+
+
+def test_the_better_verdict_is_taken_where_none_is_asked_for():
+    """By accuracy on patients left out, at each verdict's own best L and w."""
+    curves, unhealthy = separable()
+    labels = labelled(unhealthy)
+    blurred = curves.MSE_h.copy()
+    blurred[3:9, :, 1] = 2.0
+    for MSE_h, wrong, better in (
+        (blurred, (), "calibrated"),
+        (curves.MSE_h, range(3, 30, 3), "cosine"),
+    ):
+        told = standing_out(dataclasses.replace(curves, MSE_h=MSE_h), unhealthy, wrong)
+        if better == "cosine":  # the alignment is to tell nothing
+            told = dataclasses.replace(told, M=1e6 * (1 + curves.M))
+        seen = by_L(told)
+        choice = choose(seen, labels)
+        assert choice.verdict == better
+        worse = {"cosine": "calibrated", "calibrated": "cosine"}[better]
+        assert choice.cross_validated[better] > choice.cross_validated[worse] + 0.02
+        assert choice.best == choose(seen, labels, better).best
+
+
+def test_one_patient_is_too_few_for_the_calibrated_verdict():
+    curves, unhealthy = separable()
+    alone = labelled(unhealthy, patients=1)
+    assert choose(by_L(curves), alone).verdict == "cosine"
+    with pytest.raises(CohortError, match="two patients"):
+        choose(by_L(curves), alone, "calibrated")
+
+
+@pytest.mark.parametrize("spacing", ["even", "log-snr"])
+def test_every_L_has_the_curves_of_its_own_process(spacing):
+    slices, calls = sliceset(3), []
+    process = Process(Schedule(), 301, 60, True, "ddim", spacing)
+    got = sweeps(slices, toy_network, process, (301, 121), (2.0,), (0,),
+                 progress=lambda done, total: calls.append((done, total)))  # fmt: skip
+    for L in (121, 301):
+        want = sweep(slices, toy_network, dataclasses.replace(process, L=L), (2.0,), (0,))
+        for name in ("timesteps", "M", "MSE_h", "MSE_0", "peak"):
+            np.testing.assert_array_equal(getattr(got[L], name), getattr(want, name))
+    total = 3 if spacing == "even" else 6
+    assert calls == [(i + 1, total) for i in range(total)]
 
 
 def test_masks_play_no_part():
     """Asking for one raises."""
     blind = dataclasses.replace(sliceset(6), _masks=None)
     curves = sweep(blind, toy_network, Process(Schedule(), 3), (1.0,), (0,))
-    assert choose(curves, blind.unhealthy, (3,)).best.L == 3
+    assert choose({3: curves}, labelled(blind.unhealthy)).best.L == 3
 
 
 def test_a_network_that_ignores_the_label_cannot_be_calibrated():
@@ -120,14 +178,14 @@ def test_a_network_that_ignores_the_label_cannot_be_calibrated():
     slices = sliceset(6)
     curves = sweep(slices, deaf, Process(Schedule(), 3), (1.0,), (0,))
     with pytest.raises(CohortError, match="the same with and without the label"):
-        choose(curves, slices.unhealthy, (3,))
+        choose({3: curves}, labelled(slices.unhealthy))
 
 
 @pytest.mark.parametrize("value", [True, False])
 def test_one_class_is_refused(value):
     curves, unhealthy = separable()
     with pytest.raises(CohortError, match="needs both classes"):
-        choose(curves, np.full_like(unhealthy, value), (61,))
+        choose({61: curves}, labelled(np.full_like(unhealthy, value)))
 
 
 def test_evaluation_against_masks_counted_by_hand():
@@ -174,6 +232,26 @@ def test_evaluation_against_masks_counted_by_hand():
     assert got.unhealthy.auprc == pytest.approx(want)
     assert [row.gated_dice for row in got.slices] == pytest.approx(gated)
     assert "| unhealthy slices, every one segmented |" in got.table()
+    chances = np.array([result.probability for result in results])
+    assert got.verdicts["calibrated"].accuracy == pytest.approx(((chances >= 0.5) == sick).mean())
+    assert got.verdicts["cosine"].auroc == pytest.approx(
+        roc_auc_score(sick, [-result.cosine for result in results])
+    )
+    assert got.verdicts["cosine"].sensitivity == pytest.approx(verdict[sick].mean())
+    assert got.verdicts["cosine"].specificity == pytest.approx(1 - verdict[~sick].mean())
+    low, high = got.unhealthy.dice_interval
+    assert low <= got.unhealthy.dice <= high
+    low, high = got.unhealthy.auprc_interval
+    assert low - 0.01 <= got.unhealthy.auprc <= high + 0.01
+    assert "| cosine, in use |" in got.table()
+
+
+def test_evaluation_names_patients_unlike_the_calibrations():
+    slices, toy = sliceset(12), bundle()
+    known = Familiar((0.0,) * 6, (1e-3,) * 6, 1.0)
+    segmenter = Segmenter(recalibrated(toy, familiar=known), HostBackend(toy_network))
+    assert evaluate(segmenter, slices).unlike == ("P0", "P1", "P2", "P3")
+    assert evaluate(Segmenter(toy, HostBackend(toy_network)), slices).unlike == ()
 
 
 def test_evaluation_needs_masks():

@@ -4,17 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
-from support import fading_network
+from support import fading_network, labelled
 from transcription import is_over
 
 from anofpdm.calibrate.choose import candidate
 from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
+from anofpdm.calibrate.logistic import calls, cross_validated
 from anofpdm.calibrate.sweep import Curves
 from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.host_row import HostRow
 from anofpdm.runtime.schedule import Schedule
-from anofpdm.runtime.select import AnomalyDigest, cosine
+from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.stop import StopRule
+from anofpdm.runtime.verdict import alignment, cosine
 
 
 def peaked(n_slices=60, n=40, channels=2, seed=0, wiggle=0.02):
@@ -52,13 +54,14 @@ def brute_force(curves, unhealthy, full, drop, patience):
 def test_every_rule_is_judged_as_by_brute_force():
     """Agreement in every modality, accuracy with the threshold that is given, steps."""
     curves, unhealthy = peaked(wiggle=0.3)
-    full = candidate(curves, 391, 2.0, unhealthy)
+    labels = labelled(unhealthy)
+    full = candidate(curves, 391, 2.0, labels)
     agreements, accuracies = set(), set()
     for drop in _DROPS[::2]:
         for patience in _PATIENCES[:6:2]:
             rule = StopRule(drop, patience)
             want = brute_force(curves, unhealthy, full, drop, patience)
-            got = _try(curves, unhealthy, full, "cosine", rule)
+            got = _try(curves, labels, full, "cosine", rule)
             assert (got.agreement, got.accuracy, got.mean_steps) == pytest.approx(want)
             steps = rule.steps(curves.M[:, 0])
             cosines = [
@@ -67,8 +70,17 @@ def test_every_rule_is_judged_as_by_brute_force():
             ]
             assert ((np.array(cosines) <= got.Cos_w) == unhealthy).mean() == got.accuracy
             peaks = curves.peak[np.arange(60), 0, steps - 1]
-            by_map = _try(curves, unhealthy, full, "map", rule)
-            assert ((peaks >= by_map.H_99) == unhealthy).mean() == by_map.accuracy
+            aligned = np.array([
+                alignment(M[:n], h[:n], zero[:n])
+                for M, h, zero, n in zip(
+                    curves.M[:, 0], curves.MSE_h[:, 0], curves.MSE_0, steps, strict=True
+                )
+            ])  # fmt: skip
+            calibrated = _try(curves, labels, full, "calibrated", rule)
+            want = cross_validated(peaks, aligned, unhealthy, labels.patients)
+            assert calibrated.accuracy == pytest.approx(want)
+            called = calls(calibrated.logistic, peaks, aligned)
+            assert (called == unhealthy).mean() > 0.8
             M_max = np.max(
                 [M[:n].max(axis=0) for M, n in zip(curves.M[:, 0], steps, strict=True)], axis=0
             )
@@ -81,8 +93,9 @@ def test_every_rule_is_judged_as_by_brute_force():
 
 def test_the_cheapest_rule_that_keeps_t_e_and_accuracy():
     curves, unhealthy = peaked()
-    full = candidate(curves, 391, 2.0, unhealthy)
-    got = choose_stop(curves, unhealthy, full, "cosine")
+    labels = labelled(unhealthy)
+    full = candidate(curves, 391, 2.0, labels)
+    got = choose_stop(curves, labels, full, "cosine")
     allowed = []
     for drop in _DROPS:
         for patience in _PATIENCES[:8]:
@@ -97,6 +110,7 @@ def test_the_cheapest_rule_that_keeps_t_e_and_accuracy():
 def two_humps():
     """Two like humps: whoever stops after the first loses some of the t_e."""
     curves, unhealthy = peaked(wiggle=0.0)
+    labels = labelled(unhealthy)
     M = np.concatenate([curves.M[:, :, :30], 0.5 * curves.M[:, :, :10], curves.M[:, :, :30]], 2)
     M[::2, :, 40:] *= 1.5
     more = {"timesteps": 1 + 10 * np.arange(70), "M": M}
@@ -105,13 +119,13 @@ def two_humps():
         more[name] = np.repeat(value, 2, axis=2)[:, :, :70]
     more["MSE_0"] = np.repeat(curves.MSE_0, 2, axis=1)[:, :70]
     curves = dataclasses.replace(curves, **more)
-    full = candidate(curves, 691, 2.0, unhealthy)
-    return curves, unhealthy, full
+    full = candidate(curves, 691, 2.0, labels)
+    return curves, unhealthy, labels, full
 
 
 def test_a_rule_that_loses_the_peak_is_recorded_but_off():
-    curves, unhealthy, full = two_humps()
-    got = choose_stop(curves, unhealthy, full, "map")
+    curves, unhealthy, labels, full = two_humps()
+    got = choose_stop(curves, labels, full, "calibrated")
     assert not got.safe
     tried = [
         brute_force(curves, unhealthy, full, drop, patience)
@@ -124,10 +138,11 @@ def test_a_rule_that_loses_the_peak_is_recorded_but_off():
 
 def test_rising_curves_leave_nothing_to_save():
     curves, unhealthy = peaked()
+    labels = labelled(unhealthy)
     rising = np.broadcast_to(np.arange(1.0, 41.0)[None, None, :, None], curves.M.shape)
     curves = dataclasses.replace(curves, M=rising)
-    full = candidate(curves, 391, 2.0, unhealthy)
-    assert choose_stop(curves, unhealthy, full, "cosine") is None
+    full = candidate(curves, 391, 2.0, labels)
+    assert choose_stop(curves, labels, full, "cosine") is None
 
 
 def test_the_runtime_stops_where_the_calibration_says():
@@ -151,8 +166,8 @@ def test_the_runtime_stops_where_the_calibration_says():
 
 def choose_stop_rule(M):
     n = M.shape[1]
-    unhealthy = np.arange(len(M)) % 2 == 0
+    labels = labelled(np.arange(len(M)) % 2 == 0)
     ones = np.ones((len(M), 1, n, 1))
     curves = Curves((2.0,), 1 + 30 * np.arange(n), M[:, None], ones, ones[:, 0], ones[..., 0])
-    full = candidate(curves, 901, 2.0, unhealthy)
-    return choose_stop(curves, unhealthy, full, "cosine").rule
+    full = candidate(curves, 901, 2.0, labels)
+    return choose_stop(curves, labels, full, "cosine").rule

@@ -18,6 +18,7 @@ from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.errors import BundleError, OutputError
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.setup import Setup, resolve
+from anofpdm.runtime.verdict import Logistic
 
 
 @pytest.fixture
@@ -84,11 +85,11 @@ def test_incomplete(path, file):
 
 
 def test_newer_schema(path):
-    edit(path, MANIFEST, schema_version=3)
-    refuse(path, "schema 3, this version of anofpdm reads 2: update")
+    edit(path, MANIFEST, schema_version=4)
+    refuse(path, "schema 4, this version of anofpdm reads 3: update")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}', '"x"', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 3}', '"x"', "\xff"])
 def test_damaged_manifest(path, text):
     (path / MANIFEST).write_text(text, encoding="latin-1")
     refuse(path, "manifest.json|schema None")
@@ -103,6 +104,12 @@ def test_damaged_manifest(path, text):
         {"M_max": []},
         {"M_max": None},
         {"extra": 1},
+        {"logistic": {"intercept": 0.0}},
+        {"logistic": {"intercept": 0.0, "log_peak": float("inf"), "alignment": 1.0}},
+        {"familiar": {"mean": [1.0], "spread": [0.0], "limit": 1.0}},
+        {"familiar": {"mean": [1.0, 2.0], "spread": [1.0], "limit": 1.0}},
+        {"peaks": {"at_L": 1.0}},
+        {"warnings": 1},
     ],
 )
 def test_damaged_calibration(path, change):
@@ -224,7 +231,7 @@ def test_modalities_named_twice(path, change):
      {"accuracy": float("nan")}],
 )  # fmt: skip
 def test_damaged_early_stop(path, change):
-    stop = EarlyStop(0.8, 3, 0.5, 0.6, (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
+    stop = EarlyStop(0.8, 3, 0.5, Logistic(1.0, 0.0, 0.0), (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
     edit_preset(path, early_stop={**dataclasses.asdict(stop), **change})
     refuse(path, "calibration.json")
 

@@ -88,7 +88,9 @@ def test_agrees_with_the_transcription(clip, channels, scored, L, stride):
             np.testing.assert_allclose(np.array(getattr(got, name)), want[name], rtol=1e-4)
         np.testing.assert_allclose(got.H, want["H"], rtol=1e-4, atol=1e-4 * want["H"].max())
         assert got.t_e.tolist() == want["t_e"].tolist()
-        assert got.finding().cosine() == pytest.approx(want["cos"], abs=1e-6)
+        statistics = got.finding().statistics()
+        assert statistics.cosine == pytest.approx(want["cos"], abs=1e-6)
+        assert statistics.alignment == pytest.approx(want["alignment"], abs=1e-4)
 
 
 def test_slots_and_company_do_not_change_results():

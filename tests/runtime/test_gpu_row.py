@@ -22,9 +22,10 @@ from anofpdm.runtime.gpu.network import FromHost
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.verdict import Logistic
 
 SIZE = 12
-STOP = EarlyStop(0.9, 2, 2.0, 0.0, (0.01,), 1.0, 0.9, 0.9, 5.0, 21)
+STOP = EarlyStop(0.9, 2, 2.0, Logistic(1.0, 0.0, 0.0), (0.01,), 1.0, 0.9, 0.9, 5.0, 21)
 
 
 def slices(count, channels=1, seed=0):

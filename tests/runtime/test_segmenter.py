@@ -9,10 +9,12 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
+from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.grid import to_grid
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.select import threshold
+from anofpdm.runtime.verdict import Logistic
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
 
@@ -77,18 +79,33 @@ def test_healthy_slices_are_empty_unless_asked_for():
     assert segmenter.segment(head(), affine=AFFINE, every_slice=True).mask.any()
 
 
-def test_the_map_can_give_the_verdict():
+def test_the_calibrated_decision_can_give_the_verdict():
     toy = bundle()
-    peaks = [
-        r.peak
-        for r in Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
-    ]
-    middle = float(np.median(peaks))
-    by_map = recalibrated(toy, verdict="map", H_99=middle, Cos_w=-1.0)
-    found = Segmenter(by_map, HostBackend(toy_network)).segment(head(), affine=AFFINE)
-    assert [r.unhealthy for r in found.slices] == [peak >= middle for peak in peaks]
+    slices = Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
+    score = np.array([2 * np.log(r.peak) - 3 * r.alignment for r in slices])
+    middle = float(np.median(score))
+    decision = Logistic(-middle, 2.0, -3.0)
+    other = recalibrated(toy, verdict="calibrated", logistic=decision, Cos_w=-1.0)
+    found = Segmenter(other, HostBackend(toy_network)).segment(head(), affine=AFFINE)
+    assert [r.unhealthy for r in found.slices] == (score >= middle).tolist()
+    assert 0 < found.unhealthy_slices < len(found.slices)
+    want = 1 / (1 + np.exp(middle - score))
+    assert [r.probability for r in found.slices] == pytest.approx(want.tolist())
     for result in found.slices:
         assert result.peak == pytest.approx(np.quantile(result.H, 0.99))
+
+
+def test_a_volume_unlike_the_calibrations_is_said_to_be_so():
+    toy = bundle()
+    slices = Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
+    curves = np.log([r.MSE_0[:, 0] for r in slices])
+    known = Familiar(tuple(curves.mean(axis=0)), tuple(curves.std(axis=0)), 2.0)
+    segmenter = Segmenter(recalibrated(toy, familiar=known), HostBackend(toy_network))
+    assert segmenter.segment(head(), affine=AFFINE).notes == ()
+    noise = np.random.default_rng(0).random((24, 28, 10)).astype(np.float32)
+    assert "unlike" in segmenter.segment(noise, affine=AFFINE).notes[0]
+    (after,) = segmenter.segment_many([nib.Nifti1Image(noise, AFFINE)])
+    assert "unlike" in after.notes[0]
 
 
 def test_masks_depend_on_the_seed_and_not_on_slots_or_earlier_volumes():
@@ -110,7 +127,7 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
         sizes.append(len(x_t))
         return fading_network(x_t, t)
 
-    stop = EarlyStop(0.9, 2, 2.0, 0.0, (0.01,), 1.0, 0.9, 0.9, 5.0, 6)
+    stop = EarlyStop(0.9, 2, 2.0, Logistic(1.0, 0.0, 0.0), (0.01,), 1.0, 0.9, 0.9, 5.0, 6)
     toy = recalibrated(bundle(process=("ddim", 401, 10, "even")), early_stop=stop)
     images = [
         nib.Nifti1Image(head((24, 28, depth), seed=depth), AFFINE) for depth in (10, 6, 8, 10)

@@ -2,24 +2,7 @@ import numpy as np
 import pytest
 from transcription import quantile_threshold
 
-from anofpdm.runtime.select import cosine, threshold
-
-
-def test_cosine_of_parallel_sequences_is_one_and_of_orthogonal_ones_zero():
-    one = np.array([[1.0], [2.0], [3.0]])
-    assert cosine(one, 5 * one) == pytest.approx(1.0)
-    assert cosine(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])) == 0.0
-
-
-def test_cosine_averages_modalities_first():
-    h = np.array([[1.0, 3.0], [0.0, 4.0]])
-    zero = np.array([[2.0, 0.0], [1.0, 1.0]])
-    a, b = np.array([2.0, 2.0]), np.array([1.0, 1.0])
-    assert cosine(h, zero) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-
-
-def test_cosine_of_equal_predictions_is_healthy():
-    assert cosine(np.zeros((4, 1)), np.ones((4, 1))) == 1.0
+from anofpdm.runtime.select import threshold
 
 
 @pytest.mark.parametrize("share", [0.0, 0.123, 0.5, 0.995, 1.0, 3.0])

@@ -10,8 +10,9 @@ from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
+from anofpdm.runtime.verdict import Logistic
 
-SAFE = EarlyStop(0.8, 3, 0.5, 0.6, (0.7,), 0.995, 0.9, 0.9, 4.0, 6)
+SAFE = EarlyStop(0.8, 3, 0.5, Logistic(0.6, 1.0, 1.0), (0.7,), 0.995, 0.9, 0.9, 4.0, 6)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_a_safe_stop_is_on_and_an_unsafe_one_off_unless_asked_for():
         toy = recalibrated(toy, early_stop=unsafe)
         assert resolve(toy, Setup()).stop is None
         assert resolve(toy, Setup(early_stop=True)).stop == SAFE.rule
-        assert resolve(toy, Setup(early_stop=True)).calibration.H_99 == 0.6
+        assert resolve(toy, Setup(early_stop=True)).calibration.logistic == SAFE.logistic
 
 
 def test_beyond_t_e_nothing_stops_early():
@@ -114,12 +115,13 @@ def test_beyond_t_e_nothing_stops_early():
 
 
 def test_another_w_brings_its_own_thresholds():
-    other = Candidate(301, 8.0, 0.7, 0.8, 0.9, 0.8, (0.3,))
-    elsewhere = Candidate(601, 9.0, 0.7, 0.8, 0.9, 0.8, (0.3,))
+    own = Logistic(0.9, 2.0, 3.0)
+    other = Candidate(301, 8.0, 0.7, 0.8, own, 0.8, (0.3,))
+    elsewhere = Candidate(601, 9.0, 0.7, 0.8, own, 0.8, (0.3,))
     toy = recalibrated(bundle(), candidates=(other, elsewhere), early_stop=SAFE)
     found = resolve(toy, Setup(w=8.0))
     calibration = found.calibration
-    assert (calibration.w, calibration.Cos_w, calibration.H_99) == (8.0, 0.7, 0.9)
+    assert (calibration.w, calibration.Cos_w, calibration.logistic) == (8.0, 0.7, own)
     assert calibration.M_max == (0.3,)
     assert found.stop is None
     with pytest.raises(BundleError, match="not calibrated for w = 9, but for 8"):

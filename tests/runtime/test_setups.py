@@ -17,6 +17,7 @@ from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.noise import slice_noise
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.verdict import Logistic
 
 M_MAX = (0.02, 0.005, 0.01)
 
@@ -83,6 +84,7 @@ def agrees(segmenter, toy, stream, stop, tolerance):
         # The verdict goes by the map of eq. 20, whichever map is cut.
         peak = np.quantile(want["aggregated"].mean(axis=0), 0.99)
         assert got.peak == pytest.approx(peak, rel=1e-4)
+        assert got.alignment == pytest.approx(want["alignment"], abs=1e-4)
         Q = quantile_threshold(want["H"], want["M"], M_max) if setup.Q is None else setup.Q
         assert pytest.approx(Q, rel=tolerance) == got.Q
         smallest = 40 * H.size / 128**2
@@ -155,7 +157,7 @@ def test_log_snr_spacing():
 @pytest.mark.parametrize("encoding", ["ddim", "ddpm"])
 @pytest.mark.parametrize("slots", [1, 3, 16])
 def test_early_stop(encoding, slots):
-    stop = EarlyStop(0.9, 2, 2.0, 0.0, (0.02, 0.005), 1.0, 0.9, 0.9, 5.0, 21)
+    stop = EarlyStop(0.9, 2, 2.0, Logistic(1.0, 0.0, 0.0), (0.02, 0.005), 1.0, 0.9, 0.9, 5.0, 21)
     toy = recalibrated(bundle(channels=2, process=(encoding, 601, 30, "even")), early_stop=stop)
     results = agree(toy, Setup(), slices(5, 2), stop=(0.9, 2), slots=slots)
     assert any(len(result.M) < 21 for result in results.values())

@@ -31,8 +31,14 @@ def test_trace_explains_the_mask(tmp_path):
         cosine = h @ zero / np.linalg.norm(h) / np.linalg.norm(zero)
         np.testing.assert_allclose(one["cosine"], cosine)
         by_cosine = one["cosine"] <= trace["Cos_w"]
-        by_map = one["peak"] >= trace["H_99"]
-        assert one["unhealthy"] == (by_cosine if trace["verdict"] == "cosine" else by_map)
+        decision = trace["logistic"]
+        score = (
+            decision["intercept"]
+            + decision["log_peak"] * np.log(one["peak"])
+            + decision["alignment"] * one["alignment"]
+        )
+        np.testing.assert_allclose(one["probability"], 1 / (1 + np.exp(-score)))
+        assert one["unhealthy"] == (by_cosine if trace["verdict"] == "cosine" else score >= 0)
         share = min(M.max() / trace["M_max"][0], 1)
         assert one["index"] == [round(round(share, 2) * 100)]
         assert (one["level"] in marked) == (one["unhealthy"] and one["pixels"] > 0)

@@ -1,0 +1,74 @@
+"""Fitting the calibrated verdict, and judging it on patients that the fit has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from anofpdm.runtime.verdict import Logistic, features
+
+Float64 = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+Names = NDArray[np.str_]
+# Half of it, times the squares of the weights of the standardised statistics, is added to the sum
+# of the slices' losses.
+_PENALTY = 3.0
+_FOLDS = 10
+
+
+def fit(peak: Float64, alignment: Float64, unhealthy: Labels) -> Logistic:
+    """Logistic regression with a ridge penalty on the standardised statistics.
+
+    Parameters
+    ----------
+    peak, alignment : (N,), see :mod:`anofpdm.runtime.verdict`
+    unhealthy : (N,) image-level labels, both classes
+    """
+    X = features(peak, alignment).T
+    centre, scale = X.mean(axis=0), X.std(axis=0)
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    Z, sign = (X - centre) / scale, np.where(unhealthy, 1.0, -1.0)
+
+    def loss(parameters: Float64) -> tuple[float, Float64]:
+        margin = sign * (parameters[0] + Z @ parameters[1:])
+        pull = -sign * np.exp(-np.logaddexp(0, margin))  # derivative of the loss by the score
+        gradient = np.concatenate([[pull.sum()], Z.T @ pull + _PENALTY * parameters[1:]])
+        ridge = _PENALTY / 2 * np.square(parameters[1:]).sum()
+        return float(np.logaddexp(0, -margin).sum() + ridge), gradient
+
+    found = minimize(loss, np.zeros(3), jac=True, method="BFGS").x
+    weights = found[1:] / scale
+    return Logistic(float(found[0] - weights @ centre), float(weights[0]), float(weights[1]))
+
+
+def left_out(patients: Names, unhealthy: Labels) -> Iterator[tuple[Labels, Labels]]:
+    """Which slices to fit to and which to judge, patient by patient or in ten groups of patients;
+    groups whose rest holds one class only are passed over."""
+    names = np.unique(patients)
+    for k in range(min(_FOLDS, len(names))):
+        judged = np.isin(patients, names[k::_FOLDS])
+        rest = unhealthy[~judged]
+        if rest.any() and not rest.all():
+            yield ~judged, judged
+
+
+def cross_validated(
+    peak: Float64, alignment: Float64, unhealthy: Labels, patients: Names
+) -> float | None:
+    """Accuracy on slices of patients that were left out of the fit; None if none can be."""
+    right = [
+        calls(fit(peak[kept], alignment[kept], unhealthy[kept]), peak[judged], alignment[judged])
+        == unhealthy[judged]
+        for kept, judged in left_out(patients, unhealthy)
+    ]
+    return float(np.concatenate(right).mean()) if right else None
+
+
+def calls(logistic: Logistic, peak: Float64, alignment: Float64) -> Labels:
+    """Which of N slices it calls unhealthy."""
+    log_peak, aligned = features(peak, alignment)
+    score = logistic.intercept + logistic.log_peak * log_peak + logistic.alignment * aligned
+    return np.asarray(score >= 0)

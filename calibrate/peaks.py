@@ -1,0 +1,51 @@
+"""Where M_t peaks, and what to say where the paper's rules fail on a network."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anofpdm.runtime.calibration import PeakReport
+
+from .choose import Choice, Labels
+from .sweep import Curves
+
+# Of the unhealthy slices: where more have their largest M_t at L, t_e says where L is.
+_NO_PEAK = 0.5
+
+
+def peak_report(curves: Curves, w: float, labels: Labels) -> PeakReport:
+    """Where M_t of one guidance strength is largest, over slices and modalities."""
+    last, t_e = _t_e(curves, w)
+    return PeakReport(
+        at_L=float((t_e == last).mean()),
+        healthy_t_e=float(np.median(t_e[~labels.unhealthy])),
+        unhealthy_t_e=float(np.median(t_e[labels.unhealthy])),
+    )
+
+
+def failures(curves: Curves, choice: Choice, labels: Labels) -> tuple[str, ...]:
+    """Where a rule of the paper fails: a line each, with what to do."""
+    best, lines = choice.best, []
+    last, t_e = _t_e(curves, best.w)
+    at_L = float((t_e[labels.unhealthy] == last).mean())
+    if at_L > _NO_PEAK:
+        lines.append(
+            f"no peak: on {at_L:.0%} of the unhealthy slices M_t is largest at L = {best.L}, so "
+            "t_e (eq. 21) is wherever L is: train longer, with high noise, or compare several L"
+        )
+    plain = max(labels.unhealthy.mean(), 1 - labels.unhealthy.mean())
+    judged = choice.cross_validated[choice.verdict]
+    if judged is not None and judged <= plain:
+        lines.append(
+            f"no verdict: the {choice.verdict} is right on {judged:.1%} of the slices of patients "
+            f"that it was not fitted to, calling all the same on {plain:.1%}: masks of single "
+            "slices may be of use, verdicts are not"
+        )
+    return tuple(lines)
+
+
+def _t_e(curves: Curves, w: float) -> tuple[int, NDArray[np.int64]]:
+    """The last visited timestep, and t_e (eq. 21) of each slice and modality: (N, C)."""
+    M = curves.M[:, curves.w.index(w)]
+    return int(curves.timesteps[-1]), curves.timesteps[M.argmax(axis=1)]

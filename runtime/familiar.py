@@ -1,0 +1,55 @@
+"""Whether a volume is like what a bundle was calibrated on.
+
+Thresholds say nothing about a volume that the network does not know: another modality, a head on
+its side, noise. The unguided prediction then misses the slices by more, or by less, than it misses
+healthy slices of the calibration: its error curve MSE_0 (eq. 16) tells, whatever the guidance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """What MSE_0 is on healthy slices.
+
+    ``mean``, ``spread``: of ln MSE_0 (modalities averaged) at each of the n visited timesteps, over
+    the healthy slices; ``limit``: a volume further off than this is unlike them.
+    """
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.spread):
+            raise ValueError("familiar needs one mean and one spread a visited timestep")
+        if not all(math.isfinite(number) for number in (*self.mean, self.limit)):
+            raise ValueError("familiar needs finite numbers")
+        if not all(0 < number < math.inf for number in self.spread):
+            raise ValueError("familiar needs spreads above 0")
+
+    def distance(self, MSE_0: Float64) -> float:
+        """How far a slice is off: the mean over the visited steps of the absolute deviation of
+        ln MSE_0 in spreads; ``MSE_0``: (n, C), or fewer steps where the slice stopped early."""
+        curve = log_curve(MSE_0)
+        n = len(curve)
+        deviation = (curve - np.array(self.mean[:n])) / np.array(self.spread[:n])
+        return float(np.abs(deviation).mean())
+
+    def unlike(self, curves: Sequence[Float64]) -> bool:
+        """Whether a volume, by the MSE_0 of its slices, is unlike the calibration's."""
+        return float(np.median([self.distance(curve) for curve in curves])) > self.limit
+
+
+def log_curve(MSE_0: Float64) -> Float64:
+    """ln of MSE_0 averaged over modalities: (..., n, C) -> (..., n)."""
+    return np.asarray(np.log(np.maximum(MSE_0.mean(axis=-1), 1e-12)))

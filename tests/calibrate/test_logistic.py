@@ -1,0 +1,66 @@
+"""The calibrated verdict against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from anofpdm.calibrate.logistic import calls, cross_validated, fit, left_out
+
+
+def slices(n=120, patients=6, seed=0):
+    rng = np.random.default_rng(seed)
+    unhealthy = rng.random(n) < 0.4
+    names = np.array([f"P{i % patients}" for i in range(n)])
+    peak = np.exp(-3 + 0.8 * unhealthy + 0.5 * rng.standard_normal(n))
+    aligned = 0.1 * unhealthy + 0.08 * rng.standard_normal(n)
+    return peak, aligned, unhealthy, names
+
+
+def sklearn():
+    return make_pipeline(StandardScaler(), LogisticRegression(C=1 / 3, tol=1e-10, max_iter=1000))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fit_is_the_ridge_regression_of_scikit_learn(seed):
+    peak, aligned, unhealthy, _ = slices(seed=seed)
+    got = fit(peak, aligned, unhealthy)
+    X = np.stack([np.log(peak), aligned], axis=1)
+    want = sklearn().fit(X, unhealthy)
+    score = got.intercept + got.log_peak * X[:, 0] + got.alignment * X[:, 1]
+    np.testing.assert_allclose(score, want.decision_function(X), atol=1e-3)
+    assert np.array_equal(calls(got, peak, aligned), score >= 0)
+
+
+def test_accuracy_is_on_patients_that_were_left_out():
+    peak, aligned, unhealthy, names = slices()
+    X = np.stack([np.log(peak), aligned], axis=1)
+    called = cross_val_predict(sklearn(), X, unhealthy, groups=names, cv=GroupKFold(6))
+    got = cross_validated(peak, aligned, unhealthy, names)
+    assert got == pytest.approx((called == unhealthy).mean())
+
+
+def test_no_patient_is_on_both_sides_and_every_one_is_judged_once():
+    names = np.array([f"P{i % 23}" for i in range(230)])
+    unhealthy = np.arange(230) % 3 == 0
+    judged = np.zeros(230, int)
+    folds = list(left_out(names, unhealthy))
+    assert len(folds) == 10
+    for kept, rest in folds:
+        assert not set(names[kept]) & set(names[rest])
+        judged += rest
+    assert (judged == 1).all()
+
+
+def test_with_one_patient_nothing_can_be_told():
+    peak, aligned, unhealthy, _ = slices()
+    assert cross_validated(peak, aligned, unhealthy, np.array(["P"] * 120)) is None
+
+
+def test_a_statistic_that_never_changes_gets_no_weight():
+    _, aligned, unhealthy, _ = slices()
+    got = fit(np.full(120, 0.1), aligned, unhealthy)
+    assert got.log_peak == pytest.approx(0, abs=1e-6)
+    assert got.alignment > 0

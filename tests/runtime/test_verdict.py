@@ -1,0 +1,63 @@
+"""What verdicts go by, against the pixels and closed forms."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, peak
+
+
+def test_cosine_of_parallel_sequences_is_one_and_of_orthogonal_ones_zero():
+    one = np.array([[1.0], [2.0], [3.0]])
+    assert cosine(one, 5 * one) == pytest.approx(1.0)
+    assert cosine(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])) == 0.0
+
+
+def test_cosine_averages_modalities_first():
+    h = np.array([[1.0, 3.0], [0.0, 4.0]])
+    zero = np.array([[2.0, 0.0], [1.0, 1.0]])
+    a, b = np.array([2.0, 2.0]), np.array([1.0, 1.0])
+    assert cosine(h, zero) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_cosine_of_equal_predictions_is_healthy():
+    assert cosine(np.zeros((4, 1)), np.ones((4, 1))) == 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 3))
+def test_alignment_is_the_cosine_between_guidance_and_error_over_all_pixels(seed, n, channels):
+    rng = np.random.default_rng(seed)
+    x0, UGP, HGP = rng.standard_normal((3, n, channels, 5, 7))
+    M, MSE_h, MSE_0 = (np.square(d).mean(axis=(2, 3)) for d in (HGP - UGP, HGP - x0, UGP - x0))
+    a, b = (HGP - UGP).ravel(), (UGP - x0).ravel()
+    want = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+    assert alignment(M, MSE_h, MSE_0) == pytest.approx(want)
+    stacked = alignment(np.stack([M, M]), np.stack([MSE_h, MSE_h]), np.stack([MSE_0, MSE_0]))
+    assert stacked == pytest.approx([want, want])
+
+
+def test_alignment_says_which_way_guidance_leads():
+    """Away from the slice: 1; straight to it: -1; nowhere, or from no error: 0."""
+    one = np.ones((3, 1))
+    assert alignment(one, 4 * one, one) == pytest.approx(1)
+    assert alignment(one, 0 * one, one) == pytest.approx(-1)
+    assert alignment(0 * one, one, one) == alignment(one, one, 0 * one) == 0
+
+
+def test_peak_averages_modalities_before_the_quantile():
+    H = np.stack([np.arange(101.0), np.zeros(101)]).reshape(2, 1, 101).astype(np.float32)
+    assert peak(H) == pytest.approx(99 / 2)
+
+
+def test_the_calibrated_decision_is_a_logistic_regression():
+    decision = Logistic(0.5, 2.0, -3.0)
+    for height, aligned in ((0.1, 0.2), (3.0, -0.9), (1e-3, 0.0)):
+        score = 0.5 + 2 * np.log(height) - 3 * aligned
+        got = decision.probability(Statistics(0.9, height, aligned))
+        assert got == pytest.approx(1 / (1 + np.exp(-score)))
+    assert decision.probability(Statistics(0.9, 0.0, 0.0)) == pytest.approx(0, abs=1e-9)
+    assert Logistic(1e6, 1.0, 1.0).probability(Statistics(0.9, 1.0, 0.0)) == 1.0
+    with pytest.raises(ValueError, match="finite"):
+        Logistic(0.0, float("nan"), 0.0)
