@@ -25,7 +25,8 @@ from anofpdm.export.network import BothLabels
 from anofpdm.export.onnx_file import export_onnx, halve_weights
 from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.files import write_json
-from anofpdm.train.unet import UNet, UNetConfig
+from anofpdm.train.config import UNetConfig
+from anofpdm.train.unet import UNet
 
 Make = Callable[[UNet], BothLabels]
 BEFORE: dict[str, Make] = {

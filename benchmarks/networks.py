@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from anofpdm.train.config import unet_config
-from anofpdm.train.unet import UNet, UNetConfig
+from anofpdm.train.config import UNetConfig, unet_config
+from anofpdm.train.unet import UNet
 
 LIGHT = unet_config("light", 1, 128)
 SMALL = UNetConfig(

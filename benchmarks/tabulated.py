@@ -34,7 +34,8 @@ class Tabulated(BothLabels):
         self.T = Schedule().T
         with torch.no_grad():
             time = unet.time_embed(timestep_embedding(torch.arange(self.T), unet.config.base_width))
-            table = F.silu(time[None] + self.label_rows[:, None]).reshape(2 * self.T, -1)
+            label = self.label_rows if unet.config.label_in == "both" else 0 * self.label_rows
+            table = F.silu(time[None] + label[:, None]).reshape(2 * self.T, -1)
             for block in unet.modules():
                 if isinstance(block, ResBlock):
                     linear = block.emb_layers[1]

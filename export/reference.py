@@ -17,8 +17,8 @@ from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
 from anofpdm.train.checkpoint import Checkpoint
-from anofpdm.train.config import TrainConfig
-from anofpdm.train.unet import UNet, UNetConfig
+from anofpdm.train.config import TrainConfig, UNetConfig
+from anofpdm.train.unet import UNet
 
 Shapes = Mapping[str, tuple[int, ...]]
 _BODY = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")

@@ -14,8 +14,9 @@ from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.files import whole_file
 from anofpdm.runtime.grid import Grid
 
-from .config import TrainConfig
-from .unet import UNet, UNetConfig
+from .config import TrainConfig, UNetConfig
+from .run_config import RunConfig
+from .unet import UNet
 
 MARK = "anofpdm_checkpoint"
 _FORMAT = 1
@@ -34,6 +35,11 @@ class Checkpoint:
     ema: Mapping[str, torch.Tensor]
     optimizer: Mapping[str, Any]
     data: Mapping[str, Any]
+
+    @property
+    def config(self) -> RunConfig:
+        """What must be the same to resume it."""
+        return RunConfig(self.modalities, self.grid, self.unet, self.train)
 
     def network(self) -> UNet:
         """The EMA network, in evaluation mode.
@@ -104,16 +110,6 @@ def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} was not written by this version of anofpdm-train")
     content = {name: value for name, value in content.items() if name != MARK}
     try:
-        content["unet"] = UNetConfig(**_tuples(content["unet"]))
-        content["train"] = TrainConfig(**content["train"])
-        content["grid"] = Grid(**content["grid"])
-        content["modalities"] = tuple(content["modalities"])
-        return Checkpoint(**content)
+        return Checkpoint(**{**content, **vars(RunConfig.parse(content))})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is incomplete: {error}") from error
-
-
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
-    }

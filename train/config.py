@@ -1,4 +1,4 @@
-"""What a training run is made of, and the presets."""
+"""What a training run is made of, and the presets. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .unet import UNetConfig
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the network. The defaults are the reference U-Net of the paper (103 M parameters).
+
+    ``attention_resolutions``: pixels a side of the feature maps that attend; ``prediction``: what
+    the layers predict, ``eps``, ``v`` or ``x0``. ``first_silu``: whether the first normalisation of
+    a residual block, and the one before the last convolution, are followed by SiLU. Papers say so;
+    the reference implementation has no activation there, and its checkpoints need it to be off.
+    ``label_in``: where the label enters, ``attention`` (the paper's section 3.2) or ``both``,
+    attention and time embedding (the reference implementation).
+    """
+
+    in_channels: int
+    image_size: int = 128
+    base_width: int = 128
+    channel_mult: tuple[int, ...] = (1, 1, 2, 3, 4)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (32, 16, 8)
+    num_heads: int = 4
+    dropout: float = 0.1
+    patch: int = 1
+    prediction: str = "eps"
+    first_silu: bool = False
+    out_channels: int | None = None
+    label_in: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("eps", "v", "x0"):
+            raise ValueError(f"prediction must be 'eps', 'v' or 'x0', not {self.prediction!r}")
+        if self.label_in not in ("both", "attention"):
+            raise ValueError(f"label_in must be 'both' or 'attention', not {self.label_in!r}")
+        if self.base_width % GROUPS:
+            raise ValueError(f"base_width must be a multiple of {GROUPS}, not {self.base_width}")
+        if any(self.base_width * mult % self.num_heads for mult in self.channel_mult):
+            raise ValueError(f"num_heads must divide all widths, not {self.num_heads}")
+        smallest = self.patch * 2 ** (len(self.channel_mult) - 1)
+        if self.image_size % smallest:
+            raise ValueError(f"image_size must be a multiple of {smallest}, not {self.image_size}")
 
 
 @dataclass(frozen=True)
@@ -19,7 +59,8 @@ class TrainConfig:
     unhealthy slices, negative for as they come; ``focus_share`` of the timesteps is drawn from
     1..``focus_t``, the rest from all; ``strip``: share of samples shown without their skull;
     ``affine``: share of samples rotated, scaled and shifted; ``gain``: largest relative change of
-    contrast; ``flip``: whether left and right are swapped at random.
+    contrast; ``flip``: whether left and right are swapped at random; ``loss_weight``: of a
+    timestep, see :mod:`anofpdm.train.loss`.
     """
 
     iterations: int = 200_000
@@ -39,10 +80,15 @@ class TrainConfig:
     flip: bool = False
     autocast: bool = True
     seed: int = 0
+    loss_weight: str = "uniform"
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule must be 'cosine' or 'constant', not {self.schedule!r}")
+        if self.loss_weight not in ("uniform", "min-snr"):
+            raise ValueError(
+                f"loss_weight must be 'uniform' or 'min-snr', not {self.loss_weight!r}"
+            )
         if self.batch < 1 or self.iterations < 1:
             raise ValueError("batch and iterations must be at least 1")
 

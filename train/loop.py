@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from anofpdm.runtime.errors import AnofpdmError, CheckpointError
-from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.sliceset import SliceSet
 
 from .batches import Batch, Batches
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .config import TrainConfig
-from .unet import UNet, UNetConfig
+from .config import TrainConfig, UNetConfig
+from .loss import DenoisingLoss
+from .run_config import RunConfig
+from .unet import UNet
 
 
 @dataclass(frozen=True)
@@ -35,29 +36,6 @@ class Progress:
     step: int
     loss: float
     slices_per_s: float
-
-
-class DenoisingLoss(nn.Module):
-    """Mean squared error of the network's prediction at x_t, drawn by eq. 2."""
-
-    sqrt_abar: Tensor
-    sqrt_rest: Tensor
-
-    def __init__(self, unet: UNet) -> None:
-        super().__init__()
-        self.unet = unet
-        abar = torch.from_numpy(Schedule().abar)
-        self.register_buffer("sqrt_abar", abar.sqrt().float(), persistent=False)
-        self.register_buffer("sqrt_rest", (1 - abar).sqrt().float(), persistent=False)
-
-    def forward(self, batch: Batch) -> Tensor:
-        a, b = (s[batch.t][:, None, None, None] for s in (self.sqrt_abar, self.sqrt_rest))
-        x_t = a * batch.x0 + b * batch.noise
-        predicted = self.unet.body(x_t, batch.t, self.unet.label_rows(), batch.label)
-        target = batch.noise
-        if self.unet.config.prediction == "v":
-            target = a * batch.noise - b * batch.x0
-        return (predicted.float() - target).square().mean()
 
 
 def train(
@@ -104,8 +82,9 @@ def train(
     unet = start.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=0.0)
-    step = _resume(output, unet_config, config, slices, unet, ema, optimizer)
-    loss_module: nn.Module = DenoisingLoss(unet).to(device)
+    asked = RunConfig(slices.modalities, slices.grid, unet_config, config)
+    step = _resume(output, asked, unet, ema, optimizer)
+    loss_module: nn.Module = DenoisingLoss(unet, config.loss_weight).to(device)
     if world > 1:
         loss_module = DistributedDataParallel(loss_module)
     batches = Batches(slices, config, rank, world)
@@ -182,22 +161,16 @@ def _join_processes() -> tuple[int, int, torch.device]:
 
 
 def _resume(
-    path: Path,
-    unet_config: UNetConfig,
-    config: TrainConfig,
-    slices: SliceSet,
-    unet: UNet,
-    ema: UNet,
-    optimizer: torch.optim.Optimizer,
+    path: Path, asked: RunConfig, unet: UNet, ema: UNet, optimizer: torch.optim.Optimizer
 ) -> int:
     """Load the checkpoint where there is one; the number of iterations behind it."""
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)
-    made_with = (checkpoint.unet, checkpoint.train, checkpoint.modalities, checkpoint.grid)
-    if made_with != (unet_config, config, slices.modalities, slices.grid):
+    if checkpoint.config != asked:
         raise CheckpointError(
-            f"{path} was made with other options: repeat them to resume, or choose another folder"
+            f"{path} was made with other options: {', '.join(checkpoint.config.differences(asked))}"
+            ": repeat them to resume, or choose another folder"
         )
     unet.load_state_dict(checkpoint.weights)
     ema.load_state_dict(checkpoint.ema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any, Protocol
 import click
 
 from anofpdm.runtime.bundle import open_bundle
-from anofpdm.runtime.command import SEED, ProgressLine, reports_errors
+from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.extras import require
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
+
+from .options import config_options, run_config
+from .run_config import RunConfig
 
 
 @click.command()
@@ -32,25 +36,7 @@ from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
     type=click.FloatRange(min=0, min_open=True),
     help="Their spacing.  [default: 1.875]",
 )
-@click.option("--base-width", type=int)
-@click.option("--channel-mult", help="Numbers, with commas.")
-@click.option("--num-res-blocks", type=int)
-@click.option("--attention-resolutions", help="Numbers, with commas.")
-@click.option("--num-heads", type=int)
-@click.option("--dropout", type=float)
-@click.option("--patch", type=int)
-@click.option("--prediction", type=click.Choice(["eps", "v"]))
-@click.option("--iterations", type=int)
-@click.option("--batch", type=int, help="Slices an iteration, over all processes.")
-@click.option("--lr", type=float)
-@click.option("--warmup", type=int)
-@click.option("--schedule", type=click.Choice(["cosine", "constant"]))
-@click.option("--ema", type=float)
-@click.option("--label-dropout", type=float)
-@click.option("--seed", type=SEED, help="Also draws the splits.")
-@click.option("--focus-t", type=int, help="Draw timesteps up to this one more often.")
-@click.option("--focus-share", type=float, help="The share of draws from up to --focus-t alone.")
-@click.option("--strip", type=float, help="Share of slices shown without their skull.")
+@config_options
 @click.option("--init", type=click.Path(path_type=Path), help="Begin with this checkpoint's EMA.")
 @click.option("--stop-at", type=int, help="Leave off after this iteration; resume later.")
 @click.option("--prepare-only", is_flag=True, help="Prepare slices, do not train.")
@@ -81,61 +67,26 @@ def main(
     """
     require("torch", "train")
     if bundle:
-        if modalities or image_size or pixel_mm or init or any(options.values()):
+        changed = [value for value in options.values() if value is not None]
+        if modalities or image_size or pixel_mm or init or changed:
             raise AnofpdmError("--bundle says what to prepare: leave out the other options")
         manifest = open_bundle(bundle).manifest
         _prepared(cohort, output / "slices", manifest.modalities, manifest.grid, 0)
         return
     names = tuple(name.strip() for name in (modalities or "flair").split(","))
     grid = Grid(image_size or Grid.size, pixel_mm or Grid.pixel_mm)
-    configs = _configs(preset, names, grid, options)
+    config = run_config(preset, names, grid, options)
     if dry_run:
-        click.echo(configs)
+        click.echo(json.dumps(config.as_json(), indent=1))
         return
     output.mkdir(parents=True, exist_ok=True)
     rank = int(os.environ.get("RANK", "0"))
-    slices = _prepared(cohort, output / "slices", names, grid, configs.train.seed, rank)
+    slices = _prepared(cohort, output / "slices", names, grid, config.train.seed, rank)
     # A checkpoint that is there already keeps its description until it is found to fit.
     if rank == 0 and not (output / "model.pt").exists():
-        configs.write(output / "config.json", cohort)
+        write_json(output / "config.json", {"cohort": cohort.name, **config.as_json()})
     if not prepare_only:
-        _train(slices, configs, output, cohort, init, stop_at, rank)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Configs:
-    modalities: tuple[str, ...]
-    grid: Grid
-    unet: Any
-    train: Any
-
-    def write(self, path: Path, cohort: Path) -> None:
-        write_json(path, {"cohort": cohort.name, **dataclasses.asdict(self)})
-
-
-def _configs(
-    preset: str,
-    modalities: tuple[str, ...],
-    grid: Grid,
-    options: dict[str, Any],
-) -> _Configs:
-    from .config import PRESETS, TrainConfig, unet_config
-
-    if preset not in PRESETS:
-        raise AnofpdmError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
-    changes = {name: value for name, value in options.items() if value is not None}
-    training = {f.name for f in dataclasses.fields(TrainConfig)}
-    try:
-        for name in ("channel_mult", "attention_resolutions"):
-            if name in changes:
-                changes[name] = tuple(int(number) for number in changes[name].split(","))
-        network = {name: value for name, value in changes.items() if name not in training}
-        unet = unet_config(preset, len(modalities), grid.size, **network)
-        chosen = {name: value for name, value in changes.items() if name in training}
-        train = dataclasses.replace(PRESETS[preset][1], **chosen)
-    except ValueError as error:
-        raise AnofpdmError(str(error)) from error
-    return _Configs(modalities, grid, unet, train)
+        _train(slices, config, output, cohort, init, stop_at, rank)
 
 
 def _prepared(
@@ -171,7 +122,7 @@ def _prepared(
 
 def _train(
     slices: SliceSet,
-    configs: _Configs,
+    config: RunConfig,
     output: Path,
     cohort: Path,
     init: Path | None,
@@ -188,7 +139,7 @@ def _train(
     def report(progress: Progress) -> None:
         elapsed = time.monotonic() - started
         click.echo(
-            f"iteration {progress.step}/{configs.train.iterations}  loss {progress.loss:.5f}  "
+            f"iteration {progress.step}/{config.train.iterations}  loss {progress.loss:.5f}  "
             f"{progress.slices_per_s:.1f} slices/s  {elapsed:.0f} s",
             err=True,
         )
@@ -210,8 +161,8 @@ def _train(
         }
     train(
         split,
-        configs.unet,
-        configs.train,
+        config.unet,
+        config.train,
         output / "model.pt",
         data=data,
         init=begun,

@@ -1,10 +1,11 @@
 """The denoising U-Net of AnoFPDM, with the reference implementation's parameter names.
 
 Parameters carry the names and shapes of the reference implementation, so that its bare
-``state_dict`` loads. Two options go beyond it and are off by default: ``patch`` folds
+``state_dict`` loads. Three options go beyond it and are off by default: ``patch`` folds
 ``patch x patch`` pixels into channels before the first convolution (a cheaper network for CPUs),
-and ``prediction = "v"`` lets the body predict v = sqrt(abar) eps - sqrt(1 - abar) x0
-(Salimans & Ho 2022); what :meth:`UNet.forward` returns is eps in every case.
+``prediction`` lets the body predict x0, or v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans & Ho
+2022), in place of eps, which :meth:`UNet.forward` returns in every case, and ``label_in`` keeps the
+label out of the time embedding.
 
 Labels are rows of one small table (healthy, unhealthy, null), which is why the label path costs
 the same for one sample as for a thousand.
@@ -13,7 +14,6 @@ the same for one sample as for a thousand.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -22,44 +22,10 @@ from torch import Tensor, nn
 
 from anofpdm.runtime.schedule import Schedule
 
+from .config import GROUPS, UNetConfig
+
 HEALTHY, UNHEALTHY, NULL = 0, 1, 2
-_GROUPS = 32
 M = TypeVar("M", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """Shape of the network. The defaults are the reference U-Net of the paper (103 M parameters).
-
-    ``attention_resolutions``: pixels a side of the feature maps that attend. ``first_silu``:
-    whether the first normalisation of a residual block, and the one before the last convolution,
-    are followed by SiLU. Papers say so; the reference implementation has no activation there, and
-    its checkpoints need it to be off.
-    """
-
-    in_channels: int
-    image_size: int = 128
-    base_width: int = 128
-    channel_mult: tuple[int, ...] = (1, 1, 2, 3, 4)
-    num_res_blocks: int = 2
-    attention_resolutions: tuple[int, ...] = (32, 16, 8)
-    num_heads: int = 4
-    dropout: float = 0.1
-    patch: int = 1
-    prediction: str = "eps"
-    first_silu: bool = False
-    out_channels: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.prediction not in ("eps", "v"):
-            raise ValueError(f"prediction must be 'eps' or 'v', not {self.prediction!r}")
-        if self.base_width % _GROUPS:
-            raise ValueError(f"base_width must be a multiple of {_GROUPS}, not {self.base_width}")
-        if any(self.base_width * mult % self.num_heads for mult in self.channel_mult):
-            raise ValueError(f"num_heads must divide all widths, not {self.num_heads}")
-        smallest = self.patch * 2 ** (len(self.channel_mult) - 1)
-        if self.image_size % smallest:
-            raise ValueError(f"image_size must be a multiple of {smallest}, not {self.image_size}")
 
 
 class GroupNorm(nn.GroupNorm):
@@ -85,7 +51,7 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, config: UNetConfig) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            GroupNorm(_GROUPS, channels),
+            GroupNorm(GROUPS, channels),
             nn.SiLU() if config.first_silu else nn.Identity(),
             nn.Conv2d(channels, out_channels, 3, padding=1),
         )
@@ -93,7 +59,7 @@ class ResBlock(nn.Module):
             nn.SiLU(), nn.Linear(4 * config.base_width, 2 * out_channels)
         )
         self.out_layers = nn.Sequential(
-            GroupNorm(_GROUPS, out_channels),
+            GroupNorm(GROUPS, out_channels),
             nn.SiLU(),
             nn.Dropout(config.dropout),
             _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -117,7 +83,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, heads: int, embedding: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = GroupNorm(_GROUPS, channels)
+        self.norm = GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.encoder_kv = nn.Conv1d(embedding, 2 * channels, 1)
         self.proj_out = _zero(nn.Conv1d(channels, channels, 1))
@@ -160,6 +126,7 @@ class UNet(nn.Module):
     """eps(x_t, t, label) as in the AnoFPDM paper; the layout is that of its reference code."""
 
     abar: Tensor
+    rest: Tensor
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -174,9 +141,12 @@ class UNet(nn.Module):
         self.class_emb = nn.Sequential(
             nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        if config.prediction == "v":
-            abar = torch.from_numpy(Schedule().abar.astype("float32"))
-            self.register_buffer("abar", abar, persistent=False)
+        if config.prediction != "eps":
+            abar = Schedule().abar
+            self.register_buffer("abar", torch.from_numpy(abar).float(), persistent=False)
+        if config.prediction == "x0":
+            # In float32 1 - abar would lose half its digits where noise is least.
+            self.register_buffer("rest", torch.from_numpy(1 - abar).float(), persistent=False)
 
         def res(channels: int, out: int) -> ResBlock:
             return ResBlock(channels, out, config)
@@ -218,7 +188,7 @@ class UNet(nn.Module):
                     size *= 2
                 self.output_blocks.append(nn.ModuleList(block))
         self.out = nn.Sequential(
-            GroupNorm(_GROUPS, channels),
+            GroupNorm(GROUPS, channels),
             nn.SiLU() if config.first_silu else nn.Identity(),
             _zero(nn.Conv2d(channels, out_channels * folded, 3, padding=1)),
         )
@@ -248,20 +218,26 @@ class UNet(nn.Module):
         return self.as_eps(self.body(x_t, t, label_rows, which_row), x_t, t)
 
     def as_eps(self, predicted: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The noise in ``x_t`` that the layers' prediction, eps or v, stands for."""
+        """The noise in ``x_t`` that the layers' prediction stands for."""
+        if self.config.prediction == "eps":
+            return predicted
+        abar = self.abar[t][:, None, None, None]
         if self.config.prediction == "v":
-            abar = self.abar[t][:, None, None, None]
             return abar.sqrt() * predicted + (1 - abar).sqrt() * x_t
-        return predicted
+        # At least 1e-4, at the first timestep.
+        rest = self.rest[t][:, None, None, None]
+        return (x_t - abar.sqrt() * predicted) / rest.sqrt()
 
     def body(self, x_t: Tensor, t: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
-        """What the layers compute and training compares: eps or v, in the type of ``x_t``."""
+        """What the layers compute and training compares: eps, v or x0, in the type of ``x_t``."""
         dtype = self.label_emb.weight.dtype
         emb = self.time_embed(timestep_embedding(t, self.config.base_width).to(dtype))
-        return self.layers(x_t, emb + label_rows[which_row], label_rows, which_row)
+        if self.config.label_in == "both":
+            emb = emb + label_rows[which_row]
+        return self.layers(x_t, emb, label_rows, which_row)
 
     def layers(self, x_t: Tensor, emb: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
-        """As :meth:`body`, with the embedding of time and label given: (B, 4 * base_width)."""
+        """As :meth:`body`, with what blocks are shown of time and label: (B, 4 * base_width)."""
         h = x_t.to(self.label_emb.weight.dtype)
         if self.config.patch > 1:
             h = F.pixel_unshuffle(h, self.config.patch)

@@ -151,7 +151,8 @@ def test_the_reference_network_builds(trt, tmp_path):
 
     from anofpdm.export.network import BothLabels
     from anofpdm.export.onnx_file import export_onnx
-    from anofpdm.train.unet import UNet, UNetConfig
+    from anofpdm.train.config import UNetConfig
+    from anofpdm.train.unet import UNet
 
     path = tmp_path / NETWORK_FP16
     torch.manual_seed(0)

@@ -6,8 +6,8 @@ import torch
 
 from anofpdm.export import fold
 from anofpdm.export.network import BothLabels
-from anofpdm.train.config import unet_config
-from anofpdm.train.unet import HEALTHY, NULL, AttentionBlock, UNet, UNetConfig
+from anofpdm.train.config import UNetConfig, unet_config
+from anofpdm.train.unet import HEALTHY, NULL, AttentionBlock, UNet
 
 SMALL = UNetConfig(2, 16, 32, (1, 2), 1, (16, 8), num_heads=4)
 CONFIGS = [

@@ -16,8 +16,8 @@ from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.grid import Grid, reference_grid
 from anofpdm.train.checkpoint import Checkpoint, save_checkpoint
-from anofpdm.train.config import TrainConfig
-from anofpdm.train.unet import HEALTHY, UNet, UNetConfig
+from anofpdm.train.config import TrainConfig, UNetConfig
+from anofpdm.train.unet import HEALTHY, UNet
 
 TINY = UNetConfig(2, 32, 32, (1, 2), 1, (16,), out_channels=3)
 

@@ -17,7 +17,8 @@ from anofpdm.train.brain import rough_brain_mask
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.cohort import assign_splits, read_cohort
 from anofpdm.train.config import PRESETS, TrainConfig, unet_config
-from anofpdm.train.loop import DenoisingLoss, learning_rate, train
+from anofpdm.train.loop import learning_rate, train
+from anofpdm.train.loss import DenoisingLoss
 from anofpdm.train.prepare import prepare
 from anofpdm.train.unet import NULL, UNet
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from support import shared
 from transcription import alpha_bar
 
-from anofpdm.train.config import unet_config
-from anofpdm.train.unet import HEALTHY, NULL, UNHEALTHY, UNet, UNetConfig, timestep_embedding
+from anofpdm.train.config import UNetConfig, unet_config
+from anofpdm.train.unet import HEALTHY, NULL, UNHEALTHY, UNet, timestep_embedding
 
 LABELS = {"eps_healthy": HEALTHY, "eps_unhealthy": UNHEALTHY, "eps_null": NULL}
 

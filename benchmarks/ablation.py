@@ -1,0 +1,195 @@
+"""What matters in training, found with a small budget:
+
+``python benchmarks/ablation.py SLICES -o FOLDER --iterations 1200``
+
+Each variant is the base recipe with one change, trained on the train split, on slices of half the
+size, and evaluated with its EMA weights on every second slice of the val split, where w and the
+thresholds are chosen too: figures to compare with each other, not with those of a test split. The
+same command again goes on where it was left off. Dice is that of unhealthy slices, each segmented
+whatever the verdict; seconds are of one core.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from machine import machine, table
+from variants import SIZE, VARIANTS, Variant
+
+from anofpdm.calibrate.choose import choose
+from anofpdm.calibrate.evaluation import evaluate
+from anofpdm.calibrate.sweep import sweep
+from anofpdm.export.network import torch_denoiser
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle import NETWORK, Bundle, Manifest
+from anofpdm.runtime.calibration import Calibration
+from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.errors import AnofpdmError
+from anofpdm.runtime.files import write_json
+from anofpdm.runtime.forward import Process
+from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset, writing
+from anofpdm.train.checkpoint import load_checkpoint
+from anofpdm.train.loop import train
+from anofpdm.train.unet import UNet
+
+_PROCESS = Process(Schedule(), L=501, stride=50, spacing="log-snr")
+_W = (2.0, 5.0, 10.0, 20.0, 40.0)
+_SLOTS = 16
+
+
+@click.command()
+@click.argument("slices", type=click.Path(path_type=Path))
+@click.option("--slices-t1", type=click.Path(path_type=Path), help="Prepared with --modalities "
+              "flair,t1,t1ce: for the variants that need them.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("--iterations", type=click.IntRange(min=1), default=1200, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)), help="Only these.")
+@click.option("--every", default=2, show_default=True, help="Evaluate on every k-th slice.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@reports_errors
+def main(
+    slices: Path,
+    slices_t1: Path | None,
+    output: Path,
+    iterations: int,
+    only: tuple[str, ...],
+    every: int,
+    json_path: Path | None,
+) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    sets = {"flair": _halved(slices, output / "slices/flair", 1)}
+    if slices_t1:
+        sets["t1"] = _halved(slices_t1, output / "slices/t1", 3)
+        sets["t1-flair"] = _halved(slices_t1, output / "slices/t1-flair", 1)
+    names = [name for name in only or VARIANTS if VARIANTS[name].slices in sets]
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        variant = VARIANTS[name]
+        folder = output / name.replace(" ", "-")
+        try:
+            rows.append({"variant": name, **_row(variant, sets[variant.slices], folder, iterations,
+                                                 every)})  # fmt: skip
+        except AnofpdmError as error:
+            click.echo(f"note: {name}: {error}", err=True)
+            continue
+        click.echo(" | ".join(_line(rows[-1])), err=True)
+        about = {"machine": machine("torch"), "iterations": iterations, "every": every,
+                 "image_size": SIZE, "w": _W}  # fmt: skip
+        write_json(json_path or output / "ablation.json", {**about, "rows": rows})
+    click.echo(table(_HEAD, [_line(row) for row in rows]))
+
+
+def _halved(source: Path, folder: Path, channels: int) -> SliceSet:
+    """The first channels of prepared slices, with half the pixels a side."""
+    slices = open_sliceset(source)
+    coarse = slices.grid.size // SIZE
+    if coarse * SIZE != slices.grid.size or len(slices.modalities) < channels:
+        raise AnofpdmError(
+            f"{source} has {', '.join(slices.modalities)} at {slices.grid.size} pixels a side: "
+            f"prepare flair,t1,t1ce (or flair alone) at a multiple of {SIZE}"
+        )
+    if not (folder / INDEX).is_file():
+        grid = Grid(**{**asdict(slices.grid), "size": SIZE,
+                       "pixel_mm": coarse * slices.grid.pixel_mm})  # fmt: skip
+        names = slices.modalities[:channels]
+        with writing(folder, names, grid, slices.source) as writer:
+            for i, record in enumerate(slices.records):
+                x0, mask = (_means(one, coarse) for one in (slices.x0(i), slices.mask(i)))
+                writer.add(record, x0[:channels], mask >= 0.5)
+    return open_sliceset(folder)
+
+
+def _means(image: Any, coarse: int) -> Any:
+    """(..., H, W) -> (..., H / coarse, W / coarse), means of the pixels."""
+    *rest, height, width = image.shape
+    blocks = image.reshape(*rest, height // coarse, coarse, width // coarse, coarse)
+    return blocks.mean(axis=(-3, -1), dtype=np.float32)
+
+
+def _row(
+    variant: Variant, slices: SliceSet, folder: Path, iterations: int, every: int
+) -> dict[str, Any]:
+    """Train and evaluate, unless both are done."""
+    unet, training = variant.configs(len(slices.modalities), iterations)
+    asked = json.loads(json.dumps({"unet": asdict(unet), "train": asdict(training)}))
+    done = folder / "row.json"
+    if done.is_file():
+        row: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        if {name: row[name] for name in asked} == asked and row["every"] == every:
+            return row
+    folder.mkdir(parents=True, exist_ok=True)
+    began, checkpoint = time.process_time(), folder / "model.pt"
+    losses = train(slices.split("train"), unet, training, checkpoint, data={})
+    # Of the whole run, also where a part of it was run before.
+    per_iteration = (time.process_time() - began) / len(losses) if losses else None
+    network = load_checkpoint(checkpoint).network()
+    row = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "seconds": None if per_iteration is None else per_iteration * iterations,
+        "loss": float(np.mean(losses[-100:])) if losses else None,
+        "every": every,
+        **asked,
+        **_figures(network, slices, every),
+    }
+    write_json(done, row)
+    return row
+
+
+def _figures(network: UNet, slices: SliceSet, every: int) -> dict[str, Any]:
+    """Calibrate on the val split, and evaluate there; FLAIR, which comes first, is scored."""
+    labelled = slices.split("val")
+    labelled = labelled.take(range(0, len(labelled), every))
+    denoiser = torch_denoiser(network)
+    curves = sweep(labelled, denoiser, _PROCESS, _W, (0,), slots=_SLOTS,
+                   progress=ProgressLine("slices"))  # fmt: skip
+    best = choose(curves, labelled.unhealthy, (_PROCESS.L,), "map").best
+    names = labelled.modalities
+    manifest = Manifest("ablation", names, names[:1], labelled.grid, _PROCESS.schedule, _PROCESS.L,
+                        _PROCESS.clip, "fp32", files={NETWORK: "0" * 64})  # fmt: skip
+    empty = Bundle(Path("ablation"), manifest)
+    conditions = empty.conditions(_PROCESS.encoding, _PROCESS.L, _PROCESS.stride, _PROCESS.spacing)
+    held = Calibration(best.w, best.Cos_w, best.H_99, best.M_max, conditions, verdict="map")
+    bundle = replace(empty, calibrations={"fast": held}, default="fast")
+    found = evaluate(Segmenter(bundle, HostBackend(denoiser, _SLOTS)), labelled)
+    return {
+        "w": best.w,
+        "slices": len(labelled),
+        "unhealthy": int(labelled.unhealthy.sum()),
+        "accuracy": best.map_accuracy,
+        "accuracy_cosine": best.cosine_accuracy,
+        "auroc_map": found.auroc_map,
+        "auroc_cosine": found.auroc_cosine,
+        "dice": found.unhealthy.dice,
+        "auprc": found.unhealthy.auprc,
+    }
+
+
+_HEAD = ["variant", "iterations", "seconds", "M parameters", "w", "accuracy", "AUROC of the peak",
+         "Dice", "AUPRC"]  # fmt: skip
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    return [
+        row["variant"],
+        str(row["train"]["iterations"]),
+        "not measured" if row["seconds"] is None else f"{row['seconds']:.0f}",
+        f"{row['parameters'] / 1e6:.2f}",
+        f"{row['w']:g}",
+        f"{row['accuracy']:.3f}",
+        f"{row['auroc_map']:.3f}",
+        f"{row['dice']:.3f}",
+        f"{row['auprc']:.3f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

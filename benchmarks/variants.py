@@ -1,0 +1,57 @@
+"""What :mod:`ablation` compares: a base recipe, and the same with one thing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from anofpdm.train.config import PRESETS, TrainConfig, UNetConfig, unet_config
+
+SIZE, _BASE_WIDTH, _LONGEST_WARMUP = 64, 32, 200
+
+
+@dataclass(frozen=True)
+class Variant:
+    """``network`` and ``training``: what is changed of the base.
+
+    ``slices``: which prepared slices: ``flair`` of all patients, ``t1``: those with FLAIR, T1 and
+    T1-post, ``t1-flair``: the FLAIR of these patients.
+    """
+
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    slices: str = "flair"
+
+    def configs(self, channels: int, iterations: int) -> tuple[UNetConfig, TrainConfig]:
+        """The network and its training, from the preset ``light`` on slices of half its size."""
+        network = {"base_width": _BASE_WIDTH, **self.network}
+        training = {"warmup": min(_LONGEST_WARMUP, iterations // 10), **self.training}
+        light = replace(PRESETS["light"][1], iterations=iterations)
+        return unet_config("light", channels, SIZE, **network), replace(light, **training)
+
+
+# The EMA's decay is at most (1 + step) / (10 + step): 0.99 is reached after 890 iterations, 0.999
+# after 8,990, so shorter runs are told apart by smaller ones.
+VARIANTS: Mapping[str, Variant] = {
+    "base": Variant(),
+    "another seed": Variant(training={"seed": 1}),
+    "half as wide below": Variant({"channel_mult": (1, 1, 1)}),
+    "twice as wide": Variant({"base_width": 2 * _BASE_WIDTH}),
+    "eps-prediction": Variant({"prediction": "eps"}),
+    "x0-prediction": Variant({"prediction": "x0"}),
+    "label in attention only": Variant({"label_in": "attention"}),
+    "label dropout 0.2": Variant(training={"label_dropout": 0.2}),
+    "label dropout 0.3": Variant(training={"label_dropout": 0.3}),
+    "no focus on low t": Variant(training={"focus_share": 0.0}),
+    "min-SNR weights": Variant(training={"loss_weight": "min-snr"}),
+    "classes as they come": Variant(training={"unhealthy_share": -1.0}),
+    "no flips": Variant(training={"flip": False}),
+    "no affine": Variant(training={"affine": 0.0}),
+    "no gain": Variant(training={"gain": 0.0}),
+    "heads never stripped": Variant(training={"strip": 0.0}),
+    "FLAIR of the T1 patients": Variant(slices="t1-flair"),
+    "T1 and T1-post besides": Variant(slices="t1"),
+    "EMA 0.9": Variant(training={"ema": 0.9}),
+    "EMA 0.99": Variant(training={"ema": 0.99}),
+}
