@@ -22,7 +22,7 @@ import numpy as np
 from machine import machine, table
 from variants import SIZE, VARIANTS, Variant
 
-from anofpdm.calibrate.choose import choose
+from anofpdm.calibrate.choose import Labels, choose
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.export.network import torch_denoiser
@@ -42,7 +42,7 @@ from anofpdm.train.loop import train
 from anofpdm.train.unet import UNet
 
 _PROCESS = Process(Schedule(), L=501, stride=50, spacing="log-snr")
-_W = (2.0, 5.0, 10.0, 20.0, 40.0)
+_W = (1.0, 2.0, 4.0, 8.0, 20.0)
 _SLOTS = 16
 
 
@@ -151,29 +151,30 @@ def _figures(network: UNet, slices: SliceSet, every: int) -> dict[str, Any]:
     denoiser = torch_denoiser(network)
     curves = sweep(labelled, denoiser, _PROCESS, _W, (0,), slots=_SLOTS,
                    progress=ProgressLine("slices"))  # fmt: skip
-    best = choose(curves, labelled.unhealthy, (_PROCESS.L,), "map").best
+    labels = Labels(labelled.unhealthy, labelled.patients)
+    best = choose({_PROCESS.L: curves}, labels, "calibrated").best
     names = labelled.modalities
     manifest = Manifest("ablation", names, names[:1], labelled.grid, _PROCESS.schedule, _PROCESS.L,
                         _PROCESS.clip, "fp32", files={NETWORK: "0" * 64})  # fmt: skip
     empty = Bundle(Path("ablation"), manifest)
     conditions = empty.conditions(_PROCESS.encoding, _PROCESS.L, _PROCESS.stride, _PROCESS.spacing)
-    held = Calibration(best.w, best.Cos_w, best.H_99, best.M_max, conditions, verdict="map")
+    held = Calibration(best.w, best.Cos_w, best.logistic, best.M_max, conditions, "calibrated")
     bundle = replace(empty, calibrations={"fast": held}, default="fast")
     found = evaluate(Segmenter(bundle, HostBackend(denoiser, _SLOTS)), labelled)
     return {
         "w": best.w,
         "slices": len(labelled),
         "unhealthy": int(labelled.unhealthy.sum()),
-        "accuracy": best.map_accuracy,
+        "accuracy": best.calibrated_accuracy,
         "accuracy_cosine": best.cosine_accuracy,
-        "auroc_map": found.auroc_map,
-        "auroc_cosine": found.auroc_cosine,
+        "auroc": found.verdicts["calibrated"].auroc,
+        "auroc_cosine": found.verdicts["cosine"].auroc,
         "dice": found.unhealthy.dice,
         "auprc": found.unhealthy.auprc,
     }
 
 
-_HEAD = ["variant", "iterations", "seconds", "M parameters", "w", "accuracy", "AUROC of the peak",
+_HEAD = ["variant", "iterations", "seconds", "M parameters", "w", "accuracy", "AUROC",
          "Dice", "AUPRC"]  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def _line(row: dict[str, Any]) -> list[str]:
         f"{row['parameters'] / 1e6:.2f}",
         f"{row['w']:g}",
         f"{row['accuracy']:.3f}",
-        f"{row['auroc_map']:.3f}",
+        f"{row['auroc']:.3f}",
         f"{row['dice']:.3f}",
         f"{row['auprc']:.3f}",
     ]

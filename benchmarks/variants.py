@@ -8,7 +8,7 @@ from typing import Any
 
 from anofpdm.train.config import PRESETS, TrainConfig, UNetConfig, unet_config
 
-SIZE, _BASE_WIDTH, _LONGEST_WARMUP = 64, 32, 200
+SIZE, _BASE_WIDTH, _LONGEST_WARMUP, _CONTRAST = 64, 32, 200, 0.005
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Variant:
         """The network and its training, from the preset ``light`` on slices of half its size."""
         network = {"base_width": _BASE_WIDTH, **self.network}
         training = {"warmup": min(_LONGEST_WARMUP, iterations // 10), **self.training}
-        light = replace(PRESETS["light"][1], iterations=iterations)
+        light = replace(PRESETS["light"][1], iterations=iterations, contrast=_CONTRAST)
         return unet_config("light", channels, SIZE, **network), replace(light, **training)
 
 
@@ -35,6 +35,8 @@ class Variant:
 # after 8,990, so shorter runs are told apart by smaller ones.
 VARIANTS: Mapping[str, Variant] = {
     "base": Variant(),
+    "no contrast": Variant(training={"contrast": 0.0}),
+    "contrast 0.02": Variant(training={"contrast": 0.02}),
     "another seed": Variant(training={"seed": 1}),
     "half as wide below": Variant({"channel_mult": (1, 1, 1)}),
     "twice as wide": Variant({"base_width": 2 * _BASE_WIDTH}),

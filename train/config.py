@@ -55,12 +55,13 @@ class TrainConfig:
 
     ``batch``: slices an iteration, over all processes; ``warmup``: iterations of linear warm-up;
     ``schedule``: ``cosine`` (to zero at ``iterations``) or ``constant``; ``label_dropout``: share
-    of samples trained with the null label; ``unhealthy_share``: share of samples drawn from the
-    unhealthy slices, negative for as they come; ``focus_share`` of the timesteps is drawn from
-    1..``focus_t``, the rest from all; ``strip``: share of samples shown without their skull;
-    ``affine``: share of samples rotated, scaled and shifted; ``gain``: largest relative change of
-    contrast; ``flip``: whether left and right are swapped at random; ``loss_weight``: of a
-    timestep, see :mod:`anofpdm.train.loss`.
+    of samples trained with the null label; ``contrast``: weight of telling labels apart by their
+    errors, see :class:`anofpdm.train.loss.DenoisingLoss`; ``unhealthy_share``: share of samples
+    drawn from the unhealthy slices, negative for as they come; ``focus_share`` of the timesteps is
+    drawn from 1..``focus_t``, the rest from all; ``strip``: share of samples shown without their
+    skull; ``affine``: share of samples rotated, scaled and shifted; ``gain``: largest relative
+    change of contrast; ``flip``: whether left and right are swapped at random; ``loss_weight``: of
+    a timestep, see :mod:`anofpdm.train.loss`.
     """
 
     iterations: int = 200_000
@@ -70,6 +71,7 @@ class TrainConfig:
     schedule: str = "constant"
     ema: float = 0.9999
     label_dropout: float = 0.1
+    contrast: float = 0.0
     unhealthy_share: float = -1.0
     focus_t: int = 1000
     focus_share: float = 0.0

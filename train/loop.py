@@ -84,7 +84,7 @@ def train(
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=0.0)
     asked = RunConfig(slices.modalities, slices.grid, unet_config, config)
     step = _resume(output, asked, unet, ema, optimizer)
-    loss_module: nn.Module = DenoisingLoss(unet, config.loss_weight).to(device)
+    loss_module: nn.Module = DenoisingLoss(unet, config.loss_weight, config.contrast).to(device)
     if world > 1:
         loss_module = DistributedDataParallel(loss_module)
     batches = Batches(slices, config, rank, world)

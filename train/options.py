@@ -35,6 +35,7 @@ _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("--schedule", click.Choice(["cosine", "constant"]), ""),
     ("--ema", float, ""),
     ("--label-dropout", float, "Share of samples without a label."),
+    ("--contrast", float, "Weight of telling labels apart by their errors."),
     ("--seed", SEED, "Also draws the splits."),
     ("--unhealthy-share", float, "Share drawn from unhealthy slices; -1: as they come."),
     ("--focus-t", int, "Draw timesteps up to this one more often."),
