@@ -13,37 +13,23 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from figures import W, figures
 from machine import machine, table
 from variants import SIZE, VARIANTS, Variant
 
-from anofpdm.calibrate.choose import Labels, choose
-from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.calibrate.sweep import sweep
-from anofpdm.export.network import torch_denoiser
-from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import NETWORK, Bundle, Manifest
-from anofpdm.runtime.calibration import Calibration
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import write_json
-from anofpdm.runtime.forward import Process
 from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.schedule import Schedule
-from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset, writing
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.loop import train
-from anofpdm.train.unet import UNet
-
-_PROCESS = Process(Schedule(), L=501, stride=50, spacing="log-snr")
-_W = (1.0, 2.0, 4.0, 8.0, 20.0)
-_SLOTS = 16
 
 
 @click.command()
@@ -83,7 +69,7 @@ def main(
             continue
         click.echo(" | ".join(_line(rows[-1])), err=True)
         about = {"machine": machine("torch"), "iterations": iterations, "every": every,
-                 "image_size": SIZE, "w": _W}  # fmt: skip
+                 "image_size": SIZE, "w": W}  # fmt: skip
         write_json(json_path or output / "ablation.json", {**about, "rows": rows})
     click.echo(table(_HEAD, [_line(row) for row in rows]))
 
@@ -138,40 +124,10 @@ def _row(
         "loss": float(np.mean(losses[-100:])) if losses else None,
         "every": every,
         **asked,
-        **_figures(network, slices, every),
+        **figures(network, slices.split("val"), every),
     }
     write_json(done, row)
     return row
-
-
-def _figures(network: UNet, slices: SliceSet, every: int) -> dict[str, Any]:
-    """Calibrate on the val split, and evaluate there; FLAIR, which comes first, is scored."""
-    labelled = slices.split("val")
-    labelled = labelled.take(range(0, len(labelled), every))
-    denoiser = torch_denoiser(network)
-    curves = sweep(labelled, denoiser, _PROCESS, _W, (0,), slots=_SLOTS,
-                   progress=ProgressLine("slices"))  # fmt: skip
-    labels = Labels(labelled.unhealthy, labelled.patients)
-    best = choose({_PROCESS.L: curves}, labels, "calibrated").best
-    names = labelled.modalities
-    manifest = Manifest("ablation", names, names[:1], labelled.grid, _PROCESS.schedule, _PROCESS.L,
-                        _PROCESS.clip, "fp32", files={NETWORK: "0" * 64})  # fmt: skip
-    empty = Bundle(Path("ablation"), manifest)
-    conditions = empty.conditions(_PROCESS.encoding, _PROCESS.L, _PROCESS.stride, _PROCESS.spacing)
-    held = Calibration(best.w, best.Cos_w, best.logistic, best.M_max, conditions, "calibrated")
-    bundle = replace(empty, calibrations={"fast": held}, default="fast")
-    found = evaluate(Segmenter(bundle, HostBackend(denoiser, _SLOTS)), labelled)
-    return {
-        "w": best.w,
-        "slices": len(labelled),
-        "unhealthy": int(labelled.unhealthy.sum()),
-        "accuracy": best.calibrated_accuracy,
-        "accuracy_cosine": best.cosine_accuracy,
-        "auroc": found.verdicts["calibrated"].auroc,
-        "auroc_cosine": found.verdicts["cosine"].auroc,
-        "dice": found.unhealthy.dice,
-        "auprc": found.unhealthy.auprc,
-    }
 
 
 _HEAD = ["variant", "iterations", "seconds", "M parameters", "w", "accuracy", "AUROC",

@@ -1,0 +1,62 @@
+"""How good a network is by itself: calibrated and evaluated on the same slices, in torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anofpdm.calibrate.choose import Labels, choose
+from anofpdm.calibrate.evaluation import evaluate
+from anofpdm.calibrate.peaks import peak_report
+from anofpdm.calibrate.sweep import sweep
+from anofpdm.export.network import torch_denoiser
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle import NETWORK, Bundle, Manifest
+from anofpdm.runtime.calibration import Calibration
+from anofpdm.runtime.command import ProgressLine
+from anofpdm.runtime.forward import Process
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.train.unet import UNet
+
+_PROCESS = Process(Schedule(), L=501, stride=50, spacing="log-snr")
+W = (1.0, 2.0, 4.0, 8.0, 20.0)
+_SLOTS = 16
+
+
+def figures(network: UNet, slices: SliceSet, every: int) -> dict[str, Any]:
+    """Of every k-th slice; what comes first of the modalities is scored.
+
+    ``accuracy`` is on patients left out of the verdict's fit, at the w that is chosen; ``dice`` and
+    ``auprc`` are those of unhealthy slices, each segmented.
+    """
+    labelled = slices.take(range(0, len(slices), every))
+    denoiser = torch_denoiser(network)
+    curves = sweep(labelled, denoiser, _PROCESS, W, (0,), slots=_SLOTS,
+                   progress=ProgressLine("slices"))  # fmt: skip
+    labels = Labels(labelled.unhealthy, labelled.patients)
+    best = choose({_PROCESS.L: curves}, labels, "calibrated").best
+    peaks = peak_report(curves, best.w, labels)
+    names = labelled.modalities
+    manifest = Manifest("network", names, names[:1], labelled.grid, _PROCESS.schedule, _PROCESS.L,
+                        _PROCESS.clip, "fp32", files={NETWORK: "0" * 64})  # fmt: skip
+    empty = Bundle(Path("network"), manifest)
+    conditions = empty.conditions(_PROCESS.encoding, _PROCESS.L, _PROCESS.stride, _PROCESS.spacing)
+    held = Calibration(best.w, best.Cos_w, best.logistic, best.M_max, conditions, "calibrated")
+    bundle = replace(empty, calibrations={"fast": held}, default="fast")
+    found = evaluate(Segmenter(bundle, HostBackend(denoiser, _SLOTS)), labelled)
+    return {
+        "w": best.w,
+        "slices": len(labelled),
+        "unhealthy": int(labelled.unhealthy.sum()),
+        "accuracy": best.calibrated_accuracy,
+        "accuracy_cosine": best.cosine_accuracy,
+        "auroc": found.verdicts["calibrated"].auroc,
+        "auroc_cosine": found.verdicts["cosine"].auroc,
+        "t_e": peaks.unhealthy_t_e,
+        "at_L": peaks.at_L,
+        "dice": found.unhealthy.dice,
+        "auprc": found.unhealthy.auprc,
+    }
