@@ -2,8 +2,8 @@
 
 ``python benchmarks/ablation.py SLICES -o FOLDER --iterations 1200``
 
-Each variant is the base recipe with one change, trained on the train split, on slices of half the
-size, and evaluated with its EMA weights on every second slice of the val split, where w and the
+Each variant is the base recipe with one change, trained on the train split, on slices with fewer
+pixels, and evaluated with its EMA weights on every second slice of the val split, where w and the
 thresholds are chosen too: figures to compare with each other, not with those of a test split. The
 same command again goes on where it was left off. Dice is that of unhealthy slices, each segmented
 whatever the verdict; seconds are of one core.
@@ -21,7 +21,7 @@ import click
 import numpy as np
 from figures import W, figures
 from machine import machine, table
-from variants import SIZE, VARIANTS, Variant
+from variants import VARIANTS, Variant
 
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.errors import AnofpdmError
@@ -38,6 +38,8 @@ from anofpdm.train.loop import train
               "flair,t1,t1ce: for the variants that need them.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder.")
 @click.option("--iterations", type=click.IntRange(min=1), default=1200, show_default=True)
+@click.option("--image-size", "size", type=click.IntRange(min=16), default=64, show_default=True,
+              help="Pixels a side, averaged from the slices.")  # fmt: skip
 @click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)), help="Only these.")
 @click.option("--every", default=2, show_default=True, help="Evaluate on every k-th slice.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
@@ -47,15 +49,16 @@ def main(
     slices_t1: Path | None,
     output: Path,
     iterations: int,
+    size: int,
     only: tuple[str, ...],
     every: int,
     json_path: Path | None,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    sets = {"flair": _halved(slices, output / "slices/flair", 1)}
+    sets = {"flair": _coarse(slices, output / "slices/flair", 1, size)}
     if slices_t1:
-        sets["t1"] = _halved(slices_t1, output / "slices/t1", 3)
-        sets["t1-flair"] = _halved(slices_t1, output / "slices/t1-flair", 1)
+        sets["t1"] = _coarse(slices_t1, output / "slices/t1", 3, size)
+        sets["t1-flair"] = _coarse(slices_t1, output / "slices/t1-flair", 1, size)
     names = [name for name in only or VARIANTS if VARIANTS[name].slices in sets]
     rows: list[dict[str, Any]] = []
     for name in names:
@@ -69,29 +72,32 @@ def main(
             continue
         click.echo(" | ".join(_line(rows[-1])), err=True)
         about = {"machine": machine("torch"), "iterations": iterations, "every": every,
-                 "image_size": SIZE, "w": W}  # fmt: skip
+                 "image_size": size, "w": W}  # fmt: skip
         write_json(json_path or output / "ablation.json", {**about, "rows": rows})
     click.echo(table(_HEAD, [_line(row) for row in rows]))
 
 
-def _halved(source: Path, folder: Path, channels: int) -> SliceSet:
-    """The first channels of prepared slices, with half the pixels a side."""
+def _coarse(source: Path, folder: Path, channels: int, size: int) -> SliceSet:
+    """The first channels of prepared slices, with ``size`` pixels a side."""
     slices = open_sliceset(source)
-    coarse = slices.grid.size // SIZE
-    if coarse * SIZE != slices.grid.size or len(slices.modalities) < channels:
+    coarse = slices.grid.size // size
+    if coarse * size != slices.grid.size or len(slices.modalities) < channels:
         raise AnofpdmError(
             f"{source} has {', '.join(slices.modalities)} at {slices.grid.size} pixels a side: "
-            f"prepare flair,t1,t1ce (or flair alone) at a multiple of {SIZE}"
+            f"prepare flair,t1,t1ce (or flair alone) at a multiple of {size}"
         )
     if not (folder / INDEX).is_file():
-        grid = Grid(**{**asdict(slices.grid), "size": SIZE,
+        grid = Grid(**{**asdict(slices.grid), "size": size,
                        "pixel_mm": coarse * slices.grid.pixel_mm})  # fmt: skip
         names = slices.modalities[:channels]
         with writing(folder, names, grid, slices.source) as writer:
             for i, record in enumerate(slices.records):
                 x0, mask = (_means(one, coarse) for one in (slices.x0(i), slices.mask(i)))
                 writer.add(record, x0[:channels], mask >= 0.5)
-    return open_sliceset(folder)
+    made = open_sliceset(folder)
+    if made.grid.size != size:
+        raise AnofpdmError(f"{folder} has {made.grid.size} pixels a side: name another --output")
+    return made
 
 
 def _means(image: Any, coarse: int) -> Any:
@@ -105,7 +111,7 @@ def _row(
     variant: Variant, slices: SliceSet, folder: Path, iterations: int, every: int
 ) -> dict[str, Any]:
     """Train and evaluate, unless both are done."""
-    unet, training = variant.configs(len(slices.modalities), iterations)
+    unet, training = variant.configs(len(slices.modalities), slices.grid.size, iterations)
     asked = json.loads(json.dumps({"unet": asdict(unet), "train": asdict(training)}))
     done = folder / "row.json"
     if done.is_file():

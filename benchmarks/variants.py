@@ -8,7 +8,7 @@ from typing import Any
 
 from anofpdm.train.config import PRESETS, TrainConfig, UNetConfig, unet_config
 
-SIZE, _BASE_WIDTH, _LONGEST_WARMUP, _CONTRAST = 64, 32, 200, 0.005
+_BASE_WIDTH, _LONGEST_WARMUP, _CONTRAST = 32, 200, 0.005
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,13 @@ class Variant:
     training: Mapping[str, Any] = field(default_factory=dict)
     slices: str = "flair"
 
-    def configs(self, channels: int, iterations: int) -> tuple[UNetConfig, TrainConfig]:
-        """The network and its training, from the preset ``light`` on slices of half its size."""
+    def configs(self, channels: int, size: int, iterations: int) -> tuple[UNetConfig, TrainConfig]:
+        """A network half as wide as the preset ``light``, and its training."""
         network = {"base_width": _BASE_WIDTH, **self.network}
         training = {"warmup": min(_LONGEST_WARMUP, iterations // 10), **self.training}
-        light = replace(PRESETS["light"][1], iterations=iterations, contrast=_CONTRAST)
-        return unet_config("light", channels, SIZE, **network), replace(light, **training)
+
+
+_BASE_WIDTH, _LONGEST_WARMUP, _CONTRAST = 32, 200, 0.005
 
 
 # The EMA's decay is at most (1 + step) / (10 + step): 0.99 is reached after 890 iterations, 0.999

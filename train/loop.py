@@ -25,6 +25,7 @@ from .batches import Batch, Batches
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import TrainConfig, UNetConfig
 from .loss import DenoisingLoss
+from .losses import LossRecord
 from .run_config import RunConfig
 from .unet import UNet
 
@@ -47,6 +48,8 @@ def train(
     data: Mapping[str, Any],
     init: Checkpoint | None = None,
     stop_at: int | None = None,
+    shard_bytes: int | None = None,
+    record: Path | None = None,
     save_every_s: float = 120.0,
     report: Callable[[Progress], None] = lambda progress: None,
     report_every: int = 50,
@@ -59,6 +62,8 @@ def train(
     data : what the network was trained on, for the record; JSON values
     init : begin with the EMA weights of this checkpoint (fine-tuning); resuming ignores it
     stop_at : leave off after this many iterations in all (default: ``config.iterations``)
+    shard_bytes : write the checkpoint in pieces of at most this size
+    record : write the losses to this file, see :class:`anofpdm.train.losses.LossRecord`
 
     Returns
     -------
@@ -103,8 +108,12 @@ def train(
                 optimizer.state_dict(),
                 data,
             )
-            save_checkpoint(state, output)
+            # A checkpoint's record reaches at least as far as it does.
+            if taken:
+                taken.flush()
+            save_checkpoint(state, output, shard_bytes)
 
+    taken = LossRecord(record, step) if record and rank == 0 else None
     losses: list[float] = []
     saved_at = reported_at = time.monotonic()
     reported = 0
@@ -123,6 +132,8 @@ def train(
         _update_ema(ema, unet, min(config.ema, (1 + step) / (10 + step)))
         step += 1
         losses.append(float(loss.detach()))
+        if taken:
+            taken.add(step, losses[-1])
         now = time.monotonic()
         if step % report_every == 0 or step == last:
             recent = losses[reported:]

@@ -82,7 +82,7 @@ def run_config(
     try:
         for name in ("channel_mult", "attention_resolutions"):
             if name in changes:
-                changes[name] = tuple(int(number) for number in changes[name].split(","))
+                changes[name] = _numbers(name, changes[name])
         network = {name: value for name, value in changes.items() if name not in training}
         unet = unet_config(preset, len(modalities), grid.size, **network)
         chosen = {name: value for name, value in changes.items() if name in training}
@@ -90,3 +90,11 @@ def run_config(
     except ValueError as error:
         raise AnofpdmError(str(error)) from error
     return RunConfig(modalities, grid, unet, train)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        option = name.replace("_", "-")
+        raise AnofpdmError(f"--{option} {text}: write numbers with commas, 1,2,2") from None

@@ -270,6 +270,14 @@ def test_eps_prediction_of_the_reference_kind_exports(tmp_path):
     assert write_bundle(plain, tmp_path / "m.anofpdm", name="toy")[NETWORK].eps < 1e-4
 
 
+def test_x0_prediction_with_the_label_in_attention_alone_exports(tmp_path):
+    made = checkpoint(prediction="x0", label_in="attention")
+    made.ema["class_emb.2.weight"].mul_(10)
+    parity = write_bundle(made, tmp_path / "m.anofpdm", name="toy")
+    assert parity[NETWORK].eps < 1e-4
+    assert parity[NETWORK_FP16].eps < 2e-2
+
+
 def test_phantoms_are_heads():
     slices = phantom_slices(4, 2, 64)
     assert slices.shape == (4, 2, 64, 64)

@@ -14,6 +14,7 @@ CONFIGS = [
     SMALL,
     UNetConfig(1, 16, 64, (1, 1), 2, (8,), num_heads=2, out_channels=1, first_silu=True),
     unet_config("light", 1, 32, base_width=32),
+    unet_config("light", 1, 32, base_width=32, label_in="attention", prediction="x0"),
 ]
 
 

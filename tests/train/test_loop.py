@@ -73,8 +73,24 @@ def test_a_run_can_begin_with_another_runs_weights(slices, tmp_path):
 def test_other_options_do_not_resume(slices, tmp_path):
     run(slices, tmp_path, stop_at=1)
     other = TrainConfig(iterations=9, batch=4)
-    with pytest.raises(CheckpointError, match="made with other options"):
+    with pytest.raises(CheckpointError, match="made with other options") as caught:
         train(slices, UNET, other, tmp_path / "model.pt", data={})
+    said = str(caught.value)
+    for wanted in ("--iterations 8 (not 9)", "--lr 0.001 (not 0.0001)", "--flip (not False)",
+                   "--schedule cosine (not constant)"):  # fmt: skip
+        assert wanted in said
+    assert "--batch" not in said
+    assert "--base-width" not in said
+
+
+def test_checkpoints_of_before_an_option_existed_resume(slices, tmp_path):
+    config = TrainConfig(iterations=2, batch=4)
+    path = tmp_path / "model.pt"
+    train(slices, UNET, config, path, data={}, stop_at=1)
+    content = torch.load(path, weights_only=True)
+    del content["unet"]["label_in"], content["train"]["loss_weight"]
+    torch.save(content, path)
+    assert len(train(slices, UNET, config, path, data={})) == 1
 
 
 def test_checkpoint_loads_without_unpickling(slices, tmp_path):

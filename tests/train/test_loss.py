@@ -1,78 +1,57 @@
-"""Contrast: the label that errors imply, against closed forms and a network that is known."""
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transcription import alpha_bar
 
+from anofpdm.runtime.schedule import Schedule
 from anofpdm.train.batches import Batch
-from anofpdm.train.config import UNetConfig
-from anofpdm.train.loss import DenoisingLoss, label_entropy
-from anofpdm.train.unet import HEALTHY, NULL, UNHEALTHY
+from anofpdm.train.loss import DenoisingLoss, timestep_weights
+
+WHEN = (0, 40, 300, 999)
 
 
-class Stub(torch.nn.Module):
-    """Misses the target by an amount that depends on the label alone: healthy 0.5, unhealthy 0.75,
-    null 1, and records what it is asked."""
+class Knows(nn.Module):
+    """Predicts what it was told, plus 2."""
 
-    def __init__(self, batch):
+    def __init__(self, prediction, answer):
         super().__init__()
-        self.config = UNetConfig(1, image_size=32, base_width=32, channel_mult=(1,))
-        self.missed = torch.nn.Parameter(torch.tensor([0.5, 0.75, 1.0]))
-        self.noise, self.asked = batch.noise, []
+        self.config, self.answer = SimpleNamespace(prediction=prediction), answer
 
     def label_rows(self):
-        return torch.zeros(3, 4)
+        return torch.zeros(3, 8)
 
-    def body(self, x_t, t, label_rows, which_row):
-        self.asked.append((t.tolist(), which_row.tolist()))
-        # Which sample a row is: its timestep is its own.
-        noise = torch.stack([self.noise[self.order[int(step)]] for step in t])
-        return noise + self.missed[which_row][:, None, None, None]
+    def body(self, x_t, t, label_rows, label):
+        self.x_t = x_t
+        return (self.answer + 2).float()
 
 
-def drawn():
-    t = torch.tensor([100, 200, 300, 400, 500])
-    label = torch.tensor([HEALTHY, HEALTHY, UNHEALTHY, NULL, UNHEALTHY])
-    rng = np.random.default_rng(0)
-    x0, noise = (torch.from_numpy(rng.standard_normal((5, 1, 4, 4), np.float32)) for _ in "ab")
-    batch = Batch(x0, t, label, noise)
-    stub = Stub(batch)
-    stub.order = {int(step): i for i, step in enumerate(t)}
-    return batch, stub
+@pytest.mark.parametrize("weighting", ["uniform", "min-snr"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_the_loss_compares_with_what_is_predicted(prediction, weighting):
+    torch.manual_seed(0)
+    x0, noise = torch.rand(4, 1, 8, 8) * 2 - 1, torch.randn(4, 1, 8, 8)
+    abar = torch.tensor([alpha_bar()[i] for i in WHEN], dtype=torch.float64)[:, None, None, None]
+    answer = {"eps": noise, "v": abar.sqrt() * noise - (1 - abar).sqrt() * x0, "x0": x0}
+    network = Knows(prediction, answer[prediction])
+    batch = Batch(x0, torch.tensor(WHEN), torch.zeros(4, dtype=torch.int64), noise)
+    loss = DenoisingLoss(network, weighting)(batch)
+    want = timestep_weights(weighting, prediction, Schedule())[list(WHEN)].mean() * 4
+    assert float(loss) == pytest.approx(want, rel=1e-4)
+    torch.testing.assert_close(network.x_t.double(), abar.sqrt() * x0 + (1 - abar).sqrt() * noise,
+                               atol=1e-5, rtol=1e-5)  # fmt: skip
 
 
-def test_labelled_samples_with_enough_noise_are_seen_under_both_labels():
-    batch, stub = drawn()
-    DenoisingLoss(stub, contrast=0.1)(batch)
-    ((t, label),) = stub.asked
-    assert t == [100, 200, 300, 400, 500, 200, 300, 500]
-    assert label == [0, 0, 1, 2, 1, 1, 0, 0]
-
-
-def test_loss_is_the_plain_one_and_the_weighted_entropy():
-    """Relative differences: healthy right (0.5625 - 0.25) / 0.25, unhealthy right the reverse."""
-    batch, stub = drawn()
-    plain = float(DenoisingLoss(stub)(batch))
-    assert plain == pytest.approx(np.mean([0.25, 0.25, 0.5625, 1.0, 0.5625]), rel=1e-5)
-    healthy = 30 * (0.5625 - 0.25) / 0.25
-    unhealthy = 30 * (0.25 - 0.5625) / 0.5625
-    entropy = np.mean([np.log1p(np.exp(-odds)) for odds in (healthy, unhealthy, unhealthy)])
-    got = float(DenoisingLoss(stub, contrast=0.1)(batch))
-    assert got == pytest.approx(plain + 0.1 * entropy, rel=1e-5)
-
-
-def test_entropy_draws_the_right_error_down_and_the_other_up():
-    given = torch.tensor([0.2, 0.3], requires_grad=True)
-    other = torch.tensor([0.21, 0.28], requires_grad=True)
-    label_entropy(given, other).backward()
-    odds = 30 * (np.array([0.21, 0.28]) - np.array([0.2, 0.3])) / np.array([0.2, 0.3])
-    slope = 30 / np.array([0.2, 0.3]) / (1 + np.exp(odds)) / 2
-    np.testing.assert_allclose(given.grad, slope, rtol=1e-4)
-    np.testing.assert_allclose(other.grad, -slope, rtol=1e-4)
-    assert float(label_entropy(torch.ones(0), torch.ones(0))) == 0
-
-
-def test_a_batch_without_labels_has_the_plain_loss():
-    batch, stub = drawn()
-    unknown = Batch(batch.x0, batch.t, torch.full((5,), NULL), batch.noise)
-    assert float(DenoisingLoss(stub, contrast=0.1)(unknown)) == pytest.approx(1.0, rel=1e-5)
+def test_min_snr_weights_the_same_error_alike_whatever_is_predicted():
+    abar = np.array([alpha_bar()[i] for i in range(1000)])
+    snr = abar / (1 - abar)
+    weights = {kind: timestep_weights("min-snr", kind, Schedule()) for kind in ("eps", "v", "x0")}
+    # An error e of x0 is one of sqrt(abar / (1 - abar)) e in eps, and of e / sqrt(1 - abar) in v.
+    scales = {"x0": np.ones(1000), "eps": abar / (1 - abar), "v": 1 / (1 - abar)}
+    for kind, found in weights.items():
+        assert found.mean() == pytest.approx(1)
+        ratio = found * scales[kind] / np.minimum(snr, 5)
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+    assert (timestep_weights("uniform", "v", Schedule()) == 1).all()

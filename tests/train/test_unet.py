@@ -8,7 +8,7 @@ from support import shared
 from transcription import alpha_bar
 
 from anofpdm.train.config import UNetConfig, unet_config
-from anofpdm.train.unet import HEALTHY, NULL, UNHEALTHY, UNet, timestep_embedding
+from anofpdm.train.unet import HEALTHY, NULL, UNHEALTHY, AttentionBlock, UNet, timestep_embedding
 
 LABELS = {"eps_healthy": HEALTHY, "eps_unhealthy": UNHEALTHY, "eps_null": NULL}
 
@@ -91,24 +91,41 @@ def test_attention_is_softmax_over_label_tokens_and_pixels():
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_v_prediction_returns_eps(prediction):
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_every_prediction_returns_eps(prediction):
     config = unet_config("light", 1, 32, base_width=32, prediction=prediction)
     unet = randomised(config)
-    x_t, t, label = torch.randn(2, 1, 32, 32), torch.tensor([3, 700]), torch.tensor([HEALTHY, NULL])
+    when = (0, 3, 700, 999)
+    x_t, t = torch.randn(4, 1, 32, 32), torch.tensor(when)
+    label = torch.tensor([HEALTHY, NULL, HEALTHY, UNHEALTHY])
     with torch.no_grad():
-        body = unet.body(x_t, t, unet.label_rows(), label)
-        eps = unet(x_t, t, label)
-    if prediction == "eps":
-        assert torch.equal(eps, body)
-        return
-    abar = torch.tensor([alpha_bar()[i] for i in (3, 700)], dtype=torch.float32)[
-        :, None, None, None
-    ]
-    # From v = sqrt(abar) eps - sqrt(1 - abar) x0 and x_t = sqrt(abar) x0 + sqrt(1 - abar) eps.
+        body = unet.body(x_t, t, unet.label_rows(), label).double()
+        eps = unet(x_t, t, label).double()
+    abar = torch.tensor([alpha_bar()[i] for i in when], dtype=torch.float64)
+    abar = abar[:, None, None, None]
+    # From x_t = sqrt(abar) x0 + sqrt(1 - abar) eps.
     x0 = (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
-    torch.testing.assert_close(abar.sqrt() * eps - (1 - abar).sqrt() * x0, body,
-                               atol=1e-4, rtol=1e-4)  # fmt: skip
+    want = {"eps": eps, "v": abar.sqrt() * eps - (1 - abar).sqrt() * x0, "x0": x0}[prediction]
+    torch.testing.assert_close(body, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("label_in", ["both", "attention"])
+def test_where_the_label_enters(label_in):
+    """With no weight on the label's tokens, it says something through the time embedding alone."""
+    unet = randomised(unet_config("light", 1, 32, base_width=32, label_in=label_in))
+    unet.class_emb[2].weight.data.mul_(10)
+    x_t, t = torch.randn(1, 1, 32, 32), torch.tensor([300])
+
+    def apart():
+        with torch.no_grad():
+            eps = [unet(x_t, t, torch.tensor([label])) for label in (HEALTHY, NULL)]
+        return float((eps[0] - eps[1]).abs().max())
+
+    assert apart() > 1e-3
+    for block in unet.modules():
+        if isinstance(block, AttentionBlock):
+            block.encoder_kv.weight.data.zero_()
+    assert (apart() > 1e-3) == (label_in == "both")
 
 
 def test_samples_do_not_see_each_other():
@@ -121,7 +138,9 @@ def test_samples_do_not_see_each_other():
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("change", [{"prediction": "x0"}, {"base_width": 40}, {"image_size": 100}])
+@pytest.mark.parametrize(
+    "change", [{"prediction": "x"}, {"base_width": 40}, {"image_size": 100}, {"label_in": "time"}]
+)
 def test_impossible_shapes(change):
     with pytest.raises(ValueError, match="must be"):
         UNetConfig(**{"in_channels": 1, **change})

@@ -1,0 +1,70 @@
+import dataclasses
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from anofpdm.runtime.bundle import DEFAULT
+from anofpdm.runtime.grid import Grid
+from anofpdm.train.config import PRESETS, TrainConfig, unet_config
+from anofpdm.train.main import main
+from anofpdm.train.run_config import RunConfig
+
+
+def call(*arguments, code=0):
+    done = CliRunner().invoke(main, ["cohort", "-o", "run", *arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
+
+
+def dry_run(*arguments):
+    return RunConfig.parse(json.loads(call("--dry-run", *arguments)))
+
+
+def test_without_options_it_is_the_preset():
+    light = RunConfig(("flair",), Grid(), unet_config("light", 1, 128), PRESETS["light"][1])
+    assert dry_run() == light
+    assert dry_run("--preset", "reference").train == TrainConfig()
+
+
+def test_options_change_their_field():
+    got = dry_run("--affine", "0.1", "--gain", "0.3", "--no-flip", "--unhealthy-share", "-1",
+                  "--loss-weight", "min-snr", "--label-in", "attention", "--prediction", "x0",
+                  "--channel-mult", "1,3", "--modalities", "t1,t2")  # fmt: skip
+    light = PRESETS["light"][1]
+    assert got.train == dataclasses.replace(
+        light, affine=0.1, gain=0.3, flip=False, unhealthy_share=-1.0, loss_weight="min-snr"
+    )
+    assert got.unet == unet_config("light", 2, 128, label_in="attention", prediction="x0",
+                                   channel_mult=(1, 3))  # fmt: skip
+    assert not PRESETS["reference"][1].flip
+    assert dry_run("--preset", "reference", "--flip").train.flip
+
+
+@pytest.mark.parametrize("wrong", [("--schedule", "linear"), ("--loss-weight", "snr"),
+                                   ("--base-width", "40"), ("--preset", "heavy"),
+                                   ("--channel-mult", "1,x")])  # fmt: skip
+def test_impossible_options(wrong):
+    assert wrong[1] in call("--dry-run", *wrong, code=2)
+
+
+def test_the_help_shows_the_defaults_of_the_light_preset():
+    said = " ".join(call("--help").split())
+    for option, shown in (("--iterations", "7000"), ("--affine", "0.5"), ("--no-flip", "flip"),
+                          ("--unhealthy-share", "0.5"), ("--loss-weight", "uniform"),
+                          ("--label-in", "both"), ("--channel-mult", "1,2,2")):  # fmt: skip
+        described = said.split(f"{option} ", 1)[1]
+        assert described.split("[light: ", 1)[1].startswith(f"{shown}]"), option
+
+
+def test_a_bundle_decides_all_by_itself():
+    assert "leave out the other options" in call("--bundle", str(DEFAULT), "--no-flip", code=2)
+
+
+def test_differences_are_told_as_options():
+    one, two = dry_run(), dry_run("--no-flip", "--modalities", "t1,t2", "--channel-mult", "1,2",
+                                  "--image-size", "64")  # fmt: skip
+    said = two.differences(one)
+    assert said == ["--modalities t1,t2 (not flair)", "--image-size 64 (not 128)",
+                    "--channel-mult 1,2 (not 1,2,2)", "--no-flip (not True)"]  # fmt: skip
+    assert one.differences(one) == []
