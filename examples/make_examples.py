@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -44,28 +45,47 @@ def shrink(patient: Path) -> None:
 
 
 def simulate() -> None:
-    """Blend a lesion with a smooth, irregular edge and the texture of FLAIR oedema."""
+    """Make the simulated volume and its mask."""
     image = nib.load(FLAIR)
+    blended, lesion = blend(image)
+    _save(blended, image.affine, SIMULATED)
+    _save(lesion.astype(np.uint8), image.affine, SIMULATED_MASK)
+
+
+def blend(
+    image: SpatialImage, brightness: float = 1.75, size: float = 1.0
+) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """Blend a lesion with a smooth, irregular edge and the texture of FLAIR oedema into a brain.
+
+    Parameters
+    ----------
+    brightness : of the lesion, in multiples of the tissue's median
+    size : multiple of ``RADII_MM``
+
+    Returns
+    -------
+    values, and where the lesion is
+    """
     values = image.get_fdata()
     voxel_mm = nib.affines.voxel_sizes(image.affine)
+    radii_mm = size * RADII_MM
     brain = values > 0.4 * np.median(values[values > 0])
     tissue = float(np.median(values[brain]))
     rng = np.random.Generator(np.random.Philox(SEED))
 
     voxels = np.moveaxis(np.indices(values.shape), 0, -1)
-    offset = (nib.affines.apply_affine(image.affine, voxels) - CENTER_MM) / RADII_MM
-    distance_mm = (np.linalg.norm(offset, axis=-1) - 1) * RADII_MM.mean()
-    distance_mm += 4.5 * _smooth_noise(rng, values.shape, 7.0 / voxel_mm)
+    offset = (nib.affines.apply_affine(image.affine, voxels) - CENTER_MM) / radii_mm
+    distance_mm = (np.linalg.norm(offset, axis=-1) - 1) * radii_mm.mean()
+    distance_mm += size * 4.5 * _smooth_noise(rng, values.shape, 7.0 / voxel_mm)
     share = 1 / (1 + np.exp(distance_mm / (EDGE_MM / 2)))
     share *= ndimage.gaussian_filter(brain.astype(float), 0.5)
 
     texture = 0.06 * _smooth_noise(rng, values.shape, 3.0 / voxel_mm)
     texture += 0.02 * rng.standard_normal(values.shape)
     # Oedema in FLAIR is up to twice as bright as the tissue it fills.
-    oedema = tissue * (1.75 + texture) + 0.25 * (values - tissue)
+    oedema = tissue * (brightness + texture) + 0.25 * (values - tissue)
     blended = values + share * np.clip(oedema - values, 0, None)
-    _save(np.rint(blended).astype(np.int16), image.affine, SIMULATED)
-    _save((share > 0.5).astype(np.uint8), image.affine, SIMULATED_MASK)
+    return np.rint(blended).astype(np.int16), share > 0.5
 
 
 def _halve(values: NDArray[np.float64]) -> NDArray[np.float64]:

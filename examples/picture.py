@@ -11,12 +11,16 @@ import click
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
 
-from anofpdm import Segmenter
-from anofpdm.runtime.grid import masks_to_grid, to_grid
+from anofpdm import Segmentation, Segmenter
+from anofpdm.calibrate.metrics import dice
+from anofpdm.runtime.grid import Grid, masks_to_grid, to_grid
 from anofpdm.runtime.volume import read_volume
 
 COLUMNS = 6
+Mask = NDArray[np.bool_]
 
 
 @click.command()
@@ -28,17 +32,12 @@ def main(volume: Path, reference: Path, picture: Path) -> None:
     segmenter = Segmenter.load()
     image = nib.load(volume)
     found = segmenter.segment(image)
-    canonical = read_volume([image], [str(volume)], 1)
-    grid = segmenter.bundle.manifest.grid
-    slices, placement = to_grid(canonical.data, canonical.voxel_mm, grid)
-    drawn = canonical.from_source(np.asarray(nib.load(reference).dataobj) > 0)
-    drawn = masks_to_grid(drawn, grid, placement)
+    reference_mask = np.asarray(nib.load(reference).dataobj) > 0
+    slices, drawn = on_grid(image, reference_mask, segmenter.bundle.manifest.grid)
     shown = np.flatnonzero(drawn.any(axis=(1, 2)))
     first, last = max(shown[0] - 6, 0), min(shown[-1] + 6, len(slices) - 1)
     columns = np.linspace(first, last, COLUMNS).round().astype(int)
-    window = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 2)))
-    height = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 1)))
-    extent = (slice(window[0] - 3, window[-1] + 4), slice(height[0] - 3, height[-1] + 4))
+    extent = around_the_head(slices)
     brightest = max(found.slices[i].H.max() for i in columns) / 2
     figure, axes = plt.subplots(3, COLUMNS, figsize=(2 * COLUMNS, 6.9), facecolor="black")
     for column, i in zip(axes.T, columns, strict=True):
@@ -57,12 +56,29 @@ def main(volume: Path, reference: Path, picture: Path) -> None:
         axis.text(0.03, 0.03, name, color="white", fontsize=9, transform=axis.transAxes)
     figure.tight_layout(pad=0.3)
     figure.savefig(picture, dpi=75, facecolor="black")
-    mask = found.mask.astype(bool)
-    reference_mask = np.asarray(nib.load(reference).dataobj) > 0
-    overlap = 2 * (mask & reference_mask).sum() / (mask.sum() + reference_mask.sum())
-    click.echo(
+    click.echo(figures(found, reference_mask))
+
+
+def on_grid(image: SpatialImage, reference: Mask, grid: Grid) -> tuple[NDArray[np.float32], Mask]:
+    """The slices that are processed, (n, 1, size, size), and the reference on them, (n, size,
+    size)."""
+    canonical = read_volume([image], ["the volume"], 1)
+    slices, placement = to_grid(canonical.data, canonical.voxel_mm, grid)
+    return slices, masks_to_grid(canonical.from_source(reference), grid, placement)
+
+
+def around_the_head(slices: NDArray[np.float32]) -> tuple[slice, slice]:
+    """The window of a slice that shows the head on every one."""
+    window = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 2)))
+    height = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 1)))
+    return slice(window[0] - 3, window[-1] + 4), slice(height[0] - 3, height[-1] + 4)
+
+
+def figures(found: Segmentation, reference: Mask) -> str:
+    """What one quotes of a segmented volume."""
+    return (
         f"{found.volume_ml:.1f} ml marked, {found.unhealthy_slices} of {len(found.slices)} slices; "
-        f"Dice with the reference {overlap:.2f}"
+        f"Dice with the reference {dice(found.mask.astype(bool), reference):.2f}"
     )
 
 
