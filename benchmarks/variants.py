@@ -27,9 +27,8 @@ class Variant:
         """A network half as wide as the preset ``light``, and its training."""
         network = {"base_width": _BASE_WIDTH, **self.network}
         training = {"warmup": min(_LONGEST_WARMUP, iterations // 10), **self.training}
-
-
-_BASE_WIDTH, _LONGEST_WARMUP, _CONTRAST = 32, 200, 0.005
+        light = replace(PRESETS["light"][1], iterations=iterations, contrast=_CONTRAST)
+        return unet_config("light", channels, size, **network), replace(light, **training)
 
 
 # The EMA's decay is at most (1 + step) / (10 + step): 0.99 is reached after 890 iterations, 0.999
