@@ -57,8 +57,6 @@ def test_a_run_in_pieces_leaves_the_same_file(cohort, whole, tmp_path, monkeypat
         patch.setattr(loop, "save_checkpoint", lambda *args: (_ for _ in ()).throw(OSError("full")))
         call(main, cohort, "-o", run, *OPTIONS, "--stop-at", 4, code=2)
     assert len(read_losses(run / "losses.csv")) == 4
-    with (run / "losses.csv").open("a") as file:
-        file.write("5,0.1")  # half a line
     call(main, cohort, "-o", run, *OPTIONS)
     assert (run / "losses.csv").read_text() == (whole / "losses.csv").read_text()
 
@@ -82,6 +80,13 @@ def test_the_record_is_written_when_it_is_flushed(tmp_path):
     record.add(2, 0.25)
     record.flush()
     assert (tmp_path / "losses.csv").read_text() == "iteration,loss\n1,0.5\n2,0.25\n"
+
+
+def test_half_a_line_is_not_taken_for_an_earlier_one(tmp_path):
+    path = tmp_path / "losses.csv"
+    path.write_text("iteration,loss\n1,0.5\n2,0.25\n1")  # of 10,...
+    LossRecord(path, 9).flush()
+    assert path.read_text() == "iteration,loss\n1,0.5\n2,0.25\n"
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n", "iteration,loss\n1\n", "iteration,loss\n1,x\n"])
