@@ -5,7 +5,9 @@
 Each variant is the base recipe with one change, trained on the train split, on slices with fewer
 pixels, and evaluated with its EMA weights on every second slice of the val split, where w and the
 thresholds are chosen too: figures to compare with each other, not with those of a test split. The
-same command again goes on where it was left off. Dice is that of unhealthy slices, each segmented
+same command again goes on where it was left off. With ``--init`` the variants are trained further
+from one checkpoint, on the slices as they are: what a short training can still tell apart; those
+that need another network are left out. Dice is that of unhealthy slices, each segmented
 whatever the verdict; seconds are of one core.
 """
 
@@ -28,7 +30,7 @@ from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset, writing
-from anofpdm.train.checkpoint import load_checkpoint
+from anofpdm.train.checkpoint import Checkpoint, load_checkpoint
 from anofpdm.train.loop import train
 
 
@@ -37,6 +39,7 @@ from anofpdm.train.loop import train
 @click.option("--slices-t1", type=click.Path(path_type=Path), help="Prepared with --modalities "
               "flair,t1,t1ce: for the variants that need them.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("--init", type=click.Path(path_type=Path), help="Train this checkpoint further.")
 @click.option("--iterations", type=click.IntRange(min=1), default=1200, show_default=True)
 @click.option("--image-size", "size", type=click.IntRange(min=16), default=64, show_default=True,
               help="Pixels a side, averaged from the slices.")  # fmt: skip
@@ -48,6 +51,7 @@ def main(
     slices: Path,
     slices_t1: Path | None,
     output: Path,
+    init: Path | None,
     iterations: int,
     size: int,
     only: tuple[str, ...],
@@ -55,24 +59,30 @@ def main(
     json_path: Path | None,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    sets = {"flair": _coarse(slices, output / "slices/flair", 1, size)}
-    if slices_t1:
+    begun = load_checkpoint(init) if init else None
+    if begun:
+        sets, size = {"flair": open_sliceset(slices)}, begun.grid.size
+    else:
+        sets = {"flair": _coarse(slices, output / "slices/flair", 1, size)}
+    if slices_t1 and not begun:
         sets["t1"] = _coarse(slices_t1, output / "slices/t1", 3, size)
         sets["t1-flair"] = _coarse(slices_t1, output / "slices/t1-flair", 1, size)
     names = [name for name in only or VARIANTS if VARIANTS[name].slices in sets]
+    if begun:
+        names = [name for name in names if not VARIANTS[name].network]
     rows: list[dict[str, Any]] = []
     for name in names:
         variant = VARIANTS[name]
         folder = output / name.replace(" ", "-")
         try:
             rows.append({"variant": name, **_row(variant, sets[variant.slices], folder, iterations,
-                                                 every)})  # fmt: skip
+                                                 every, begun)})  # fmt: skip
         except AnofpdmError as error:
             click.echo(f"note: {name}: {error}", err=True)
             continue
         click.echo(" | ".join(_line(rows[-1])), err=True)
         about = {"machine": machine("torch"), "iterations": iterations, "every": every,
-                 "image_size": size, "w": W}  # fmt: skip
+                 "image_size": size, "w": W, "begun_with": init.name if init else None}  # fmt: skip
         write_json(json_path or output / "ablation.json", {**about, "rows": rows})
     click.echo(table(_HEAD, [_line(row) for row in rows]))
 
@@ -108,10 +118,18 @@ def _means(image: Any, coarse: int) -> Any:
 
 
 def _row(
-    variant: Variant, slices: SliceSet, folder: Path, iterations: int, every: int
+    variant: Variant,
+    slices: SliceSet,
+    folder: Path,
+    iterations: int,
+    every: int,
+    begun: Checkpoint | None,
 ) -> dict[str, Any]:
     """Train and evaluate, unless both are done."""
-    unet, training = variant.configs(len(slices.modalities), slices.grid.size, iterations)
+    configs = variant.configs(len(slices.modalities), slices.grid.size, iterations)
+    if begun:
+        configs = variant.further(begun.unet, iterations) or configs
+    unet, training = configs
     asked = json.loads(json.dumps({"unet": asdict(unet), "train": asdict(training)}))
     done = folder / "row.json"
     if done.is_file():
@@ -120,7 +138,7 @@ def _row(
             return row
     folder.mkdir(parents=True, exist_ok=True)
     began, checkpoint = time.process_time(), folder / "model.pt"
-    losses = train(slices.split("train"), unet, training, checkpoint, data={})
+    losses = train(slices.split("train"), unet, training, checkpoint, data={}, init=begun)
     # Of the whole run, also where a part of it was run before.
     per_iteration = (time.process_time() - began) / len(losses) if losses else None
     network = load_checkpoint(checkpoint).network()

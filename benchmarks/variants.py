@@ -9,6 +9,7 @@ from typing import Any
 from anofpdm.train.config import PRESETS, TrainConfig, UNetConfig, unet_config
 
 _BASE_WIDTH, _LONGEST_WARMUP, _CONTRAST = 32, 200, 0.005
+_FURTHER: Mapping[str, Any] = {"batch": 24, "lr": 3e-4, "warmup": 20, "ema": 0.98}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Variant:
         training = {"warmup": min(_LONGEST_WARMUP, iterations // 10), **self.training}
         light = replace(PRESETS["light"][1], iterations=iterations, contrast=_CONTRAST)
         return unet_config("light", channels, size, **network), replace(light, **training)
+
+    def further(self, unet: UNetConfig, iterations: int) -> tuple[UNetConfig, TrainConfig] | None:
+        """A network that is trained further; None where the variant needs another one."""
+        if self.network or self.slices != "flair":
+            return None
+        base = {"iterations": iterations, "contrast": _CONTRAST, **_FURTHER}
+        return unet, replace(PRESETS["light"][1], **{**base, **self.training})
 
 
 # The EMA's decay is at most (1 + step) / (10 + step): 0.99 is reached after 890 iterations, 0.999
