@@ -26,9 +26,9 @@ def test_patients_are_drawn_not_slices():
 
 
 def test_items_that_are_missing_or_unknown_do_not_count():
-    names = np.array(["A", "B", "C"])
-    got = Bootstrap(names).mean(names, np.array([0.25, np.nan, 0.25]))
-    assert got == (0.25, 0.25)
+    names = np.array(["A", "B", "B"])
+    got = Bootstrap(names).mean(names, np.array([np.nan, 0.0, 1.0]))
+    assert got == (0.5, 0.5)
     assert np.isnan(Bootstrap(names).mean(names, np.full(3, np.nan))).all()
 
 

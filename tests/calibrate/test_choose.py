@@ -19,6 +19,7 @@ from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet
+from anofpdm.runtime.verdict import Logistic, cosine
 
 
 def sliceset(n=12, channels=1, seed=0, drawn=True):
@@ -142,6 +143,22 @@ def test_the_better_verdict_is_taken_where_none_is_asked_for():
         assert choice.best == choose(seen, labels, better).best
 
 
+def test_the_cosine_is_judged_on_patients_left_out_as_well():
+    rng = np.random.default_rng(1)
+    curves, unhealthy = separable()
+    noisy = curves.MSE_h + rng.random(curves.MSE_h.shape)
+    curves, labels = dataclasses.replace(curves, MSE_h=noisy), labelled(unhealthy)
+    choice = choose({61: curves}, labels, "cosine")
+    cosines = cosine(noisy[:, curves.w.index(choice.best.w)], curves.MSE_0)
+    right = []
+    for name in np.unique(labels.patients):
+        out = labels.patients == name
+        Cos_w, _ = best_threshold(cosines[~out], unhealthy[~out])
+        right += ((cosines[out] <= Cos_w) == unhealthy[out]).tolist()
+    assert choice.cross_validated["cosine"] == pytest.approx(np.mean(right))
+    assert choice.best.cosine_accuracy > np.mean(right)
+
+
 def test_one_patient_is_too_few_for_the_calibrated_verdict():
     curves, unhealthy = separable()
     alone = labelled(unhealthy, patients=1)
@@ -198,7 +215,9 @@ def test_evaluation_against_masks_counted_by_hand():
         segmenter.analyse(Slice(i, slices.x0(i)) for i in range(12)), key=lambda r: r.key
     )
     middle = np.median([result.cosine for result in results])
-    segmenter = Segmenter(recalibrated(toy, Cos_w=float(middle)), HostBackend(toy_network))
+    height = float(np.median([np.log(result.peak) for result in results]))
+    changed = recalibrated(toy, Cos_w=float(middle), logistic=Logistic(-height - 0.2, 1.0, 0.0))
+    segmenter = Segmenter(changed, HostBackend(toy_network))
     got = evaluate(segmenter, slices)
 
     def overlap(mask, drawn):
@@ -232,7 +251,9 @@ def test_evaluation_against_masks_counted_by_hand():
     assert got.unhealthy.auprc == pytest.approx(want)
     assert [row.gated_dice for row in got.slices] == pytest.approx(gated)
     assert "| unhealthy slices, every one segmented |" in got.table()
-    chances = np.array([result.probability for result in results])
+    chances = np.array([np.exp(-height - 0.2) * result.peak for result in results])
+    chances = chances / (1 + chances)
+    assert ((chances > 0.4) & (chances < 0.5)).any()
     assert got.verdicts["calibrated"].accuracy == pytest.approx(((chances >= 0.5) == sick).mean())
     assert got.verdicts["cosine"].auroc == pytest.approx(
         roc_auc_score(sick, [-result.cosine for result in results])

@@ -3,6 +3,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,16 @@ def test_training_learns(slices, tmp_path):
     config = TrainConfig(iterations=120, batch=8, lr=2e-3, warmup=10, autocast=False, ema=0.9)
     losses = train(slices, UNET, config, tmp_path / "model.pt", data={})
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_contrast_is_part_of_the_loss(slices, tmp_path):
+    plain, contrast = (
+        train(slices, UNET, replace(CONFIG, contrast=weight), tmp_path / f"{weight}.pt", data={},
+              stop_at=1)
+        for weight in (0.0, 1.0)
+    )  # fmt: skip
+    # An untrained network answers alike under both labels: the entropy is that of a coin.
+    assert contrast[0] - plain[0] == pytest.approx(np.log(2), rel=1e-3)
 
 
 def test_a_run_can_begin_with_another_runs_weights(slices, tmp_path):
