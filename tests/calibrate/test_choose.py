@@ -255,6 +255,8 @@ def test_evaluation_against_masks_counted_by_hand():
     chances = chances / (1 + chances)
     assert ((chances > 0.4) & (chances < 0.5)).any()
     assert got.verdicts["calibrated"].accuracy == pytest.approx(((chances >= 0.5) == sick).mean())
+    assert got.verdicts["calibrated"].sensitivity == pytest.approx((chances >= 0.5)[sick].mean())
+    assert got.verdicts["calibrated"].specificity == pytest.approx((chances < 0.5)[~sick].mean())
     assert got.verdicts["cosine"].auroc == pytest.approx(
         roc_auc_score(sick, [-result.cosine for result in results])
     )
