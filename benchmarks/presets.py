@@ -3,7 +3,7 @@
 ``python benchmarks/presets.py SLICES --bundle BUNDLE``
 
 Dice and AUPRC are those of unhealthy slices, each segmented whatever the verdict. Seconds a slice
-are medians of interleaved repetitions on the same few slices, with all cores.
+are medians of interleaved repetitions on the same few slices.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _TIMED_SLICES = 4
 @click.option("--split", default="val", show_default=True)
 @click.option("--every", default=1, show_default=True, help="Use every k-th slice only.")
 @click.option("--repeat", default=3, show_default=True, help="Timings of each, or 0.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
 @reports_errors
@@ -51,13 +52,14 @@ def main(
     split: str,
     every: int,
     repeat: int,
+    threads: int | None,
     json_path: Path | None,
     add_to_card: bool,
 ) -> None:
     opened = open_bundle(bundle)
     labelled = fitting(open_sliceset(slices), opened).split(split)
     labelled = labelled.take(range(0, len(labelled), every))
-    denoiser = OnnxDenoiser(opened.network)
+    denoiser = OnnxDenoiser(opened.network, threads)
     setups = [
         Setup(preset=name, anomaly_map=kind)
         for name in names or opened.calibrations
@@ -77,7 +79,7 @@ def main(
     text = f"{caption}\n\n{table(_HEAD, [_line(row) for row in rows])}\n"
     click.echo(text)
     if json_path:
-        about = {"bundle": opened.manifest.name, "split": split, "every": every}
+        about = {"bundle": opened.manifest.name, "split": split, "every": every, "threads": threads}
         write_json(json_path, {"machine": machine(), **about, "rows": rows})
     if add_to_card:
         write_card_section(opened, "## Presets", f"\n\n{text}")

@@ -44,7 +44,7 @@ def test_a_mask_depends_on_volume_bundle_and_seed_alone():
 @pytest.mark.slow
 @pytest.mark.shared
 def test_dice_on_unseen_patients(tmp_path):
-    """Mean Dice of 0.52 on the unhealthy slices of the test split is what was promised."""
+    """What the model card promises, with room for another machine's rounding."""
     segmenter = Segmenter.load()
     cases = assign_splits(read_cohort(shared("data", "lgg"), ("flair",)), 0)
     cases = [case for case in cases if case.split == "test"]
@@ -52,4 +52,6 @@ def test_dice_on_unseen_patients(tmp_path):
     prepare(cases, ("flair",), grid, tmp_path / "slices", {}, lambda done, total: None)
     found = evaluate(segmenter, open_sliceset(tmp_path / "slices").split("test"))
     assert sum(row.unhealthy for row in found.slices) == 129
-    assert found.unhealthy.dice >= 0.52
+    assert found.unhealthy.dice >= 0.57
+    assert found.unhealthy.auprc >= 0.67
+    assert found.accuracy >= 0.80
