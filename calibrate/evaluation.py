@@ -103,7 +103,7 @@ def evaluate(
         unlike=tuple(
             name
             for name, head in heads.items()
-            if known and known.unlike([one.MSE_0 for one in head])
+            if known and known.excess([one.MSE_0 for one in head]) > 1
         ),
         slices=ordered,
     )

@@ -44,4 +44,4 @@ def _reference(MSE_0: NDArray[np.float64]) -> Familiar | None:
         return None
     curves = log_curve(MSE_0)
     spread = np.maximum(curves.std(axis=0), _SMALLEST_SPREAD)
-    return Familiar(tuple(curves.mean(axis=0).tolist()), tuple(spread.tolist()), 0.0)
+    return Familiar(tuple(curves.mean(axis=0).tolist()), tuple(spread.tolist()), 1.0)

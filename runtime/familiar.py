@@ -32,8 +32,10 @@ class Familiar:
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.spread):
             raise ValueError("familiar needs one mean and one spread a visited timestep")
-        if not all(math.isfinite(number) for number in (*self.mean, self.limit)):
-            raise ValueError("familiar needs finite numbers")
+        if not all(math.isfinite(number) for number in self.mean):
+            raise ValueError("familiar needs finite means")
+        if not 0 < self.limit < math.inf:
+            raise ValueError("familiar needs a limit above 0")
         if not all(0 < number < math.inf for number in self.spread):
             raise ValueError("familiar needs spreads above 0")
 
@@ -45,9 +47,10 @@ class Familiar:
         deviation = (curve - np.array(self.mean[:n])) / np.array(self.spread[:n])
         return float(np.abs(deviation).mean())
 
-    def unlike(self, curves: Sequence[Float64]) -> bool:
-        """Whether a volume, by the MSE_0 of its slices, is unlike the calibration's."""
-        return float(np.median([self.distance(curve) for curve in curves])) > self.limit
+    def excess(self, curves: Sequence[Float64]) -> float:
+        """How far off a volume is, by the median distance of its slices, given their MSE_0: a multiple
+        of the limit; above 1 it is unlike those of the calibration."""
+        return float(np.median([self.distance(curve) for curve in curves])) / self.limit
 
 
 def log_curve(MSE_0: Float64) -> Float64:

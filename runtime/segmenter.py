@@ -296,11 +296,12 @@ class Segmenter:
     def _unlike(self, results: list[SliceResult]) -> Iterator[str]:
         """A note where the volume is not like those that the thresholds were calibrated on."""
         known = self.setup.calibration.familiar
-        if known and known.unlike([result.MSE_0 for result in results]):
+        excess = known.excess([result.MSE_0 for result in results]) if known else 0.0
+        if excess > 1:
             yield (
-                "unlike what the model was calibrated on (MSE_0 of its slices): is it the right "
-                f"modality ({', '.join(self.bundle.manifest.modalities)}), a head, the right way "
-                "up? Do not rely on this mask"
+                f"unlike the volumes of the calibration (MSE_0 is {excess:.1f} times as far off as "
+                "any of theirs may be): thresholds may not hold; check modality "
+                f"({', '.join(self.bundle.manifest.modalities)}), voxel size and orientation"
             )
 
 

@@ -15,18 +15,18 @@ def test_distance_is_the_mean_deviation_in_spreads():
     assert KNOWN.distance(split) == pytest.approx(2)
 
 
-def test_half_of_the_slices_must_be_further_off_than_the_limit():
+def test_a_volume_is_as_far_off_as_the_median_of_its_slices():
     near, far = (np.exp(np.array(KNOWN.mean) + k * np.array(KNOWN.spread))[:, None] for k in (1, 2))
-    assert not KNOWN.unlike([near, near, far])
-    assert KNOWN.unlike([far, near, far])
+    assert KNOWN.excess([near, near, far]) == pytest.approx(1 / 1.5)
+    assert KNOWN.excess([far, near, far]) == pytest.approx(2 / 1.5)
     below = np.exp(np.array(KNOWN.mean) - 2 * np.array(KNOWN.spread))[:, None]
-    assert KNOWN.unlike([below])
+    assert KNOWN.excess([below]) == pytest.approx(2 / 1.5)
 
 
 @pytest.mark.parametrize(
     "numbers",
     [((), (), 1.0), ((1.0,), (1.0, 1.0), 1.0), ((1.0,), (0.0,), 1.0),
-     ((float("nan"),), (1.0,), 1.0), ((1.0,), (1.0,), float("inf"))],
+     ((float("nan"),), (1.0,), 1.0), ((1.0,), (1.0,), float("inf")), ((1.0,), (1.0,), 0.0)],
 )  # fmt: skip
 def test_nonsense_is_refused(numbers):
     with pytest.raises(ValueError, match="familiar needs"):
