@@ -32,7 +32,8 @@ class Choice:
     """What was chosen, among which candidates.
 
     ``cross_validated``: of either verdict's own choice, the accuracy on patients that its
-    thresholds were not fitted to; None where that cannot be told.
+    thresholds were not fitted to; None where that cannot be told. Somewhat optimistic: L and w were
+    chosen by the same patients.
     """
 
     verdict: str

@@ -85,3 +85,9 @@ def main(
         text = f" on the {split} split\n\n{evaluation.table()}"
         write_card_section(segmenter.bundle, _HEADING, text)
     click.echo(evaluation.table())
+    if evaluation.unlike:
+        click.echo(
+            f"unlike the volumes of the calibration: {', '.join(evaluation.unlike)}", err=True
+        )
+    for line in segmenter.setup.calibration.warnings:
+        click.echo(f"warning of the calibration: {line}", err=True)

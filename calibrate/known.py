@@ -9,7 +9,7 @@ from anofpdm.runtime.familiar import Familiar, log_curve
 
 from .choose import Labels
 
-_SMALLEST_SPREAD = 1e-3
+_SMALLEST_SPREAD, _SMALLEST_LIMIT = 1e-3, 1e-3
 # A volume may be a little further off than any that the limit was taken from.
 _MARGIN = 1.1
 
@@ -36,7 +36,7 @@ def familiar_volumes(MSE_0: NDArray[np.float64], labels: Labels) -> Familiar | N
         distances.append(np.median([others.distance(curve) for curve in MSE_0[own]]))
     known = _reference(MSE_0[~labels.unhealthy])
     assert known
-    return Familiar(known.mean, known.spread, _MARGIN * float(max(distances)))
+    return Familiar(known.mean, known.spread, max(_SMALLEST_LIMIT, _MARGIN * float(max(distances))))
 
 
 def _reference(MSE_0: NDArray[np.float64]) -> Familiar | None:

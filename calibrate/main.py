@@ -55,8 +55,8 @@ _LARGEST = 10_000
               show_default=True, help="What is cut unless asked otherwise: the mean of the maps up "
               "to t_e, or the one at t_e.")  # fmt: skip
 @click.option("--verdict", type=click.Choice(VERDICTS), help="What calls a slice unhealthy: the "
-              "paper's cosine, or a logistic regression on two other statistics.  [default: what "
-              "is right more often on patients that were left out]")  # fmt: skip
+              "paper's cosine, or a logistic regression on the map's peak and the alignment.  "
+              "[default: what is right more often on patients that were left out]")  # fmt: skip
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
               help="Use every k-th slice only, to save time.")  # fmt: skip
 @click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
@@ -85,7 +85,7 @@ def main(
     device: str,
     threads: int | None,
 ) -> None:
-    """Choose w, L, M_max, the verdict's threshold and when to stop, from image-level labels alone.
+    """Choose w, L, M_max, the verdict and when to stop, from image-level labels alone.
 
     SLICES is a folder of prepared slices (anofpdm-train writes one). Masks are not looked at.
 
@@ -162,7 +162,7 @@ def _lengths(text: str | None, furthest: int, T: int) -> tuple[int, ...]:
         return (*range(min(200, furthest), furthest, 100), furthest)
     lengths = tuple(int(number) for number in _numbers(text, "--length", timesteps=True))
     if max(lengths) > T:
-        raise AnofpdmError(f"--length {text}: the schedule has {T}")
+        raise AnofpdmError(f"--length {text}: the schedule has {T}: give at most that")
     return lengths
 
 
@@ -171,8 +171,11 @@ def _numbers(text: str, option: str, *, timesteps: bool) -> tuple[float, ...]:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise AnofpdmError(f"{option} {text}: give numbers with commas between them") from None
+    allowed = (
+        f"whole numbers from 1 to {_LARGEST}" if timesteps else f"numbers from 0 to {_LARGEST}"
+    )
     for number in numbers:
         whole = number >= 1 and number.is_integer()
         if not 0 <= number <= _LARGEST or (timesteps and not whole):
-            raise AnofpdmError(f"{option} {text}: {number:g} is not possible")
+            raise AnofpdmError(f"{option} {text}: {number:g} is not possible: give {allowed}")
     return tuple(dict.fromkeys(numbers))

@@ -31,8 +31,9 @@ def failures(curves: Curves, choice: Choice, labels: Labels) -> tuple[str, ...]:
     at_L = float((t_e[labels.unhealthy] == last).mean())
     if at_L > _NO_PEAK:
         lines.append(
-            f"no peak: on {at_L:.0%} of the unhealthy slices M_t is largest at L = {best.L}, so "
-            "t_e (eq. 21) is wherever L is: train longer, with high noise, or compare several L"
+            f"no peak: on {at_L:.0%} of the unhealthy slices M_t is largest at the last "
+            f"timestep, {last}, so t_e (eq. 21) is wherever L is: train longer, with high noise, or "
+            "compare several L"
         )
     plain = max(labels.unhealthy.mean(), 1 - labels.unhealthy.mean())
     judged = choice.cross_validated[choice.verdict]

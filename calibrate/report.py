@@ -18,7 +18,10 @@ def report(choice: Choice, calibration: Calibration, labels: Labels) -> Iterator
             f"calibrated: accuracy {_share(c.calibrated_accuracy)}"
         )
     judged = ", ".join(f"{name} {_share(choice.cross_validated.get(name))}" for name in VERDICTS)
-    yield f"accuracy on patients left out of the fit, each at its own best L and w: {judged}"
+    yield (
+        "accuracy on patients left out of the fit, each verdict at its own best L and w (which "
+        f"flatters it a little): {judged}"
+    )
     best, unhealthy = choice.best, labels.unhealthy
     yield (
         f"chosen: {choice.verdict}, L = {best.L}, w = {best.w:g}, accuracy "

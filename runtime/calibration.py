@@ -170,7 +170,8 @@ class Calibration:
         return self.logistic.probability(statistics) >= 0.5
 
     def with_w(self, w: float, where: Path) -> Calibration:
-        """The same for another guidance strength that was tried; without early stop.
+        """The same for another guidance strength that was tried; without early stop, and what was
+        found of M_t.
 
         Raises
         ------
@@ -188,7 +189,14 @@ class Calibration:
             )
         one = tried[w]
         return replace(
-            self, w=w, Cos_w=one.Cos_w, logistic=one.logistic, M_max=one.M_max, early_stop=None
+            self,
+            w=w,
+            Cos_w=one.Cos_w,
+            logistic=one.logistic,
+            M_max=one.M_max,
+            early_stop=None,
+            peaks=None,
+            warnings=(),
         )
 
     def stopping(self) -> Calibration:

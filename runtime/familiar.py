@@ -48,8 +48,8 @@ class Familiar:
         return float(np.abs(deviation).mean())
 
     def excess(self, curves: Sequence[Float64]) -> float:
-        """How far off a volume is, by the median distance of its slices, given their MSE_0: a multiple
-        of the limit; above 1 it is unlike those of the calibration."""
+        """How far off a volume is, given the MSE_0 of its slices: their median distance as a
+        multiple of the limit. Above 1 it is unlike the volumes of the calibration."""
         return float(np.median([self.distance(curve) for curve in curves])) / self.limit
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anofpdm.runtime.schedule import Schedule
+
 GROUPS = 32
 
 
@@ -40,6 +42,10 @@ class UNetConfig:
             raise ValueError(f"prediction must be 'eps', 'v' or 'x0', not {self.prediction!r}")
         if self.label_in not in ("both", "attention"):
             raise ValueError(f"label_in must be 'both' or 'attention', not {self.label_in!r}")
+        counts = (self.in_channels, self.image_size, self.base_width, *self.channel_mult,
+                  self.num_res_blocks, self.num_heads, self.patch)  # fmt: skip
+        if min(counts) < 1 or not 0 <= self.dropout < 1:
+            raise ValueError("counts and widths must be at least 1, and dropout in 0..1")
         if self.base_width % GROUPS:
             raise ValueError(f"base_width must be a multiple of {GROUPS}, not {self.base_width}")
         if any(self.base_width * mult % self.num_heads for mult in self.channel_mult):
@@ -93,6 +99,13 @@ class TrainConfig:
             )
         if self.batch < 1 or self.iterations < 1:
             raise ValueError("batch and iterations must be at least 1")
+        for name in ("label_dropout", "focus_share", "strip", "affine", "gain"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, not {getattr(self, name)}")
+        if not 0 <= self.ema < 1 or self.lr < 0 or self.contrast < 0 or self.unhealthy_share > 1:
+            raise ValueError("ema must be in 0..1, lr and contrast from 0, unhealthy_share up to 1")
+        if not 1 <= self.focus_t <= Schedule.T:
+            raise ValueError(f"focus_t must be in 1..{Schedule.T}, not {self.focus_t}")
 
 
 # What the paper trains, and what a CPU can.

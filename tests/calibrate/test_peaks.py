@@ -36,7 +36,7 @@ def test_most_unhealthy_slices_without_a_peak_are_a_warning(at_L, warned):
     lines = failures(curves, choose({401: curves}, labels), labels)
     assert [line.split(":")[0] for line in lines] == ["no peak"] * warned
     if warned:
-        assert "60% of the unhealthy slices M_t is largest at L = 401" in lines[0]
+        assert "60% of the unhealthy slices M_t is largest at the last timestep, 401" in lines[0]
 
 
 def test_a_verdict_no_better_than_calling_all_the_same_is_a_warning():

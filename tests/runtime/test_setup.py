@@ -6,7 +6,7 @@ import pytest
 from support import bundle, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import Candidate, EarlyStop
+from anofpdm.runtime.calibration import Candidate, EarlyStop, PeakReport
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
@@ -118,11 +118,18 @@ def test_another_w_brings_its_own_thresholds():
     own = Logistic(0.9, 2.0, 3.0)
     other = Candidate(301, 8.0, 0.7, 0.8, own, 0.8, (0.3,))
     elsewhere = Candidate(601, 9.0, 0.7, 0.8, own, 0.8, (0.3,))
-    toy = recalibrated(bundle(), candidates=(other, elsewhere), early_stop=SAFE)
+    toy = recalibrated(
+        bundle(),
+        candidates=(other, elsewhere),
+        early_stop=SAFE,
+        peaks=PeakReport(1.0, 301.0, 301.0),
+        warnings=("no peak",),
+    )
     found = resolve(toy, Setup(w=8.0))
     calibration = found.calibration
     assert (calibration.w, calibration.Cos_w, calibration.logistic) == (8.0, 0.7, own)
     assert calibration.M_max == (0.3,)
+    assert (calibration.peaks, calibration.warnings) == (None, ())
     assert found.stop is None
     with pytest.raises(BundleError, match="not calibrated for w = 9, but for 8"):
         resolve(toy, Setup(w=9.0))

@@ -48,6 +48,19 @@ def test_impossible_options(wrong):
     assert wrong[1] in call("--dry-run", *wrong, code=2)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [("--num-heads", "0"), ("--patch", "0"), ("--base-width", "0"), ("--channel-mult", "0,1"),
+     ("--dropout", "2"), ("--focus-t", "0"), ("--focus-t", "5000"), ("--label-dropout", "3"),
+     ("--ema", "2"), ("--lr", "-1"), ("--contrast", "-1"), ("--strip", "-1"),
+     ("--unhealthy-share", "2")],
+)  # fmt: skip
+def test_impossible_numbers(wrong):
+    said = call("--dry-run", *wrong, code=2)
+    assert "must be" in said
+    assert said.count("\n") == 1
+
+
 def test_the_help_shows_the_defaults_of_the_light_preset():
     said = " ".join(call("--help").split())
     for option, shown in (("--iterations", "7000"), ("--affine", "0.5"), ("--no-flip", "flip"),
