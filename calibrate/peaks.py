@@ -32,7 +32,7 @@ def failures(curves: Curves, choice: Choice, labels: Labels) -> tuple[str, ...]:
     if at_L > _NO_PEAK:
         lines.append(
             f"no peak: on {at_L:.0%} of the unhealthy slices M_t is largest at the last "
-            f"timestep, {last}, so t_e (eq. 21) is wherever L is: train longer, with high noise, or "
+            f"timestep, {last}, so t_e (eq. 21) is where L is: train longer, with high noise, or "
             "compare several L"
         )
     plain = max(labels.unhealthy.mean(), 1 - labels.unhealthy.mean())
