@@ -20,6 +20,7 @@ from anofpdm.runtime.noise import slice_noise
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, open_sliceset, writing
+from anofpdm.runtime.verdict import Logistic
 
 W, N = 2.0, 9
 
@@ -50,7 +51,8 @@ def benchmarks(monkeypatch):
 def toy():
     """A bundle that tried another w, too, at its L and at a smaller one."""
     plain = bundle(process=("ddim", 601, 60, "even"))
-    blank = {one.name: 0.5 for one in fields(Candidate)} | {"M_max": (0.02,)}
+    told = {"M_max": (0.02,), "logistic": Logistic(0.0, 1.0, 1.0)}
+    blank = {one.name: 0.5 for one in fields(Candidate)} | told
     tried = tuple(Candidate(**blank | {"L": L, "w": w}) for L, w in ((601, 5.0), (301, 9.0)))
     return recalibrated(plain, candidates=tried)
 
