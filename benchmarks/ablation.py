@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
-from figures import W, figures
+from judged import W, judged
 from machine import machine, table
 from variants import VARIANTS, Variant
 
@@ -130,11 +130,20 @@ def _row(
     if begun:
         configs = variant.further(begun.unet, iterations) or configs
     unet, training = configs
-    asked = json.loads(json.dumps({"unet": asdict(unet), "train": asdict(training)}))
+    asked = json.loads(
+        json.dumps(
+            {
+                "unet": asdict(unet),
+                "train": asdict(training),
+                "source": slices.source,
+                "begun_with": dict(begun.data) | {"iterations": begun.step} if begun else None,
+            }
+        )
+    )
     done = folder / "row.json"
     if done.is_file():
         row: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        if {name: row[name] for name in asked} == asked and row["every"] == every:
+        if {name: row.get(name) for name in asked} == asked and row["every"] == every:
             return row
     folder.mkdir(parents=True, exist_ok=True)
     began, checkpoint = time.process_time(), folder / "model.pt"
@@ -148,7 +157,7 @@ def _row(
         "loss": float(np.mean(losses[-100:])) if losses else None,
         "every": every,
         **asked,
-        **figures(network, slices.split("val"), every),
+        **judged(network, slices.split("val"), every),
     }
     write_json(done, row)
     return row

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from figures import figures
+from judged import judged
 from machine import machine, table
 
 from anofpdm.runtime.command import reports_errors
@@ -34,7 +34,7 @@ def main(
     rows: list[dict[str, Any]] = []
     for path in checkpoints:
         checkpoint = load_checkpoint(path)
-        found = figures(checkpoint.network(), labelled, every)
+        found = judged(checkpoint.network(), labelled, every)
         rows.append({"iterations": checkpoint.step, "before": _before(checkpoint.data), **found})
         click.echo(" | ".join(_line(rows[-1])), err=True)
     rows.sort(key=lambda row: (row["before"], row["iterations"]))

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from anofpdm.calibrate.choose import Labels, choose
 from anofpdm.calibrate.early_stop import choose_stop, stopped_statistics
 from anofpdm.calibrate.labelled import fitting
-from anofpdm.calibrate.logistic import calls
 from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.calibration import Candidate, EarlyStop
@@ -112,7 +111,7 @@ def _unhealthy(
     """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w."""
     cosines, peaks, alignments = stopped_statistics(curves, 0, steps)
     if verdict == "calibrated":
-        return calls(thresholds.logistic, peaks, alignments)
+        return np.asarray(thresholds.logistic.score(peaks, alignments) >= 0)
     return np.asarray(cosines <= thresholds.Cos_w)
 
 

@@ -87,8 +87,8 @@ def measured(segmenter: Segmenter, condition: str, scans: Iterable[Scan]) -> dic
 
     Returns
     -------
-    what JSON holds of them; ``dice``: of each scan that has a lesion; ``refused``: why, where the
-    API raised a VolumeError
+    what JSON holds of them; ``dice``: of each scan that has a lesion, 0 where it was refused;
+    ``refused``: why, where the API raised a VolumeError
     """
     started, volumes = time.perf_counter(), 0
     scores, refused, marked_ml = [], [], 0.0
@@ -99,6 +99,8 @@ def measured(segmenter: Segmenter, condition: str, scans: Iterable[Scan]) -> dic
             found = segmenter.segment(scan.image)
         except VolumeError as error:
             refused.append(str(error))
+            if scan.lesion.any():
+                scores.append(0.0)
             continue
         if scan.lesion.any():
             scores.append(dice(found.mask.astype(bool), scan.lesion))

@@ -37,6 +37,8 @@ _ROUNDING = 1e-6
 def main(run: Path, iterations: int, slices: Path | None, init: Path | None) -> None:
     recorded = read_losses(run / LOSSES)
     config, begun_with = _config(run / "config.json"), load_checkpoint(init) if init else None
+    if "begun_with" in load_checkpoint(run / "model.pt").data and not begun_with:
+        raise AnofpdmError(f"{run} began with another run's weights: name them with --init")
     iterations = min(iterations, config.train.iterations)
     missing = [i for i in range(1, iterations + 1) if i not in recorded]
     if missing:

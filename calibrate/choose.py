@@ -110,12 +110,15 @@ def check_labels(unhealthy: NDArray[np.bool_], what: str) -> None:
 
 
 def _best(candidates: tuple[Candidate, ...], verdict: str) -> Candidate:
-    accuracy = {id(one): one.accuracy(verdict) or 0.0 for one in candidates}
-    good = _NEARLY_BEST * max(accuracy.values())
-    L = min(one.L for one in candidates if accuracy[id(one)] >= good)
-    at_L = [one for one in candidates if one.L == L]
-    good = _NEARLY_BEST * max(accuracy[id(one)] for one in at_L)
-    return max((one for one in at_L if accuracy[id(one)] >= good), key=lambda one: one.w)
+    L = min(one.L for one in _nearly_best(candidates, verdict))
+    at_L = tuple(one for one in candidates if one.L == L)
+    return max(_nearly_best(at_L, verdict), key=lambda one: one.w)
+
+
+def _nearly_best(candidates: tuple[Candidate, ...], verdict: str) -> list[Candidate]:
+    accuracies = [one.accuracy(verdict) or 0.0 for one in candidates]
+    good = _NEARLY_BEST * max(accuracies)
+    return [one for one, found in zip(candidates, accuracies, strict=True) if found >= good]
 
 
 def _cross_validated(

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from anofpdm.runtime.verdict import Logistic, features
 
 Float64 = NDArray[np.float64]
-Labels = NDArray[np.bool_]
+Flags = NDArray[np.bool_]
 Names = NDArray[np.str_]
 # Half of it, times the squares of the weights of the standardised statistics, is added to the sum
 # of the slices' losses.
@@ -19,7 +19,7 @@ _PENALTY = 3.0
 _FOLDS = 10
 
 
-def fit(peak: Float64, alignment: Float64, unhealthy: Labels) -> Logistic:
+def fit(peak: Float64, alignment: Float64, unhealthy: Flags) -> Logistic:
     """Logistic regression with a ridge penalty on the standardised statistics.
 
     Parameters
@@ -44,7 +44,7 @@ def fit(peak: Float64, alignment: Float64, unhealthy: Labels) -> Logistic:
     return Logistic(float(found[0] - weights @ centre), float(weights[0]), float(weights[1]))
 
 
-def left_out(patients: Names, unhealthy: Labels) -> Iterator[tuple[Labels, Labels]]:
+def left_out(patients: Names, unhealthy: Flags) -> Iterator[tuple[Flags, Flags]]:
     """Which slices to fit to and which to judge, patient by patient or in ten groups of patients;
     groups whose rest holds one class only are passed over."""
     names = np.unique(patients)
@@ -56,19 +56,15 @@ def left_out(patients: Names, unhealthy: Labels) -> Iterator[tuple[Labels, Label
 
 
 def cross_validated(
-    peak: Float64, alignment: Float64, unhealthy: Labels, patients: Names
+    peak: Float64, alignment: Float64, unhealthy: Flags, patients: Names
 ) -> float | None:
     """Accuracy on slices of patients that were left out of the fit; None if none can be."""
     right = [
-        calls(fit(peak[kept], alignment[kept], unhealthy[kept]), peak[judged], alignment[judged])
+        (
+            fit(peak[kept], alignment[kept], unhealthy[kept]).score(peak[judged], alignment[judged])
+            >= 0
+        )
         == unhealthy[judged]
         for kept, judged in left_out(patients, unhealthy)
     ]
     return float(np.concatenate(right).mean()) if right else None
-
-
-def calls(logistic: Logistic, peak: Float64, alignment: Float64) -> Labels:
-    """Which of N slices it calls unhealthy."""
-    log_peak, aligned = features(peak, alignment)
-    score = logistic.intercept + logistic.log_peak * log_peak + logistic.alignment * aligned
-    return np.asarray(score >= 0)

@@ -41,10 +41,14 @@ class Logistic:
         if not all(math.isfinite(v) for v in (self.intercept, self.log_peak, self.alignment)):
             raise ValueError("the logistic decision needs finite numbers")
 
+    def score(self, peak: Float64, alignment: Float64) -> Float64:
+        """Log odds of being unhealthy: (...) twice -> (...)."""
+        log_peak, aligned = features(peak, alignment)
+        return np.asarray(self.intercept + self.log_peak * log_peak + self.alignment * aligned)
+
     def probability(self, statistics: Statistics) -> float:
         """Of being unhealthy, in 0..1."""
-        log_peak, alignment = features(np.array(statistics.peak), np.array(statistics.alignment))
-        score = self.intercept + self.log_peak * log_peak + self.alignment * alignment
+        score = self.score(np.array(statistics.peak), np.array(statistics.alignment))
         return 0.5 * (1 + math.tanh(float(score) / 2))
 
 

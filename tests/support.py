@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from anofpdm.calibrate.choose import Labels
 from anofpdm.runtime.bundle import (
@@ -42,6 +43,13 @@ def shared(*parts: str) -> Path:
 def labelled(unhealthy, patients: int = 5) -> Labels:
     """Labels of slices that belong to patients in turn."""
     return Labels(unhealthy, np.array([f"P{i % patients}" for i in range(len(unhealthy))]))
+
+
+def call(command, *arguments, code: int = 0) -> str:
+    """What a command prints, which has to end with this exit code."""
+    done = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
 
 
 def toy_network(x_t, t):

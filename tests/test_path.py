@@ -9,14 +9,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from support import head, save, write_cohort
+from support import call, head, save, write_cohort
 
 from anofpdm import Segmenter
 from anofpdm.calibrate.evaluate_main import main as evaluate
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle import open_bundle, write_manifest
+from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.grid import reference_grid
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.setup import Setup
@@ -26,12 +26,6 @@ from anofpdm.train.main import main as train
 
 SMALL = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4",
          "--modalities", "flair,t2"]  # fmt: skip
-
-
-def call(command, *arguments, code=0):
-    done = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +69,22 @@ def test_calibration_names_its_conditions_and_candidates(calibrated):
     assert left_out[held.verdict] == max(left_out.values())
     assert 0 <= held.peaks.at_L <= 1
     assert held.familiar is None  # of two patients
+
+
+def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(
+    folder, calibrated, tmp_path, monkeypatch
+):
+    other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
+    monkeypatch.setattr("anofpdm.calibrate.main.failures", lambda *args: ("no peak: x",))
+    known = Familiar((9.0,), (1.0,), 1.0)
+    monkeypatch.setattr("anofpdm.calibrate.main.familiar_volumes", lambda *args: known)
+    arguments = [folder / "run/slices", "--bundle", other]
+    said = call(calibrate, *arguments, "--stride", 50, "--length", 1, "--w", "1")
+    assert "warning: no peak: x\n" in said
+    assert open_bundle(other).calibrations["fast"].warnings == ("no peak: x",)
+    said = call(evaluate, *arguments)
+    assert "warning of the calibration: no peak: x\n" in said
+    assert "unlike the volumes of the calibration: P06, P07\n" in said
 
 
 def test_without_lengths_hundreds_up_to_the_manifests_L_are_tried(folder, calibrated, tmp_path):

@@ -9,7 +9,7 @@ from transcription import is_over
 
 from anofpdm.calibrate.choose import candidate
 from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
-from anofpdm.calibrate.logistic import calls, cross_validated
+from anofpdm.calibrate.logistic import cross_validated
 from anofpdm.calibrate.sweep import Curves
 from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.host_row import HostRow
@@ -79,7 +79,7 @@ def test_every_rule_is_judged_as_by_brute_force():
             calibrated = _try(curves, labels, full, "calibrated", rule)
             want = cross_validated(peaks, aligned, unhealthy, labels.patients)
             assert calibrated.accuracy == pytest.approx(want)
-            called = calls(calibrated.logistic, peaks, aligned)
+            called = calibrated.logistic.score(peaks, aligned) >= 0
             assert (called == unhealthy).mean() > 0.8
             M_max = np.max(
                 [M[:n].max(axis=0) for M, n in zip(curves.M[:, 0], steps, strict=True)], axis=0

@@ -1,9 +1,9 @@
+import shutil
 import sys
 from itertools import pairwise
 
 import pytest
-from click.testing import CliRunner
-from support import ROOT, write_cohort
+from support import ROOT, call, write_cohort
 
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.train import loop
@@ -12,12 +12,6 @@ from anofpdm.train.main import main
 
 OPTIONS = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4",
            "--iterations", "6"]  # fmt: skip
-
-
-def call(command, *arguments, code=0):
-    done = CliRunner().invoke(command, [str(argument) for argument in arguments])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +98,8 @@ def test_the_command_gives_the_same_losses_again(whole, same_losses):
 
 
 def test_other_losses_are_noticed(whole, same_losses, tmp_path):
-    for name in ("config.json", "losses.csv"):
-        (tmp_path / name).write_text((whole / name).read_text())
+    for name in ("config.json", "losses.csv", "model.pt"):
+        shutil.copy(whole / name, tmp_path)
     path = tmp_path / "losses.csv"
     lines = path.read_text().splitlines()
     lines[3] = f"3,{float(lines[3].split(',')[1]) * 1.00001:.9g}"
@@ -120,6 +114,6 @@ def test_other_losses_are_noticed(whole, same_losses, tmp_path):
 def test_what_a_run_began_with_is_needed_again(cohort, whole, same_losses, tmp_path):
     run = tmp_path / "run"
     call(main, cohort, "-o", run, *OPTIONS, "--init", whole / "model.pt", "--stop-at", 2)
-    call(same_losses, run, "--iterations", 2, code=1)
+    assert "name them with --init" in call(same_losses, run, "--iterations", 2, code=2)
     said = call(same_losses, run, "--iterations", 2, "--init", whole / "model.pt")
     assert said.startswith("2 of 2 losses are equal")

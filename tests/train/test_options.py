@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from click.testing import CliRunner
+from support import call as run_command
 
 from anofpdm.runtime.bundle import DEFAULT
 from anofpdm.runtime.grid import Grid
@@ -12,9 +12,7 @@ from anofpdm.train.run_config import RunConfig
 
 
 def call(*arguments, code=0):
-    done = CliRunner().invoke(main, ["cohort", "-o", "run", *arguments])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
+    return run_command(main, "cohort", "-o", "run", *arguments, code=code)
 
 
 def dry_run(*arguments):

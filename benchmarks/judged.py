@@ -26,7 +26,7 @@ W = (1.0, 2.0, 4.0, 8.0, 20.0)
 _SLOTS = 16
 
 
-def figures(network: UNet, slices: SliceSet, every: int) -> dict[str, Any]:
+def judged(network: UNet, slices: SliceSet, every: int) -> dict[str, Any]:
     """Of every k-th slice; what comes first of the modalities is scored.
 
     ``accuracy`` is on patients left out of the verdict's fit, at the w that is chosen; ``dice`` and
