@@ -31,9 +31,8 @@ class Labels:
 class Choice:
     """What was chosen, among which candidates.
 
-    ``cross_validated``: of either verdict's own choice, the accuracy on patients that its
-    thresholds were not fitted to; None where that cannot be told. Somewhat optimistic: L and w were
-    chosen by the same patients.
+    ``cross_validated``: accuracy of either verdict on patients who took no part, neither in fitting
+    its thresholds nor in choosing L and w; None where that cannot be told.
     """
 
     verdict: str
@@ -49,7 +48,7 @@ def choose(curves: Mapping[int, Curves], labels: Labels, verdict: str | None = N
     ----------
     curves : by L
     verdict : ``cosine`` or ``calibrated``, whose accuracy decides; None for the one that does
-        better on patients that its thresholds were not fitted to
+        better on patients who took no part in choosing
 
     Raises
     ------
@@ -58,21 +57,15 @@ def choose(curves: Mapping[int, Curves], labels: Labels, verdict: str | None = N
         verdict, or the network ignores the labels.
     """
     check_labels(labels.unhealthy, "the validation slices")
-    candidates = tuple(
-        candidate(curves[L], L, w, labels) for L in sorted(curves) for w in curves[L].w
-    )
+    candidates = _candidates(curves, labels)
     if verdict == "calibrated" and candidates[0].calibrated_accuracy is None:
         raise CohortError(
             "the calibrated verdict is judged on patients that it was not fitted to: give slices "
             "of both classes from two patients or more, or choose the cosine"
         )
-    best = {
-        name: _best(candidates, name)
-        for name in VERDICTS
-        if candidates[0].accuracy(name) is not None
-    }
-    found = {name: _cross_validated(curves[one.L], one, labels, name) for name, one in best.items()}
-    chosen = verdict or max(best, key=lambda name: found[name] or 0.0)
+    best = _best_of_each(candidates)
+    found = _cross_validated(curves, labels)
+    chosen = verdict or max(best, key=lambda name: found.get(name) or 0.0)
     if min(best[chosen].M_max) <= 0:
         raise CohortError(
             "the network answers the same with and without the label: train it longer, on slices "
@@ -109,6 +102,16 @@ def check_labels(unhealthy: NDArray[np.bool_], what: str) -> None:
         )
 
 
+def _candidates(curves: Mapping[int, Curves], labels: Labels) -> tuple[Candidate, ...]:
+    return tuple(candidate(curves[L], L, w, labels) for L in sorted(curves) for w in curves[L].w)
+
+
+def _best_of_each(candidates: tuple[Candidate, ...]) -> dict[str, Candidate]:
+    """Of each verdict that can be judged."""
+    judged = [name for name in VERDICTS if candidates[0].accuracy(name) is not None]
+    return {name: _best(candidates, name) for name in judged}
+
+
 def _best(candidates: tuple[Candidate, ...], verdict: str) -> Candidate:
     L = min(one.L for one in _nearly_best(candidates, verdict))
     at_L = tuple(one for one in candidates if one.L == L)
@@ -121,15 +124,25 @@ def _nearly_best(candidates: tuple[Candidate, ...], verdict: str) -> list[Candid
     return [one for one, found in zip(candidates, accuracies, strict=True) if found >= good]
 
 
-def _cross_validated(
-    curves: Curves, chosen: Candidate, labels: Labels, verdict: str
-) -> float | None:
-    if verdict == "calibrated":
-        return chosen.calibrated_accuracy
-    k, unhealthy = curves.w.index(chosen.w), labels.unhealthy
-    cosines = cosine(curves.MSE_h[:, k], curves.MSE_0)
-    right = [
-        (cosines[judged] <= best_threshold(cosines[kept], unhealthy[kept])[0]) == unhealthy[judged]
-        for kept, judged in left_out(labels.patients, unhealthy)
-    ]
-    return float(np.concatenate(right).mean()) if right else None
+def _cross_validated(curves: Mapping[int, Curves], labels: Labels) -> dict[str, float | None]:
+    """The whole choice is made again for each group of patients, by the others alone."""
+    right: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in VERDICTS}
+    for kept, judged in left_out(labels.patients, labels.unhealthy):
+        others = {L: curves[L].take(kept) for L in curves}
+        rest = Labels(labels.unhealthy[kept], labels.patients[kept])
+        for name, best in _best_of_each(_candidates(others, rest)).items():
+            called = _called(curves[best.L].take(judged), best, name)
+            right[name].append(called == labels.unhealthy[judged])
+    return {
+        name: float(np.concatenate(found).mean()) if found else None
+        for name, found in right.items()
+    }
+
+
+def _called(curves: Curves, chosen: Candidate, verdict: str) -> NDArray[np.bool_]:
+    k = curves.w.index(chosen.w)
+    M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
+    if verdict == "cosine":
+        return cosine(MSE_h, curves.MSE_0) <= chosen.Cos_w
+    statistics = curves.peak[:, k, -1], alignment(M, MSE_h, curves.MSE_0)
+    return chosen.logistic.score(*statistics) >= 0

@@ -18,16 +18,16 @@ def report(choice: Choice, calibration: Calibration, labels: Labels) -> Iterator
             f"calibrated: accuracy {_share(c.calibrated_accuracy)}"
         )
     judged = ", ".join(f"{name} {_share(choice.cross_validated.get(name))}" for name in VERDICTS)
-    yield (
-        "accuracy on patients left out of the fit, each verdict at its own best L and w (which "
-        f"flatters it a little): {judged}"
-    )
+    yield f"accuracy on patients left out of the whole choice: {judged}"
     best, unhealthy = choice.best, labels.unhealthy
     yield (
         f"chosen: {choice.verdict}, L = {best.L}, w = {best.w:g}, accuracy "
         f"{_share(best.accuracy(choice.verdict))} on {len(unhealthy)} slices (calling all the "
         f"same: {max(unhealthy.mean(), 1 - unhealthy.mean()):.3f})"
     )
+    tried = [one.w for one in choice.candidates if one.L == best.L]
+    if len(tried) > 1 and best.w == max(tried):
+        yield f"w = {best.w:g} is the largest that was tried: larger ones may do as well (--w)"
     peaks = calibration.peaks
     if peaks:
         yield (

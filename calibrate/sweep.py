@@ -50,6 +50,17 @@ class Curves:
             self.peak[:, :, :n],
         )
 
+    def take(self, slices: NDArray[np.bool_]) -> Curves:
+        """Of these slices alone."""
+        return Curves(
+            self.w,
+            self.timesteps,
+            self.M[slices],
+            self.MSE_h[slices],
+            self.MSE_0[slices],
+            self.peak[slices],
+        )
+
 
 class _CurveDigest:
     """Records one slice for several w: what the runtime computes for each, and the peaks."""

@@ -89,6 +89,9 @@ class Batches:
             scale = 1 + config.gain * (2 * gain - 1)
             exponent = 1 + config.gain / 2 * (2 * gamma - 1)
             x0 = (2 * np.clip(scale * ((x0 + 1) / 2) ** exponent, 0, 1) - 1).astype(np.float32)
+        if config.bias:
+            field = _smooth_field(x0.shape[1:], rng)
+            x0 = np.clip((x0 + 1) * np.exp(config.bias * field) - 1, -1, 1)
         # The first image axis runs from the patient's left to right.
         return np.ascontiguousarray(x0[:, ::-1]) if config.flip and flip < 0.5 else x0
 
@@ -109,3 +112,13 @@ class Batches:
         where = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(shape), False)
         x0[moved] = F.grid_sample(x0[moved] + 1, where, align_corners=False) - 1
         return x0
+
+
+def _smooth_field(
+    shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """A random quadratic over the image, (H, W) in [-1, 1]."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
+    terms = np.stack([y, x, y * x, y * y, x * x])
+    weights = rng.dirichlet(np.ones(len(terms))) * rng.choice([-1, 1], len(terms))
+    return np.einsum("n,nyx->yx", weights.astype(np.float32), terms)

@@ -66,7 +66,8 @@ class TrainConfig:
     drawn from the unhealthy slices, negative for as they come; ``focus_share`` of the timesteps is
     drawn from 1..``focus_t``, the rest from all; ``strip``: share of samples shown without their
     skull; ``affine``: share of samples rotated, scaled and shifted; ``gain``: largest relative
-    change of contrast; ``flip``: whether left and right are swapped at random; ``loss_weight``: of
+    change of contrast; ``bias``: largest logarithm of a smooth multiplicative field, as coils
+    leave; ``flip``: whether left and right are swapped at random; ``loss_weight``: of
     a timestep, see :mod:`anofpdm.train.loss`.
     """
 
@@ -85,6 +86,7 @@ class TrainConfig:
     strip: float = 0.0
     affine: float = 0.0
     gain: float = 0.0
+    bias: float = 0.0
     flip: bool = False
     autocast: bool = True
     seed: int = 0
@@ -99,7 +101,7 @@ class TrainConfig:
             )
         if self.batch < 1 or self.iterations < 1:
             raise ValueError("batch and iterations must be at least 1")
-        for name in ("label_dropout", "focus_share", "strip", "affine", "gain"):
+        for name in ("label_dropout", "focus_share", "strip", "affine", "gain", "bias"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in 0..1, not {getattr(self, name)}")
         if not 0 <= self.ema < 1 or self.lr < 0 or self.contrast < 0 or self.unhealthy_share > 1:

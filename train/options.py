@@ -44,6 +44,7 @@ _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("--strip", float, "Share of slices shown without their skull."),
     ("--affine", float, "Share of slices rotated, scaled and shifted."),
     ("--gain", float, "Largest relative change of contrast."),
+    ("--bias", float, "Largest logarithm of a smooth field of intensities."),
     ("--flip/--no-flip", bool, "Swap left and right at random."),
 )
 

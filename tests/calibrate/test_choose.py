@@ -159,6 +159,26 @@ def test_the_cosine_is_judged_on_patients_left_out_as_well():
     assert choice.best.cosine_accuracy > np.mean(right)
 
 
+def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
+    """L and w are chosen without the patients that are judged: what is left is a coin's accuracy."""
+    rng, n, w = np.random.default_rng(0), 60, tuple(range(1, 9))
+    shape, labels = (n, len(w), 2), labelled(np.arange(n) % 2 == 0)
+    found, seen = {"cosine": [], "calibrated": []}, []
+    for _ in range(6):
+        curves = {
+            L: Curves(w, np.array([1, L]), rng.random((*shape, 1)), 1 + rng.random((*shape, 1)),
+                      1 + rng.random((n, 2, 1)), rng.random(shape))
+            for L in (61, 121)
+        }  # fmt: skip
+        choice = choose(curves, labels)
+        seen.append([max(one.accuracy(name) for one in choice.candidates) for name in found])
+        for name, accuracy in choice.cross_validated.items():
+            found[name].append(accuracy)
+    assert np.mean(seen) > 0.58
+    assert abs(np.mean(found["cosine"]) - 0.5) < 0.06
+    assert abs(np.mean(found["calibrated"]) - 0.5) < 0.06
+
+
 def test_one_patient_is_too_few_for_the_calibrated_verdict():
     curves, unhealthy = separable()
     alone = labelled(unhealthy, patients=1)
