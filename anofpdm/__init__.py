@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anofpdm.runtime.errors import AnofpdmError
-    from anofpdm.runtime.segmenter import Segmentation, Segmenter
+    from anofpdm.runtime.results import Segmentation
+    from anofpdm.runtime.segmenter import Segmenter
     from anofpdm.runtime.setup import Setup
 
 __version__ = "0.1.0"
@@ -17,10 +18,14 @@ __all__ = ["AnofpdmError", "Segmentation", "Segmenter", "Setup", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Segmenter", "Segmentation"):
-        from anofpdm.runtime import segmenter
+    if name == "Segmenter":
+        from anofpdm.runtime.segmenter import Segmenter
 
-        return getattr(segmenter, name)
+        return Segmenter
+    if name == "Segmentation":
+        from anofpdm.runtime.results import Segmentation
+
+        return Segmentation
     if name == "Setup":
         from anofpdm.runtime.setup import Setup
 

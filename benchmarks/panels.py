@@ -26,7 +26,8 @@ from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Slice, run
 from anofpdm.runtime.host_row import HostRow, Step
 from anofpdm.runtime.postprocess import cut, smooth
-from anofpdm.runtime.segmenter import Segmenter, SliceResult
+from anofpdm.runtime.results import SliceResult
+from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Resolved, Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet
 

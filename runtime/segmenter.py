@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
@@ -17,67 +16,14 @@ from .bundle import DEFAULT, Bundle, open_bundle
 from .device import open_device
 from .errors import SetupError, VolumeError
 from .forward import Slice
-from .grid import Placement, from_grid, to_grid
+from .head import Head, as_images, numbered, on_grid
 from .postprocess import cut
+from .results import Segmentation, SliceResult
 from .select import threshold
 from .setup import Setup, resolve
-from .volume import Volume, mask_image, read_volume
+from .volume import mask_image
 
 _AS_CALIBRATED = Setup()
-
-
-@dataclass(frozen=True)
-class SliceResult:
-    """What was found on one axial slice.
-
-    ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
-    verdict; ``cosine`` (eq. 18), ``peak`` (99 % quantile of the map of eq. 20), ``alignment`` (of
-    guidance with the unguided error): what it goes by, depending on the calibration;
-    ``probability``: of being unhealthy, by the calibrated decision; ``timesteps``: (n,) the visited
-    ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and the scored modalities; ``t_e``:
-    (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``: the threshold; ``H``: (size,
-    size) float32, the anomaly map averaged over modalities; ``mask``: (size, size) bool, whatever
-    the verdict.
-    """
-
-    key: int
-    volume: int
-    unhealthy: bool
-    cosine: float
-    peak: float
-    alignment: float
-    probability: float
-    timesteps: NDArray[np.int64]
-    M: NDArray[np.float64]
-    MSE_h: NDArray[np.float64]
-    MSE_0: NDArray[np.float64]
-    t_e: NDArray[np.int64]
-    index: NDArray[np.int64]
-    Q: float
-    H: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A segmented volume.
-
-    ``mask``: uint8, 0 or 1, in the axes and shape of the input; ``image``: the same as an image on
-    the input's grid; ``slices``: the processed slices, in axial order; ``volume_ml``: of the mask;
-    ``notes``: what the user may want to know, a line each.
-    """
-
-    mask: NDArray[np.uint8]
-    image: nib.Nifti1Image
-    slices: tuple[SliceResult, ...]
-    volume_ml: float
-    seconds: float
-    notes: tuple[str, ...] = ()
-
-    @property
-    def unhealthy_slices(self) -> int:
-        """How many axial slices were found unhealthy."""
-        return sum(result.unhealthy for result in self.slices)
 
 
 class Segmenter:
@@ -179,12 +125,11 @@ class Segmenter:
         VolumeError
             If the volume cannot be segmented.
         """
-        started = time.perf_counter()
-        head = self._on_grid(_as_images(images, affine), names, started)
-        for result in self.analyse(head.slices(0)):
-            head.results.append(result)
-            progress(len(head.results), head.count)
-        return self._finish(head, every_slice)
+        taken = self._on_grid(as_images(images, affine), names)
+        for result in self.analyse(taken.slices(0)):
+            taken.results.append(result)
+            progress(len(taken.results), len(taken.on_grid))
+        return self._finish(taken, every_slice)
 
     def segment_many(
         self,
@@ -208,24 +153,23 @@ class Segmenter:
         VolumeError
             If a volume cannot be segmented; those before it are yielded first.
         """
-        heads: dict[int, _Head] = {}
+        taken: dict[int, _Taken] = {}
         bad: list[VolumeError] = []
 
         def slices() -> Iterator[Slice]:
             for number, images in enumerate(volumes):
-                started = time.perf_counter()
                 try:
-                    heads[number] = self._on_grid(_as_images(images, None), None, started)
+                    taken[number] = self._on_grid(as_images(images, None), None)
                 except VolumeError as error:
                     bad.append(VolumeError(f"volume {number + 1}: {error}"))
                     return
-                yield from heads[number].slices(number)
+                yield from taken[number].slices(number)
 
         following = 0
         for result in self.analyse(slices()):
-            heads[result.volume].results.append(result)
-            while following in heads and len(heads[following].results) == heads[following].count:
-                yield self._finish(heads.pop(following), every_slice)
+            taken[result.volume].results.append(result)
+            while following in taken and taken[following].done:
+                yield self._finish(taken.pop(following), every_slice)
                 following += 1
         if bad:
             raise bad[0]
@@ -257,39 +201,28 @@ class Segmenter:
                 t_e=found.t_e,
                 index=cuts.index,
                 Q=Q,
+                x0=item.x0[list(scored)],
                 H=mean_H,
                 mask=cut(mean_H, Q),
             )
 
-    def _on_grid(
-        self, given: list[SpatialImage], names: Sequence[str] | None, started: float
-    ) -> _Head:
-        if names and len(names) != len(given):
-            raise VolumeError(f"{len(names)} names for {len(given)} images")
-        called = list(names) if names else [image.get_filename() or "the image" for image in given]
+    def _on_grid(self, images: Sequence[SpatialImage], names: Sequence[str] | None) -> _Taken:
+        started = time.perf_counter()
         manifest = self.bundle.manifest
-        volume = read_volume(given, called, len(manifest.modalities))
-        slices, placement = to_grid(volume.data, volume.voxel_mm, manifest.grid)
-        if not len(slices):
-            raise VolumeError(
-                f"{called[0]} shows too little of a head on every slice: are its voxels really "
-                f"{' x '.join(f'{mm:g}' for mm in volume.voxel_mm)} mm?"
-            )
-        # The voxels have been resampled: what is needed from here on is where they were.
-        volume = replace(volume, data=volume.data[:, :0])
-        return _Head(volume, placement, slices, started, [])
+        head, slices = on_grid(images, names, manifest.modalities, manifest.grid)
+        return _Taken(head, slices, started)
 
-    def _finish(self, head: _Head, every_slice: bool) -> Segmentation:
-        results = sorted(head.results, key=lambda result: result.key)
+    def _finish(self, taken: _Taken, every_slice: bool) -> Segmentation:
+        results, head = sorted(taken.results, key=lambda result: result.key), taken.head
         planes = [r.mask if every_slice or r.unhealthy else np.zeros_like(r.mask) for r in results]
-        mask = from_grid(np.stack(planes), self.bundle.manifest.grid, head.placement) >= 0.5
-        turned = head.volume.to_source(mask.astype(np.uint8)).astype(np.uint8)
+        mask = (head.to_source(np.stack(planes)) >= 0.5).astype(np.uint8)
         return Segmentation(
-            turned,
-            mask_image(turned, head.volume.source),
+            mask,
+            mask_image(mask, head.source),
             tuple(results),
-            float(mask.sum() * np.prod(head.volume.voxel_mm) / 1000),
-            time.perf_counter() - head.started,
+            int(mask.sum(dtype=np.int64)) * head.voxel_ml,
+            time.perf_counter() - taken.started,
+            head,
             (*head.volume.notes, *self._unlike(results), *self.backend.notes),
         )
 
@@ -306,39 +239,17 @@ class Segmenter:
 
 
 @dataclass(frozen=True)
-class _Head:
+class _Taken:
     """A volume on its way: ``on_grid``: (n, C, size, size) float32, the slices to process."""
 
-    volume: Volume
-    placement: Placement
+    head: Head
     on_grid: NDArray[np.float32]
     started: float
-    results: list[SliceResult]
+    results: list[SliceResult] = field(default_factory=list)
 
     @property
-    def count(self) -> int:
-        return len(self.on_grid)
+    def done(self) -> bool:
+        return len(self.results) == len(self.on_grid)
 
-    def slices(self, number: int) -> Iterator[Slice]:
-        for level, x0 in zip(self.placement.levels, self.on_grid, strict=True):
-            yield Slice(int(level), x0, number)
-
-
-def _as_images(
-    images: SpatialImage | Sequence[SpatialImage] | ArrayLike, affine: ArrayLike | None
-) -> list[SpatialImage]:
-    if isinstance(images, SpatialImage):
-        return [images]
-    if isinstance(images, Sequence) and images and isinstance(images[0], SpatialImage):
-        return list(images)
-    if isinstance(images, str | Path):
-        raise VolumeError(f"pass nibabel.load({str(images)!r}), not its name")
-    if affine is None:
-        raise VolumeError("an array needs its affine: pass affine=(4, 4), voxels to millimetres")
-    array = np.asarray(images)
-    if array.dtype.kind not in "biuf":
-        raise VolumeError(f"the array holds {array.dtype} values: give real numbers")
-    matrix = np.asarray(affine, np.float64)
-    if matrix.shape != (4, 4):
-        raise VolumeError(f"affine has shape {matrix.shape}: it must be (4, 4)")
-    return [nib.Nifti1Image(array.astype(np.float32), matrix)]
+    def slices(self, number: int) -> list[Slice]:
+        return numbered(self.head, self.on_grid, number)

@@ -9,7 +9,8 @@ from typing import Any
 from anofpdm import __version__
 
 from .files import write_json
-from .segmenter import Segmentation, Segmenter, SliceResult
+from .results import Segmentation, SliceResult
+from .segmenter import Segmenter
 
 
 def write_trace(

@@ -143,21 +143,28 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
 
 
 def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image:
-    """A binary mask as an image with the source's affine, form codes and units.
+    """A binary mask, uint8 in the source's axes and shape, as an image: see :func:`like`."""
+    image = like(mask, source, b"anofpdm anomaly mask")
+    image.header["cal_max"] = 1
+    return image
+
+
+def like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.Nifti1Image:
+    """An image with the source's affine, form codes and units.
 
     Parameters
     ----------
-    mask : uint8, in the source's axes and shape
+    array : in the source's axes and shape
+    what : the header's description, at most 79 bytes
     """
     kind: type[nib.Nifti1Image] = nib.Nifti1Image
     if isinstance(source, nib.Nifti2Image):
         kind = nib.Nifti2Image
-    image = kind(mask, source.affine)
+    image = kind(array, source.affine)
     if isinstance(source, nib.Nifti1Pair):
         for name in _PLACING_FIELDS:
             image.header[name] = source.header[name]
-    image.header["descrip"] = b"anofpdm anomaly mask"
-    image.header["cal_max"] = 1
+    image.header["descrip"] = what
     return image
 
 

@@ -121,4 +121,4 @@ def _smooth_field(
     y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
     terms = np.stack([y, x, y * x, y * y, x * x])
     weights = rng.dirichlet(np.ones(len(terms))) * rng.choice([-1, 1], len(terms))
-    return np.einsum("n,nyx->yx", weights.astype(np.float32), terms)
+    return np.asarray(np.einsum("n,nyx->yx", weights, terms), np.float32)

@@ -160,7 +160,7 @@ def test_the_cosine_is_judged_on_patients_left_out_as_well():
 
 
 def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
-    """L and w are chosen without the patients that are judged: what is left is a coin's accuracy."""
+    """L and w are chosen without the patients that are judged: a coin's accuracy is left."""
     rng, n, w = np.random.default_rng(0), 60, tuple(range(1, 9))
     shape, labels = (n, len(w), 2), labelled(np.arange(n) % 2 == 0)
     found, seen = {"cosine": [], "calibrated": []}, []

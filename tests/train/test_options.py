@@ -26,12 +26,19 @@ def test_without_options_it_is_the_preset():
 
 
 def test_options_change_their_field():
-    got = dry_run("--affine", "0.1", "--gain", "0.3", "--bias", "0.1", "--no-flip", "--unhealthy-share", "-1",
-                  "--loss-weight", "min-snr", "--label-in", "attention", "--prediction", "x0",
+    got = dry_run("--affine", "0.1", "--gain", "0.3", "--bias", "0.1", "--no-flip",
+                  "--unhealthy-share", "-1", "--loss-weight", "min-snr", "--label-in", "attention",
+                  "--prediction", "x0",
                   "--channel-mult", "1,3", "--modalities", "t1,t2")  # fmt: skip
     light = PRESETS["light"][1]
     assert got.train == dataclasses.replace(
-        light, affine=0.1, gain=0.3, bias=0.1, flip=False, unhealthy_share=-1.0, loss_weight="min-snr"
+        light,
+        affine=0.1,
+        gain=0.3,
+        bias=0.1,
+        flip=False,
+        unhealthy_share=-1.0,
+        loss_weight="min-snr",
     )
     assert got.unet == unet_config("light", 2, 128, label_in="attention", prediction="x0",
                                    channel_mult=(1, 3))  # fmt: skip

@@ -1,0 +1,105 @@
+"""A head on its way from a volume's voxels to the network's slices, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import VolumeError
+from .forward import Slice
+from .grid import Grid, Placement, from_grid, to_grid
+from .volume import Volume, read_volume
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the network's slices lie in a volume; holds none of its voxels.
+
+    ``volume``: without data; ``grid``, ``placement``: how slices were made of it.
+    """
+
+    volume: Volume
+    grid: Grid
+    placement: Placement
+
+    @property
+    def source(self) -> SpatialImage:
+        """The image whose grid masks and maps must have."""
+        return self.volume.source
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel, in millilitres."""
+        return float(np.prod(self.volume.voxel_mm)) / 1000
+
+    def to_source(self, planes: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Maps of all slices, (n, size, size), in the source's axes and shape: float32, linear in
+        the plane, 0 where there is no slice."""
+        volume = from_grid(planes, self.grid, self.placement)
+        return np.asarray(self.volume.to_source(volume), np.float32)
+
+
+def on_grid(
+    images: Sequence[SpatialImage],
+    names: Sequence[str] | None,
+    modalities: Sequence[str],
+    grid: Grid,
+) -> tuple[Head, NDArray[np.float32]]:
+    """The slices that show enough of a head.
+
+    Returns
+    -------
+    head : the way back
+    slices : (n, C, size, size) float32 in [-1, 1], n >= 1
+
+    Raises
+    ------
+    VolumeError
+        If the images cannot be used.
+    """
+    if names and len(names) != len(images):
+        raise VolumeError(f"{len(names)} names for {len(images)} images")
+    called = list(names) if names else [image.get_filename() or "the image" for image in images]
+    volume = read_volume(list(images), called, len(modalities))
+    slices, placement = to_grid(volume.data, volume.voxel_mm, grid)
+    if not len(slices):
+        raise VolumeError(
+            f"{called[0]} shows too little of a head on every slice: are its voxels really "
+            f"{' x '.join(f'{mm:g}' for mm in volume.voxel_mm)} mm?"
+        )
+    # The voxels have been resampled: what is needed from here on is where they were.
+    without = Volume(volume.data[:, :0], volume.voxel_mm, volume.source, volume.notes)
+    return Head(without, grid, placement), slices
+
+
+def numbered(head: Head, slices: NDArray[np.float32], volume: int) -> list[Slice]:
+    """The slices as the forward process takes them: keys are axial indices."""
+    levels = head.placement.levels
+    return [Slice(int(level), x0, volume) for level, x0 in zip(levels, slices, strict=True)]
+
+
+def as_images(
+    images: SpatialImage | Sequence[SpatialImage] | ArrayLike, affine: ArrayLike | None
+) -> list[SpatialImage]:
+    """What :meth:`anofpdm.Segmenter.segment` takes, as images."""
+    if isinstance(images, SpatialImage):
+        return [images]
+    if isinstance(images, Sequence) and images and isinstance(images[0], SpatialImage):
+        return list(images)
+    if isinstance(images, str | Path):
+        raise VolumeError(f"pass nibabel.load({str(images)!r}), not its name")
+    if affine is None:
+        raise VolumeError("an array needs its affine: pass affine=(4, 4), voxels to millimetres")
+    array = np.asarray(images)
+    if array.dtype.kind not in "biuf":
+        raise VolumeError(f"the array holds {array.dtype} values: give real numbers")
+    matrix = np.asarray(affine, np.float64)
+    if matrix.shape != (4, 4):
+        raise VolumeError(f"affine has shape {matrix.shape}: it must be (4, 4)")
+    return [nib.Nifti1Image(array.astype(np.float32), matrix)]
