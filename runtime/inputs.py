@@ -9,7 +9,7 @@ from .errors import VolumeError
 
 # What the BraTS challenges of 2023 and later call them.
 _ALSO = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
-_SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (".nii.gz", ".nii")
 
 
 def find_modalities(
@@ -55,14 +55,9 @@ def case_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
         If one is missing, or there are several.
     """
     found: dict[str, Path] = {}
-    known = {name.lower(): name for name in modalities}
     for path in sorted(folder.iterdir()):
-        suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix is None or path.name.startswith("."):
-            continue
-        last = path.name.removesuffix(suffix).replace("-", "_").split("_")[-1].lower()
-        name = known.get(last) or known.get(_ALSO.get(last, ""))
-        if name is None:
+        stem, name = stem_and_modality(path, modalities)
+        if not stem or name is None:
             continue
         if name in found:
             raise VolumeError(
@@ -76,3 +71,21 @@ def case_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
                 ".hdr/.img) or the folder of a BraTS case"
             )
     return found
+
+
+def stem_and_modality(path: Path, modalities: Sequence[str]) -> tuple[str, str | None]:
+    """``P01_flair.nii.gz`` is ``P01`` and ``flair``: the name without suffix and modality.
+
+    Returns
+    -------
+    stem : empty where this is no NIfTI file, or a hidden one
+    modality : None where the name does not end with one of these
+    """
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    if suffix is None or path.name.startswith("."):
+        return "", None
+    stem = path.name.removesuffix(suffix)
+    last = stem.replace("-", "_").split("_")[-1]
+    known = {name.lower(): name for name in modalities}
+    name = known.get(last.lower()) or known.get(_ALSO.get(last.lower(), ""))
+    return (stem, None) if name is None else (stem[: -len(last)].rstrip("_-") or stem, name)

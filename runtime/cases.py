@@ -1,0 +1,175 @@
+"""Which cases a folder holds: NIfTI files, folders as BraTS lays them out, BIDS, DICOM series."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from .errors import VolumeError
+from .inputs import SUFFIXES, case_files, stem_and_modality
+
+# What BIDS calls them, without regard for contrast agents.
+_BIDS = {"flair": "flair", "t1w": "t1", "t2w": "t2"}
+_DERIVED = "_desc-anofpdm_"
+_NO_SCANS = ("seg", "mask", "label")
+_HERE = PurePath()
+
+
+@dataclass(frozen=True)
+class Case:
+    """``name``: what its results are called; ``images``: a file a modality, in the model's order,
+    or the folder of a DICOM series; ``folder``: where results go, below that of the run;
+    ``problem``: why it cannot be segmented, empty where nothing is known against it."""
+
+    name: str
+    images: tuple[Path, ...]
+    folder: PurePath = _HERE
+    problem: str = ""
+
+    @property
+    def key(self) -> str:
+        """Unique in a run."""
+        return (self.folder / self.name).as_posix()
+
+
+def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
+    """The cases below a folder, by name.
+
+    In a BIDS folder (``sub-*``) those are the scans in ``anat``. Elsewhere: folders that hold
+    ``*_flair.nii.gz`` and so on; folders of a DICOM series, however deep; files ``*_flair.nii.gz``,
+    or, for a model of one modality and where no name ends with one, all NIfTI files but those
+    that end with seg, mask or label.
+
+    Raises
+    ------
+    VolumeError
+        If there are none, or two have the same name.
+    """
+    if any(_subjects(root)):
+        found = list(_bids(root, modalities))
+    else:
+        found = [*_flat(root, modalities), *_folders(root, modalities)]
+    if not found:
+        raise VolumeError(
+            f"{root} holds no cases: no NIfTI files *_{modalities[0]}.nii.gz, no folders of such "
+            "files, no BIDS subjects, no DICOM series"
+        )
+    seen: dict[str, Case] = {}
+    for case in sorted(found, key=lambda case: case.key):
+        if case.key in seen:
+            one, other = seen[case.key].images[:1], case.images[:1]
+            raise VolumeError(
+                f"{root} holds two cases called {case.key} ({', '.join(map(str, one + other))}): "
+                "rename one"
+            )
+        seen[case.key] = case
+    return list(seen.values())
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a DICOM file lies right in this folder."""
+    return any(entry.is_file() and is_dicom(entry) for entry in sorted(folder.iterdir()))
+
+
+def holds_case(folder: Path, modalities: Sequence[str]) -> bool:
+    """Whether files of the model's modalities lie right in this folder."""
+    return any(stem_and_modality(path, modalities)[1] for path in folder.iterdir())
+
+
+def _subjects(root: Path) -> Iterator[Path]:
+    for path in sorted(root.glob("sub-*")):
+        if path.is_dir() and (any(path.glob("anat")) or any(path.glob("ses-*/anat"))):
+            yield path
+
+
+def _bids(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
+    for subject in _subjects(root):
+        for anat in sorted([*subject.glob("anat"), *subject.glob("ses-*/anat")]):
+            scans: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+            for path in sorted(anat.iterdir()):
+                entities, name = _bids_name(path, modalities)
+                if name:
+                    # A model of one modality takes every scan, others what belongs together.
+                    group = entities if len(modalities) == 1 else _visit(entities)
+                    scans[group][name].append(path)
+            below = anat.relative_to(root)
+            for group, files in scans.items():
+                yield _case(group, files, modalities, below)
+
+
+def _bids_name(path: Path, modalities: Sequence[str]) -> tuple[str, str]:
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    if suffix is None or path.name.startswith(".") or _DERIVED in path.name:
+        return "", ""
+    entities, _, last = path.name.removesuffix(suffix).rpartition("_")
+    name = _BIDS.get(last.lower(), "")
+    if name == "t1" and "_ce-" in entities:
+        name = "t1ce"
+    return (entities, name) if name in modalities else ("", "")
+
+
+def _visit(entities: str) -> str:
+    """``sub-01_ses-2_run-1`` is of ``sub-01_ses-2``."""
+    return "_".join(part for part in entities.split("_") if part[:4] in ("sub-", "ses-"))
+
+
+def _flat(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
+    named: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    plain: list[tuple[str, Path]] = []
+    for path in sorted(root.iterdir()):
+        stem, name = stem_and_modality(path, modalities)
+        if not stem or not path.is_file() or _DERIVED in path.name:
+            continue
+        if name:
+            named[stem][name].append(path)
+        elif not stem.lower().endswith(_NO_SCANS):
+            plain.append((stem, path))
+    for stem, files in named.items():
+        yield _case(stem, files, modalities, _HERE)
+    if not named and len(modalities) == 1:
+        for stem, path in plain:
+            yield Case(stem, (path,))
+
+
+def _folders(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
+    for folder in sorted(path for path in root.iterdir() if _visible(path)):
+        if holds_case(folder, modalities):
+            try:
+                files = case_files(folder, modalities)
+            except VolumeError as error:
+                yield Case(folder.name, (), problem=str(error))
+            else:
+                yield Case(folder.name, tuple(files[name] for name in modalities))
+            continue
+        for below, _, _ in os.walk(folder):
+            if holds_dicom(Path(below)):
+                name = "_".join(Path(below).relative_to(root).parts)
+                yield Case(name, (Path(below),))
+
+
+def _visible(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _case(
+    name: str, files: dict[str, list[Path]], modalities: Sequence[str], folder: PurePath
+) -> Case:
+    for modality in modalities:
+        paths = files.get(modality, [])
+        if len(paths) != 1:
+            names = ", ".join(path.name for path in paths)
+            why = f"several are {modality}: {names}" if paths else f"{modality} is missing"
+            return Case(name, (), folder, f"{name}: {why}")
+    return Case(name, tuple(files[modality][0] for modality in modalities), folder)

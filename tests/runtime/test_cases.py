@@ -1,0 +1,107 @@
+"""Finding the cases of a folder: by hand-made trees, named as people name them."""
+
+from pathlib import PurePath
+
+import pytest
+
+from anofpdm.runtime.cases import find_cases
+from anofpdm.runtime.errors import VolumeError
+
+BOTH = ("flair", "t1")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    def make(*names, content=b""):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return tmp_path
+
+    return make
+
+
+def found(root, modalities=("flair",)):
+    return {
+        case.key: tuple(path.relative_to(root).as_posix() for path in case.images)
+        for case in find_cases(root, modalities)
+    }
+
+
+def test_flat_files_by_modality(tree):
+    root = tree("b_flair.nii.gz", "a-flair.nii", "a_t1.nii", "a_seg.nii", ".a_flair.nii", "x.txt")
+    assert found(root) == {"a": ("a-flair.nii",), "b": ("b_flair.nii.gz",)}
+    assert list(found(root)) == ["a", "b"]
+
+
+def test_flat_files_of_any_name_for_one_modality(tree):
+    root = tree("b.nii.gz", "a.nii", "a_mask.nii", "b_seg.nii.gz", "b_desc-anofpdm_mask.nii.gz")
+    assert found(root) == {"a": ("a.nii",), "b": ("b.nii.gz",)}
+    with pytest.raises(VolumeError, match="no cases"):
+        find_cases(root, BOTH)
+
+
+def test_flat_files_of_several_modalities(tree):
+    root = tree("a_t1.nii", "a_flair.nii", "b_t1.nii")
+    assert found(root, BOTH) == {"a": ("a_flair.nii", "a_t1.nii"), "b": ()}
+    assert find_cases(root, BOTH)[1].problem == "b: flair is missing"
+
+
+def test_folders_as_brats_names_them(tree):
+    tree("P1/P1_flair.nii.gz", "P1/P1_t1.nii.gz", "P1/P1_seg.nii.gz")
+    root = tree("P2/P2-t2f.nii.gz", "P2/P2-t1n.nii.gz", "P3/P3_t1.nii.gz", "notes/x.txt")
+    assert found(root, BOTH) == {
+        "P1": ("P1/P1_flair.nii.gz", "P1/P1_t1.nii.gz"),
+        "P2": ("P2/P2-t2f.nii.gz", "P2/P2-t1n.nii.gz"),
+        "P3": (),
+    }
+    assert "flair" in find_cases(root, BOTH)[2].problem
+
+
+def test_bids_subjects_and_sessions(tree):
+    root = tree(
+        "sub-01/anat/sub-01_FLAIR.nii.gz", "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-02/ses-b/anat/sub-02_ses-b_FLAIR.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-1_FLAIR.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_run-2_FLAIR.nii.gz",
+        "sub-02/ses-a/anat/sub-02_ses-a_desc-anofpdm_FLAIR.nii.gz",
+        "derivatives/sub-01/anat/sub-01_FLAIR.nii.gz", "sub-03/dwi/sub-03_dwi.nii.gz",
+    )  # fmt: skip
+    assert found(root) == {
+        "sub-01/anat/sub-01": ("sub-01/anat/sub-01_FLAIR.nii.gz",),
+        **{
+            f"sub-02/ses-{s}/anat/sub-02_ses-{s}{r}": (
+                f"sub-02/ses-{s}/anat/sub-02_ses-{s}{r}_FLAIR.nii.gz",
+            )
+            for s, r in (("a", "_run-1"), ("a", "_run-2"), ("b", ""))
+        },
+    }
+    case = find_cases(root, ("flair",))[0]
+    assert (case.name, case.folder) == ("sub-01", PurePath("sub-01/anat"))
+
+
+def test_bids_scans_that_belong_together(tree):
+    root = tree(
+        *(f"sub-1/anat/sub-1_{name}.nii" for name in ("FLAIR", "T1w", "ce-gd_T1w")),
+        *(f"sub-2/anat/sub-2_{name}.nii" for name in ("run-1_FLAIR", "run-2_FLAIR", "T1w")),
+    )
+    one, two = find_cases(root, ("flair", "t1"))
+    assert [path.name for path in one.images] == ["sub-1_FLAIR.nii", "sub-1_T1w.nii"]
+    assert two.problem == "sub-2: several are flair: sub-2_run-1_FLAIR.nii, sub-2_run-2_FLAIR.nii"
+    assert [path.name for path in find_cases(root, ("t1ce",))[0].images] == ["sub-1_ce-gd_T1w.nii"]
+
+
+def test_dicom_series_however_deep(tree):
+    root = tree("P1/study/flair/1", "P1/study/flair/2", "P2/0001.dcm",
+                content=bytes(128) + b"DICM")  # fmt: skip
+    tree("P1/study/report.txt", "P3/x.dcm", content=b"no DICOM at all")
+    assert found(root) == {"P1_study_flair": ("P1/study/flair",), "P2": ("P2",)}
+
+
+def test_nothing_and_two_of_a_name(tree, tmp_path):
+    with pytest.raises(VolumeError, match="no cases"):
+        find_cases(tree("a.txt"), ("flair",))
+    root = tree("P1/P1_flair.nii", "P1_flair.nii")
+    with pytest.raises(VolumeError, match=r"two cases called P1 .*rename one"):
+        find_cases(root, ("flair",))
