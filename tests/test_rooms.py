@@ -58,7 +58,9 @@ def test_importing_the_runtime_loads_nothing_heavy():
     ).stdout.split()
     assert "anofpdm.runtime.segmenter" in loaded
     assert "anofpdm.runtime.gpu.cuda" in loaded
-    for name in ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "cuda", "matplotlib"):
+    assert "anofpdm.runtime.dicom.series" in loaded
+    for name in ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "cuda", "matplotlib",
+                 "pydicom", "highdicom"):  # fmt: skip
         assert name not in loaded
 
 
@@ -75,5 +77,5 @@ def test_wheel_holds_the_package_and_no_plain_rooms(tmp_path):
     for name in ("py.typed", "runtime/forward.py", "train/unet.py", "calibrate/choose.py",
                  "export/parity.py", "runtime/gpu/kernels.cu", "runtime/default.anofpdm/unet.onnx",
                  "runtime/default.anofpdm/unet_fp16.onnx", "export/engine.py",
-                 "runtime/default.anofpdm/manifest.json"):  # fmt: skip
+                 "runtime/dicom/series.py", "runtime/default.anofpdm/manifest.json"):  # fmt: skip
         assert f"anofpdm/{name}" in names

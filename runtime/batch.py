@@ -1,0 +1,205 @@
+"""A run over the cases of a folder: one model, one table, and nothing done twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nibabel.spatialimages import SpatialImage
+
+from anofpdm import __version__
+
+from .cases import Case
+from .errors import AnofpdmError, OutputError, VolumeError
+from .files import remove_leftovers, whole_file, write_json
+from .outputs import Outputs
+from .report.stats import ROW, failed_row, stats_row
+from .segmenter import Segmenter
+from .source import Source, fingerprints, open_source
+
+RUN, TABLE, BIDS = "anofpdm-run.json", "anofpdm.csv", "dataset_description.json"
+Row = dict[str, str | float | int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``cases`` of ``root`` to segment into ``folder``, each with a mask, its statistics, and the
+    ``kinds`` of files that are wanted besides (see :mod:`anofpdm.runtime.outputs`)."""
+
+    segmenter: Segmenter
+    cases: Sequence[Case]
+    folder: Path
+    kinds: tuple[str, ...] = ()
+    every_slice: bool = False
+
+    def outputs(self, case: Case) -> Outputs:
+        """The files of one case."""
+        kinds = dict.fromkeys(("stats", *self.kinds))
+        return Outputs.named(case.name, self.folder / case.folder, kinds)
+
+    def run(
+        self,
+        overwrite: bool = False,
+        told: Callable[[Row, bool], None] = lambda row, kept: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Row]:
+        """Segment what has not been segmented yet, and write the table of all cases.
+
+        What is wrong with a case is its row's ``reason``, and the others go on. A case counts as
+        done when all its files are there and its statistics name the same input; interrupted at any
+        moment, the run goes on when it is started again.
+
+        Parameters
+        ----------
+        overwrite : segment all cases again, whatever is there
+        told : called with each row as it is known, and whether it was kept from before
+        progress : called with the number of slices done, and in all volumes taken so far
+
+        Returns
+        -------
+        A row a case, in the order of the cases; see
+        :func:`anofpdm.runtime.report.stats.stats_row`
+
+        Raises
+        ------
+        OutputError
+            If the folder cannot be written to, or holds another run.
+        """
+        self._claim(overwrite)
+        rows: dict[str, Row] = {}
+        waiting: list[Case] = []
+        for case in self.cases:
+            for path in self.outputs(case).paths.values():
+                remove_leftovers(path)
+            row = None if overwrite else self._kept(case)
+            if row is None:
+                waiting.append(case)
+            else:
+                rows[case.key] = row
+                told(row, True)
+        try:
+            for case, row in self._segmented(waiting, progress):
+                rows[case.key] = row
+                told(row, False)
+        finally:
+            ordered = [rows[case.key] for case in self.cases if case.key in rows]
+            _write_table(self.folder / TABLE, ordered)
+        return ordered
+
+    def _segmented(
+        self, cases: Iterable[Case], progress: Callable[[int, int], None]
+    ) -> Iterator[tuple[Case, Row]]:
+        taken: list[tuple[Case, Source | None]] = []
+
+        def volumes() -> Iterator[Sequence[SpatialImage] | VolumeError]:
+            for case in cases:
+                source, images = None, None
+                try:
+                    source = self._open(case)
+                    images = source.images
+                except VolumeError as error:
+                    images = error
+                taken.append((case, source))
+                yield images
+
+        each = self.segmenter.segment_each(
+            volumes(), every_slice=self.every_slice, progress=progress
+        )
+        for number, found in enumerate(each):
+            case, source = taken[number]
+            taken[number] = case, None
+            if isinstance(found, VolumeError):
+                yield case, failed_row(case.key, found)
+                continue
+            assert source
+            outputs = self.outputs(case)
+            outputs.mask.parent.mkdir(parents=True, exist_ok=True)
+            outputs.write(self.segmenter, found, source, self.every_slice, case.key, timed=False)
+            row = self._kept(case)
+            assert row, "what was just written must count as done"
+            yield case, row
+
+    def _open(self, case: Case) -> Source:
+        if case.problem:
+            raise VolumeError(case.problem)
+        source = open_source(case.images)
+        if "dicom-seg" in self.kinds:
+            source.check_seg()
+        return source
+
+    def _kept(self, case: Case) -> Row | None:
+        """The row of a case that is done."""
+        outputs = self.outputs(case)
+        if case.problem or not all(path.is_file() for path in outputs.paths.values()):
+            return None
+        try:
+            content = json.loads(outputs.paths["stats"].read_text(encoding="utf-8"))
+            held = {k: v for one in content["inputs"] for k, v in one["files_sha256"].items()}
+            return stats_row(content) if held == fingerprints(case.images) else None
+        except (AnofpdmError, OSError, AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    def _claim(self, overwrite: bool) -> None:
+        """Make the folder this run's, or see that it is."""
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / RUN
+        remove_leftovers(path)
+        remove_leftovers(self.folder / TABLE)
+        mine = self._identity()
+        if path.is_file() and not overwrite:
+            differing = _differences(path, mine)
+            if differing:
+                raise OutputError(
+                    f"{self.folder} holds a run with another {differing}: name another folder, or "
+                    "give --overwrite to segment all cases again"
+                )
+        elif any(self.folder.iterdir()) and not overwrite:
+            raise OutputError(
+                f"{self.folder} is not empty, and no run of anofpdm-infer: name another folder, or "
+                "give --overwrite"
+            )
+        write_json(path, mine)
+        if any(case.folder.parts for case in self.cases):
+            write_json(self.folder / BIDS, _DERIVATIVE)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        segmenter = self.segmenter
+        return {
+            "version": __version__,
+            "bundle": segmenter.bundle.sha256,
+            "setup": segmenter.setup.as_json(),
+            "seed": segmenter.seed,
+            "every_slice": self.every_slice,
+        }
+
+
+def _differences(path: Path, mine: dict[str, Any]) -> str:
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(json.dumps(mine))
+        return ", ".join(name for name in plain if theirs.get(name) != plain[name])
+    except (AttributeError, ValueError):
+        return "(unreadable) record"
+
+
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ROW, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path) as beside:
+        beside.write_text(text.getvalue(), encoding="utf-8")
+
+
+_DERIVATIVE = {
+    "Name": "anofpdm",
+    "BIDSVersion": "1.9.0",
+    "DatasetType": "derivative",
+    "GeneratedBy": [{"Name": "anofpdm", "Version": __version__}],
+}

@@ -1,0 +1,10 @@
+"""DICOM in and out: a series of MR images as one volume, and its mask as a DICOM SEG.
+
+Messages and notes name files, UIDs and series descriptions; nothing else of what is read.
+"""
+
+from .seg import check_seg, write_seg
+from .series import Series, read_series
+from .sniff import is_dicom, is_dicom_folder
+
+__all__ = ["Series", "check_seg", "is_dicom", "is_dicom_folder", "read_series", "write_seg"]

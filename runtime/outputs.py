@@ -1,0 +1,128 @@
+"""The files that a segmented volume is written to: all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from anofpdm import __version__
+
+from .dicom.seg import write_seg
+from .errors import OutputError
+from .files import whole_file, writable_folder
+from .report.page import write_report
+from .report.preview import write_preview
+from .report.stats import stats, write_stats
+from .results import Segmentation
+from .segmenter import Segmenter
+from .source import Source
+from .trace import write_trace
+from .volume import save_image
+
+# By kind, how names end; in this order files are put in place, the mask last of all.
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "map": (".nii.gz", ".nii"),
+    "stats": (".json",),
+    "trace": (".json",),
+    "preview": (".png",),
+    "report": (".html", ".htm"),
+    "dicom-seg": (".dcm",),
+    "mask": (".nii.gz", ".nii"),
+}
+KINDS = tuple(kind for kind in SUFFIXES if kind != "mask")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """``paths``: where to write, by kind (the keys of :data:`SUFFIXES`), the mask among them."""
+
+    paths: Mapping[str, Path]
+
+    @classmethod
+    def named(cls, name: str, folder: Path, kinds: Iterable[str]) -> Outputs:
+        """Named as BIDS names derivatives: ``NAME_desc-anofpdm_mask.nii.gz``."""
+        stem = f"{name}_desc-anofpdm_"
+        return cls({kind: folder / f"{stem}{kind.replace('dicom-', '')}{SUFFIXES[kind][0]}"
+                    for kind in ("mask", *kinds)})  # fmt: skip
+
+    @property
+    def mask(self) -> Path:
+        """Where the mask goes."""
+        return self.paths["mask"]
+
+    def check(self, inputs: Iterable[Path], overwrite: bool = True) -> None:
+        """See that every file could be written, and that none is an input or named twice.
+
+        Raises
+        ------
+        OutputError
+            If not; or if one is there already, and is not to be overwritten.
+        """
+        taken = {path.resolve(): "the input" for path in inputs}
+        for kind, path in self.paths.items():
+            if not path.name.endswith(SUFFIXES[kind]):
+                wanted = " or ".join(SUFFIXES[kind])
+                raise OutputError(f"cannot write {path}: name it {wanted}")
+            writable_folder(path)
+            if path.resolve() in taken:
+                raise OutputError(
+                    f"cannot write {path}: it is {taken[path.resolve()]}; choose another name"
+                )
+            if path.exists() and not overwrite:
+                raise OutputError(f"{path} is there already: remove it, or give --overwrite")
+            taken[path.resolve()] = f"the {kind} as well"
+
+    def write(
+        self, segmenter: Segmenter, found: Segmentation, source: Source, every_slice: bool = False,
+        case: str | None = None, timed: bool = True,
+    ) -> None:  # fmt: skip
+        """Write them: as far as renames can be one, all or none; the mask is put in place last.
+
+        Parameters
+        ----------
+        case : what to call the volume; None for its file's name
+        timed : whether the seconds that it took are part of what is written; without them, the
+            same input gives the same bytes
+
+        Raises
+        ------
+        OutputError
+            If one cannot be written.
+        """
+        said = stats(segmenter, found, source, every_slice, case, timed)
+        title = str(said["case"])
+        with ExitStack() as files:
+            beside = {
+                kind: files.enter_context(whole_file(self.paths[kind]))
+                for kind in reversed(SUFFIXES)
+                if kind in self.paths
+            }
+            save_image(found.image, beside["mask"])
+            if "map" in beside:
+                save_image(found.anomaly_map(), beside["map"])
+            if "stats" in beside:
+                write_stats(beside["stats"], said)
+            if "trace" in beside:
+                write_trace(beside["trace"], segmenter, found, source.paths, every_slice)
+            if "preview" in beside:
+                write_preview(beside["preview"], found, title)
+            if "report" in beside:
+                write_report(beside["report"], found, said, title)
+            if "dicom-seg" in beside:
+                _write_seg(beside["dicom-seg"], segmenter, found, source)
+
+
+def _write_seg(path: Path, segmenter: Segmenter, found: Segmentation, source: Source) -> None:
+    source.check_seg()
+    assert source.series
+    bundle = segmenter.bundle
+    write_seg(
+        path,
+        found.mask,
+        source.series,
+        model=bundle.manifest.name,
+        version=__version__,
+        bundle_sha256=bundle.sha256,
+    )

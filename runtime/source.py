@@ -1,0 +1,79 @@
+"""Where a volume comes from: NIfTI files, one a modality, or a DICOM series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nibabel.spatialimages import SpatialImage
+
+from .cases import is_dicom
+from .dicom.series import Series, read_series
+from .errors import VolumeError
+from .files import sha256
+from .volume import load_image
+
+
+@dataclass(frozen=True)
+class Source:
+    """``images``: one a modality, or one with all of them; ``paths``: what was named, for
+    messages; ``series``: where the images are a DICOM series."""
+
+    images: tuple[SpatialImage, ...]
+    paths: tuple[Path, ...]
+    series: Series | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What messages call the images."""
+        return [str(path) for path in self.paths]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What reading them came with."""
+        return self.series.notes if self.series else ()
+
+
+    def check_seg(self) -> None:
+        """Raise VolumeError unless a DICOM SEG can refer to it."""
+        if self.series is None:
+            raise VolumeError(
+                f"{self.paths[0]} is no DICOM series: a DICOM SEG refers to DICOM images; ask for "
+                "none"
+            )
+
+
+def open_source(paths: Sequence[Path], series_uid: str | None = None) -> Source:
+    """Open files, or the folder (or one file) of a DICOM series.
+
+    Parameters
+    ----------
+    series_uid : of the series to take, where a folder holds several
+
+    Raises
+    ------
+    VolumeError
+        If it cannot be used.
+    """
+    if len(paths) == 1 and (paths[0].is_dir() or is_dicom(paths[0])):
+        series = read_series(paths[0], series_uid)
+        return Source((series.image,), tuple(paths), series)
+    if series_uid:
+        raise VolumeError(f"{paths[0]} is no DICOM folder: --series goes with one")
+    return Source(tuple(load_image(path) for path in paths), tuple(paths))
+
+
+def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 by name, of all files that the paths stand for: a folder's, a header's and its
+    voxels'."""
+    files: set[Path] = set()
+    for path in paths:
+        if path.is_dir():
+            files |= {entry for entry in path.iterdir() if entry.is_file()}
+        elif is_dicom(path):
+            files.add(path)
+        else:
+            held = load_image(path).file_map.values()
+            files |= {Path(one.filename) for one in held if one.filename}
+    return {file.name: sha256(file) for file in sorted(files) if file.is_file()}

@@ -1,0 +1,228 @@
+"""Slices that arrive one by one, as a scanner makes them; results come back as they finish."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import VolumeError
+from .forward import Slice
+from .grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
+from .results import SliceResult
+
+if TYPE_CHECKING:
+    from .segmenter import Segmenter
+
+Float32 = NDArray[np.float32]
+_LEADS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1)}
+_WAIT_S = 0.05
+
+
+@dataclass(frozen=True)
+class StreamedSlice:
+    """``index``: as it was handed over; ``result``: what was found, None where the slice shows too
+    little of a head; ``mask``: uint8, 0 or 1, and ``anomaly_map``: float32, in the axes and shape
+    of the slice."""
+
+    index: int
+    result: SliceResult | None
+    mask: NDArray[np.uint8]
+    anomaly_map: Float32
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where the two axes of an image lead, in the patient.
+
+    ``names``: ``RA`` for the canonical ones (to the right, to the front), ``PL`` for the rows and
+    columns of an axial DICOM image.
+    """
+
+    names: str
+
+    def __post_init__(self) -> None:
+        if len(self.names) != 2 or sorted(_LEADS.get(one, (9, 0))[0] for one in self.names) != [
+            0, 1,
+        ]:  # fmt: skip
+            raise VolumeError(
+                f"axes {self.names!r}: give two letters, where rows and columns lead, such as RA or PL"
+            )
+
+    def canonical(self, image: Float32) -> Float32:
+        """(..., H, W) -> (..., X, Y)."""
+        order = [_LEADS[one] for one in self.names]
+        turned = image[..., :: order[0][1], :: order[1][1]]
+        return turned if order[0][0] == 0 else np.swapaxes(turned, -1, -2)
+
+    def back(self, image: Float32) -> Float32:
+        """(X, Y) -> (H, W)."""
+        order = [_LEADS[one] for one in self.names]
+        turned = image if order[0][0] == 0 else np.swapaxes(image, -1, -2)
+        return turned[..., :: order[0][1], :: order[1][1]]
+
+
+class Arrivals:
+    """Slices that a thread takes from an iterator, so that whoever waits for them need not stop.
+
+    Parameters
+    ----------
+    slices : yields (index, image); its errors are raised where slices are taken
+    room : how many may be waiting
+    """
+
+    def __init__(self, slices: Iterable[tuple[int, ArrayLike]], room: int) -> None:
+        self._waiting: queue.Queue[object] = queue.Queue(room)
+        self._closed = threading.Event()
+        threading.Thread(target=self._fetch, args=(slices,), daemon=True).start()
+
+    def _fetch(self, slices: Iterable[tuple[int, ArrayLike]]) -> None:
+        last: object = None
+        try:
+            for item in slices:
+                if not self._put(item):
+                    return
+        except BaseException as error:  # raised again by take()
+            last = error
+        self._put(last)
+
+    def _put(self, item: object) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._waiting.put(item, timeout=_WAIT_S)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def take(self, wait: bool) -> object:
+        """(index, image), or None after the last.
+
+        Raises
+        ------
+        queue.Empty
+            If none is there; after a moment, if ``wait``.
+        """
+        item = self._waiting.get(timeout=_WAIT_S) if wait else self._waiting.get_nowait()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Take no more."""
+        self._closed.set()
+
+
+class Stream:
+    """See :meth:`anofpdm.Segmenter.segment_stream`."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        slices: Iterable[tuple[int, ArrayLike]],
+        pixel_mm: tuple[float, float],
+        axes: str,
+        measured: Measured | None,
+        settle: int,
+        every_slice: bool,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._segmenter, self._axes = segmenter, Axes(axes)
+        first = _LEADS[axes[0]][0]
+        self._pixel_mm = (pixel_mm[first], pixel_mm[1 - first])
+        if not all(mm > 0 and np.isfinite(mm) for mm in pixel_mm) or settle < 1:
+            raise VolumeError(f"pixel_mm {pixel_mm} and settle {settle} must be above 0")
+        self._measured, self._settle, self._every_slice = measured, settle, every_slice
+        self._cancelled = cancel or threading.Event()
+        self._given = slices
+        self._shapes: dict[int, tuple[int, int]] = {}
+        self._blank: list[StreamedSlice] = []
+        self._under_way = 0
+
+    @property
+    def _grid(self) -> Grid:
+        return self._segmenter.bundle.manifest.grid
+
+    def results(self) -> Iterator[StreamedSlice]:
+        """As they finish."""
+        arrivals = Arrivals(self._given, 2 * self._segmenter.backend.slots)
+        try:
+            for result in self._segmenter.analyse(self._slices(arrivals)):
+                if self._cancelled.is_set():
+                    return
+                self._under_way -= 1
+                yield self._back(result)
+                yield from self._blanks()
+            yield from self._blanks()
+        finally:
+            arrivals.close()
+
+    def _slices(self, arrivals: Arrivals) -> Iterator[Slice | None]:
+        """What has arrived, on the grid; None while nothing has."""
+        early: list[tuple[int, Float32]] = []
+        while not self._cancelled.is_set():
+            try:
+                item = arrivals.take(wait=not self._under_way)
+            except queue.Empty:
+                yield None
+                continue
+            if item is not None:
+                early.append(self._read(item))
+            if self._measured is None and early and (item is None or len(early) >= self._settle):
+                self._measured = measure(np.stack([image for _, image in early], -1), self._grid)
+            if self._measured is not None:
+                for index, image in early:
+                    yield from self._on_grid(index, image)
+                early.clear()
+            if item is None:
+                return
+
+    def _read(self, item: object) -> tuple[int, Float32]:
+        try:
+            index, given = item  # type: ignore[misc]
+            image = np.asarray(given, np.float32)
+        except (TypeError, ValueError) as error:
+            raise VolumeError(f"a slice must be (index, image) with real numbers: {error}") from error
+        channels = len(self._segmenter.bundle.manifest.modalities)
+        image = image[None] if image.ndim == 2 else image
+        if image.ndim != 3 or len(image) != channels or not np.isfinite(image).all():
+            raise VolumeError(
+                f"slice {index} has shape {np.shape(given)}: give (H, W) or ({channels}, H, W), "
+                "without NaN"
+            )
+        if index in self._shapes or index < 0:
+            raise VolumeError(f"slice {index} has come before, or is below 0: number them")
+        turned = np.ascontiguousarray(self._axes.canonical(image))
+        if any(shape != turned.shape[1:] for shape in self._shapes.values()):
+            raise VolumeError(f"slice {index} has another shape than those before")
+        self._shapes[index] = (turned.shape[1], turned.shape[2])
+        return int(index), turned
+
+    def _on_grid(self, index: int, image: Float32) -> Iterator[Slice]:
+        assert self._measured
+        if shows_head(image, self._pixel_mm, self._grid, self._measured):
+            self._under_way += 1
+            x0 = slice_to_grid(image, self._pixel_mm, self._grid, self._measured)
+            yield Slice(index, x0)
+            return
+        nothing = self._axes.back(np.zeros(image.shape[1:], np.float32))
+        self._blank.append(StreamedSlice(index, None, nothing.astype(np.uint8), nothing))
+
+    def _blanks(self) -> Iterator[StreamedSlice]:
+        while self._blank:
+            yield self._blank.pop(0)
+
+    def _back(self, result: SliceResult) -> StreamedSlice:
+        assert self._measured
+        shape, found = self._shapes[result.key], result.unhealthy or self._every_slice
+        place = Placement((*shape, 1), self._pixel_mm, self._measured.center, np.array([0]))
+        marked, H = (
+            np.ascontiguousarray(self._axes.back(from_grid(plane[None], self._grid, place)[..., 0]))
+            for plane in (result.mask & found, result.H)
+        )
+        return StreamedSlice(result.key, result, (marked >= 0.5).astype(np.uint8), H)

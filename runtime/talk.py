@@ -1,0 +1,59 @@
+"""What is said while ``anofpdm-infer`` runs: results on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from .about import version_line
+from .batch import Row
+from .command import ProgressLine, say, show_device
+from .outputs import Outputs
+from .segmenter import Segmenter
+
+
+class Talk:
+    """``quiet``: errors only; ``verbose``: also what is used and written."""
+
+    def __init__(self, quiet: bool, verbose: bool) -> None:
+        self._quiet, self._verbose = quiet, verbose and not quiet
+
+    def used(self, device: str, segmenter: Segmenter) -> None:
+        if not self._quiet:
+            show_device(device, segmenter.backend)
+        if self._verbose:
+            setup = segmenter.setup
+            say(version_line(segmenter.bundle))
+            say(f"preset {setup.preset}: {setup.calibration.conditions}; seed {segmenter.seed}")
+
+    def progress(self, segmenter: Segmenter) -> Callable[[int, int], None]:
+        if self._quiet:
+            return lambda done, total: None
+        steps = len(segmenter.setup.process.timesteps)
+        return ProgressLine("slices", None if segmenter.setup.stop else steps)
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            say(text)
+
+    def result(self, text: str) -> None:
+        if not self._quiet:
+            ProgressLine.end()
+            click.echo(text)
+
+    def row(self, row: Row, kept: bool) -> None:
+        if row["status"] != "ok":
+            say(f"failed: {row['case']}: {row['reason']}")
+            return
+        for note in filter(None, str(row["notes"]).split("; ")) if not kept else ():
+            self.note(f"note: {row['case']}: {note}")
+        self.result(
+            f"{row['case']}: {row['unhealthy_slices']} of {row['slices']} slices unhealthy, "
+            f"{row['volume_ml']:.1f} ml marked{', from before' if kept else ''}"
+        )
+
+    def wrote(self, outputs: Outputs) -> None:
+        if self._verbose:
+            for kind, path in outputs.paths.items():
+                say(f"{kind} in {path}")

@@ -1,0 +1,222 @@
+"""Runs over folders: what is done stays done, what is bad is told, and killing changes nothing."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ROOT, bundle, head, save, toy_network
+
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.batch import RUN, TABLE, Batch
+from anofpdm.runtime.cases import find_cases
+from anofpdm.runtime.errors import OutputError
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.volume import load_image
+
+KINDS = ("map", "trace")
+
+
+@pytest.fixture
+def cases(tmp_path):
+    """Five volumes, one of them broken."""
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    for i in range(5):
+        save(folder / f"P{i}.nii.gz", head((24, 28, 4 + i), seed=i))
+    whole = (folder / "P2.nii.gz").read_bytes()
+    (folder / "P2.nii.gz").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def batch(cases, out, seed=0, kinds=KINDS, network=toy_network):
+    toy = bundle()
+    segmenter = Segmenter(toy, HostBackend(network), seed=seed)
+    return Batch(segmenter, find_cases(cases, toy.manifest.modalities), out, kinds)
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def table(out):
+    return list(csv.DictReader((out / TABLE).read_text().splitlines()))
+
+
+def test_every_case_gets_what_it_gets_alone(cases, tmp_path):
+    rows = batch(cases, tmp_path / "out").run()
+    written = contents(tmp_path / "out")
+    assert set(written) == {RUN, TABLE} | {
+        f"P{i}_desc-anofpdm_{kind}"
+        for i in (0, 1, 3, 4)
+        for kind in ("mask.nii.gz", "map.nii.gz", "stats.json", "trace.json")
+    }
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "ok"]
+    assert [row["status"] for row in table(tmp_path / "out")] == [row["status"] for row in rows]
+    for i in (0, 1, 3, 4):
+        alone = Segmenter(bundle(), HostBackend(toy_network))
+        found = alone.segment(load_image(cases / f"P{i}.nii.gz"))
+        mask, anomaly_map = (
+            np.asarray(load_image(tmp_path / "out" / f"P{i}_desc-anofpdm_{kind}.nii.gz").dataobj)
+            for kind in ("mask", "map")
+        )
+        np.testing.assert_array_equal(mask, found.mask)
+        np.testing.assert_array_equal(anomaly_map, found.anomaly_map().get_fdata())
+        assert table(tmp_path / "out")[i]["volume_ml"] == str(round(found.volume_ml, 3))
+
+
+def test_a_bad_case_is_told_with_its_reason_and_the_others_go_on(cases, tmp_path):
+    told = []
+    batch(cases, tmp_path / "out").run(told=lambda row, kept: told.append((row["case"], kept)))
+    assert [name for name, _ in told] == ["P0", "P1", "P2", "P3", "P4"]
+    bad = table(tmp_path / "out")[2]
+    assert bad["status"] == "failed"
+    assert "truncated or damaged" in bad["reason"]
+    assert bad["volume_ml"] == ""
+
+
+def test_what_is_done_is_kept_and_what_changed_is_done_again(cases, tmp_path):
+    asked = []
+
+    def counting(x_t, t):
+        asked.append(len(t))
+        return toy_network(x_t, t)
+
+    out = tmp_path / "out"
+    batch(cases, out, network=counting).run()
+    before, first = contents(out), sum(asked)
+    asked.clear()
+    kept = []
+    batch(cases, out, network=counting).run(told=lambda row, was: kept.append(was))
+    assert not asked
+    assert kept == [True] * 4 + [False]
+    assert contents(out) == before
+    save(cases / "P0.nii.gz", head((24, 28, 4), seed=9))
+    (out / "P1_desc-anofpdm_map.nii.gz").unlink()
+    batch(cases, out, network=counting).run()
+    assert 0 < sum(asked) < first
+    after = contents(out)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {TABLE} | {name for name in after if name.startswith("P0")}
+    asked.clear()
+    batch(cases, out, network=counting).run(overwrite=True)
+    assert sum(asked) == first
+    assert contents(out) == after
+
+
+@pytest.mark.parametrize("change", ["seed", "bundle", "other files"])
+def test_a_folder_of_something_else_is_left_alone(cases, tmp_path, change):
+    out = tmp_path / "out"
+    batch(cases, out).run()
+    if change == "bundle":
+        identity = json.loads((out / RUN).read_text())
+        (out / RUN).write_text(json.dumps({**identity, "bundle": "another"}))
+    if change == "other files":
+        (out / RUN).unlink()
+    before = contents(out)
+    another = batch(cases, out, seed=1 if change == "seed" else 0)
+    message = "no run of anofpdm" if change == "other files" else f"another {change}"
+    with pytest.raises(OutputError, match=message):
+        another.run()
+    assert contents(out) == before
+    another.run(overwrite=True)
+
+
+def test_bids_cases_keep_their_places(tmp_path):
+    for name in ("sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a"):
+        path = tmp_path / "bids" / f"{name}_FLAIR.nii.gz"
+        path.parent.mkdir(parents=True)
+        save(path, head())
+    toy = bundle(modalities=("flair",), scored=("flair",))
+    segmenter = Segmenter(toy, HostBackend(toy_network))
+    Batch(segmenter, find_cases(tmp_path / "bids", ("flair",)), tmp_path / "out").run()
+    written = contents(tmp_path / "out")
+    assert "sub-01/anat/sub-01_desc-anofpdm_mask.nii.gz" in written
+    assert "sub-02/ses-a/anat/sub-02_ses-a_desc-anofpdm_stats.json" in written
+    described = json.loads(written["dataset_description.json"])
+    assert (described["DatasetType"], described["Name"]) == ("derivative", "anofpdm")
+    assert [row["case"] for row in table(tmp_path / "out")] == [
+        "sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a",
+    ]  # fmt: skip
+
+
+RUNNING = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from support import bundle, toy_network
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.batch import Batch
+from anofpdm.runtime.cases import find_cases
+from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.segmenter import Segmenter
+
+def slow(x_t, t):
+    time.sleep(0.002)
+    return toy_network(x_t, t)
+
+@reports_errors
+def main():
+    toy = bundle()
+    cases = find_cases(Path(sys.argv[2]), toy.manifest.modalities)
+    print("ready", flush=True)
+    Batch(Segmenter(toy, HostBackend(slow)), cases, Path(sys.argv[3]), ("map", "trace")).run()
+
+main()
+"""
+
+
+def start(cases, out):
+    return subprocess.Popen(
+        [sys.executable, "-c", RUNNING, str(ROOT / "tests"), str(cases), str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(cases, tmp_path):
+    whole = start(cases, tmp_path / "whole")
+    whole.stdout.readline()
+    began = time.monotonic()
+    assert whole.wait(60) == 0, whole.stderr.read()
+    seconds = time.monotonic() - began
+    want, out, rng = contents(tmp_path / "whole"), tmp_path / "out", random.Random(0)
+    killed = 0
+    for i in range(20):
+        # Every fifth kill finds an empty folder, so that all of the run is hit.
+        if i % 5 == 0 and out.exists():
+            for path in sorted(out.rglob("*"), reverse=True):
+                path.unlink()
+        run = start(cases, out)
+        run.stdout.readline()
+        time.sleep(rng.random() * seconds * (0.3 if i % 5 else 1))
+        run.send_signal(signal.SIGKILL if i % 2 else signal.SIGTERM)
+        killed += run.wait(60) != 0
+        for name, content in contents(out).items():
+            if not name.startswith(".") and name != TABLE:
+                assert content == want[name], name
+        if not i % 2:
+            assert not list(out.glob(".*")), "SIGTERM left something half-written"
+    assert killed >= 10
+    assert start(cases, out).wait(60) == 0
+    assert contents(out) == want
+
+
+def test_sigterm_ends_as_ctrl_c_does(cases, tmp_path):
+    run = start(cases, tmp_path / "out")
+    run.stdout.readline()
+    time.sleep(0.05)
+    run.terminate()
+    assert run.wait(30) == 130
+    assert run.stderr.read() == "interrupted\n"
+    assert not list(Path(tmp_path / "out").glob(".*"))
