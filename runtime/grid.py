@@ -3,20 +3,20 @@
 Everything here works on arrays in canonical orientation, RAS+: the axes point to the patient's
 right, front and top. :mod:`anofpdm.runtime.volume` provides it.
 
-Intensities carry no unit in MRI. Each modality is scaled so that the median of its foreground
-(the head) has a fixed value: a high quantile would follow the scalp's fat, which some scans show
-brightly, some suppress, and brain-extracted ones lack.
+:func:`measure` looks at the whole volume once; with what it finds, each slice comes onto the grid
+by itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import VolumeError
+from .intensity import Scale, scale_of, slabs
 
 Float32 = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
@@ -75,10 +75,86 @@ class Placement:
     levels: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is taken from a whole volume before its slices come onto the grid.
+
+    ``scales``: of the modalities, in order; ``center``: (x, y) voxel under the middle of the grid.
+    """
+
+    scales: tuple[Scale, ...]
+    center: tuple[float, float]
+
+
+def measure(volume: Float32, grid: Grid) -> Measured:
+    """Find background, foreground and middle of a head.
+
+    Parameters
+    ----------
+    volume : (C, X, Y, Z) float32, any range, canonical orientation
+
+    Raises
+    ------
+    VolumeError
+        If a modality has no contrast between head and background.
+    """
+    multiple = grid.median_multiple if grid.scaling == "median" else None
+    scales = tuple(scale_of(modality, multiple) for modality in volume)
+    center = ((volume.shape[1] - 1) / 2, (volume.shape[2] - 1) / 2)
+    if grid.center == "head":
+        shadow = np.zeros(volume.shape[1:3], bool)
+        for slab in slabs(volume[0]):
+            shadow |= scales[0].foreground(slab).any(axis=2)
+        pixels = np.argwhere(shadow)
+        center = (_middle(pixels[:, 0]), _middle(pixels[:, 1]))
+    return Measured(scales, center)
+
+
+def shows_head(
+    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: Measured
+) -> bool:
+    """Whether an axial slice, (C, X, Y) float32 with this (x, y) spacing, shows enough of the head:
+    the first modality decides."""
+    area = int(measured.scales[0].foreground(plane[0]).sum()) * (voxel_mm[0] * voxel_mm[1])
+    return bool(area >= grid.min_foreground * (grid.size * grid.pixel_mm) ** 2)
+
+
+def slice_to_grid(
+    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: Measured
+) -> Float32:
+    """Scale one axial slice and resample it, whatever it shows; see :func:`shows_head`.
+
+    Parameters
+    ----------
+    plane : (C, X, Y) float32, any range, canonical orientation
+    voxel_mm : spacing along X, Y
+    measured : of the volume that it belongs to
+
+    Returns
+    -------
+    (C, size, size) float32 in [-1, 1]
+    """
+    to_x, to_y = (
+        _weights(grid.size, grid.pixel_mm, (grid.size - 1) / 2, n, voxel, center)
+        for n, voxel, center in zip(plane.shape[1:], voxel_mm, measured.center, strict=True)
+    )
+    # The order of axes in memory decides how products are summed: fixed, so that a slice is the
+    # same to the last bit wherever it comes from.
+    scaled = [
+        np.asfortranarray(scale.scaled(values))
+        for scale, values in zip(measured.scales, plane, strict=True)
+    ]
+    slices = np.stack([((values @ to_y.T).T @ to_x.T).T for values in scaled])
+    if grid.scaling == "slice":
+        low, high = (edge(axis=(1, 2), keepdims=True) for edge in (slices.min, slices.max))
+        slices = (slices - low) / np.where(high > low, high - low, 1)
+    return np.ascontiguousarray(_turned(2 * slices - 1, grid), dtype=np.float32)
+
+
 def to_grid(
     volume: Float32, voxel_mm: tuple[float, float, float], grid: Grid
 ) -> tuple[Float32, Placement]:
-    """Scale a volume and resample its axial slices.
+    """Scale a volume and resample its axial slices: :func:`measure`, then slice by slice.
 
     Parameters
     ----------
@@ -95,28 +171,16 @@ def to_grid(
     VolumeError
         If a modality has no contrast between head and background.
     """
-    scaled = np.empty_like(volume)
-    for c, modality in enumerate(volume):
-        scaled[c], head = _scale(modality, grid)
-        if c == 0:
-            foreground = head
+    measured, in_plane = measure(volume, grid), (voxel_mm[0], voxel_mm[1])
+    found, levels = [np.empty((0, len(volume), grid.size, grid.size), np.float32)], []
+    for level in range(volume.shape[3]):
+        plane = volume[..., level]
+        if shows_head(plane, in_plane, grid, measured):
+            found.append(slice_to_grid(plane, in_plane, grid, measured)[None])
+            levels.append(level)
     shape = (volume.shape[1], volume.shape[2], volume.shape[3])
-    center = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
-    if grid.center == "head":
-        pixels = np.argwhere(foreground.any(axis=2))
-        center = (_middle(pixels[:, 0]), _middle(pixels[:, 1]))
-    area = foreground.sum(axis=(0, 1)) * (voxel_mm[0] * voxel_mm[1])
-    placement = Placement(
-        shape=shape,
-        voxel_mm=(voxel_mm[0], voxel_mm[1]),
-        center=center,
-        levels=np.flatnonzero(area >= grid.min_foreground * (grid.size * grid.pixel_mm) ** 2),
-    )
-    slices = np.moveaxis(_resample(scaled[..., placement.levels], grid, placement), 3, 0)
-    if grid.scaling == "slice":
-        low, high = (edge(axis=(2, 3), keepdims=True) for edge in (slices.min, slices.max))
-        slices = (slices - low) / np.where(high > low, high - low, 1)
-    return np.ascontiguousarray(_turned(2 * slices - 1, grid), dtype=np.float32), placement
+    placement = Placement(shape, in_plane, measured.center, np.array(levels, np.int64))
+    return np.concatenate(found), placement
 
 
 def masks_to_grid(mask: NDArray[np.bool_], grid: Grid, placement: Placement) -> NDArray[np.bool_]:
@@ -125,12 +189,15 @@ def masks_to_grid(mask: NDArray[np.bool_], grid: Grid, placement: Placement) -> 
     return np.ascontiguousarray(_turned(np.moveaxis(resampled >= 0.5, 2, 0), grid))
 
 
-def from_grid(maps: NDArray[np.generic], grid: Grid, placement: Placement) -> Float32:
+def from_grid(
+    maps: NDArray[np.generic], grid: Grid, placement: Placement, out: Float32 | None = None
+) -> Float32:
     """Bring per-slice maps back: (n, size, size) -> (X, Y, Z) float32, zero where there is none.
 
-    Linear in-plane interpolation; threshold a binary mask at 0.5 afterwards.
+    Linear in-plane interpolation; threshold a binary mask at 0.5 afterwards. ``out``: zeros to
+    write to, for instance a view of an array with other axes.
     """
-    volume = np.zeros(placement.shape, np.float32)
+    volume = np.zeros(placement.shape, np.float32) if out is None else out
     to_x, to_y = (
         _weights(n, voxel, center, grid.size, grid.pixel_mm, (grid.size - 1) / 2)
         for n, voxel, center in zip(
@@ -160,6 +227,7 @@ def _resample(volume: Float32, grid: Grid, placement: Placement) -> Float32:
     return resampled
 
 
+@lru_cache(maxsize=8)  # slices of a volume need the same two
 def _weights(
     n_out: int, out_mm: float, out_center: float, n_in: int, in_mm: float, in_center: float
 ) -> Float32:
@@ -175,37 +243,8 @@ def _weights(
     weights = np.maximum(0.0, 1.0 - np.abs(out[:, None] - source[None]) / width)
     weights /= weights.sum(axis=1, keepdims=True)
     inside: Float32 = weights[:, beyond : beyond + n_in].astype(np.float32)
+    inside.flags.writeable = False
     return inside
-
-
-def _scale(modality: Float32, grid: Grid) -> tuple[Float32, NDArray[np.bool_]]:
-    """Background -> 0, and ``median_multiple`` times the foreground's median -> 1 unless slices are
-    scaled by themselves; the foreground."""
-    low, high = np.percentile(modality, [1, 99.9])
-    if not high > low:
-        low, high = modality.min(), modality.max()
-    values = np.clip(modality - np.float32(low), 0, np.float32(high - low))
-    if not values.max() > np.finfo(np.float32).tiny:
-        raise VolumeError("the volume shows no head against a background: is it a brain MRI?")
-    foreground = values > 0.5 * _otsu(values)
-    if grid.scaling == "slice":
-        return np.maximum(modality - np.float32(low), 0), foreground
-    top = grid.median_multiple * np.median(values[foreground])
-    # Clipped at the top only now: the brightest thousandth may be lesion.
-    return np.clip((modality - np.float32(low)) / np.float32(top), 0, 1), foreground
-
-
-def _otsu(values: Float32) -> float:
-    """Threshold of largest variance between two classes (Otsu 1979), over 256 bins."""
-    counts, edges = np.histogram(values.astype(np.float64), bins=256)
-    centers = (edges[1:] + edges[:-1]) / 2
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    above = counts.sum() - below
-    sums = np.cumsum(counts * centers)
-    separation = sums[-1] / counts.sum() * below - sums[:-1]
-    occupied = (below > 0) & (above > 0)
-    between = np.where(occupied, separation**2 / np.where(occupied, below * above, 1), 0.0)
-    return float(centers[np.argmax(between)])
 
 
 def _middle(coordinates: NDArray[np.int64]) -> float:
