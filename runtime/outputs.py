@@ -91,7 +91,7 @@ class Outputs:
         OutputError
             If one cannot be written.
         """
-        said = stats(segmenter, found, source, every_slice, case, timed)
+        said = stats(segmenter, found, source.paths, every_slice, case, timed)
         title = str(said["case"])
         with ExitStack() as files:
             beside = {

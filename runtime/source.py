@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,6 @@ class Source:
         """What reading them came with."""
         return self.series.notes if self.series else ()
 
-
     def check_seg(self) -> None:
         """Raise VolumeError unless a DICOM SEG can refer to it."""
         if self.series is None:
@@ -65,15 +65,18 @@ def open_source(paths: Sequence[Path], series_uid: str | None = None) -> Source:
 
 
 def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 by name, of all files that the paths stand for: a folder's, a header's and its
-    voxels'."""
-    files: set[Path] = set()
+    """SHA-256 by name, of all files that the paths stand for: a header's and its voxels', too; one
+    for a whole DICOM series, whose files are often named after patients."""
+    found: dict[str, str] = {}
     for path in paths:
         if path.is_dir():
-            files |= {entry for entry in path.iterdir() if entry.is_file()}
+            held = sorted(sha256(file) for file in files_below(path))
+            digest = hashlib.sha256("".join(held).encode()).hexdigest()
+            found[f"{len(held)} files"] = digest
         elif is_dicom(path):
-            files.add(path)
+            found[path.name] = sha256(path)
         else:
-            held = load_image(path).file_map.values()
-            files |= {Path(one.filename) for one in held if one.filename}
-    return {file.name: sha256(file) for file in sorted(files) if file.is_file()}
+            named = (one.filename for one in load_image(path).file_map.values())
+            files = sorted({Path(name) for name in named if name})
+            found |= {file.name: sha256(file) for file in files if file.is_file()}
+    return found

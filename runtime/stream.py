@@ -187,7 +187,9 @@ class Stream:
             index, given = item  # type: ignore[misc]
             image = np.asarray(given, np.float32)
         except (TypeError, ValueError) as error:
-            raise VolumeError(f"a slice must be (index, image) with real numbers: {error}") from error
+            raise VolumeError(
+                f"a slice must be (index, image) with real numbers: {error}"
+            ) from error
         channels = len(self._segmenter.bundle.manifest.modalities)
         image = image[None] if image.ndim == 2 else image
         if image.ndim != 3 or len(image) != channels or not np.isfinite(image).all():

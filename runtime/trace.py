@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anofpdm import __version__
-
 from .files import write_json
+from .provenance import provenance
 from .results import Segmentation, SliceResult
 from .segmenter import Segmenter
 
@@ -33,19 +32,9 @@ def write_trace(
     OutputError
         If the file cannot be written.
     """
-    manifest, fixed = segmenter.bundle.manifest, segmenter.setup.Q is not None
+    fixed = segmenter.setup.Q is not None
     content = {
-        "anofpdm": __version__,
-        "volumes": [volume.name for volume in volumes],
-        "bundle": manifest.name,
-        "files_sha256": dict(manifest.files),
-        "seed": segmenter.seed,
-        "device": segmenter.backend.device,
-        **segmenter.setup.as_json(),
-        "every_slice": every_slice,
-        "scored": list(manifest.scored),
-        "notes": list(found.notes),
-        "warnings": list(segmenter.setup.calibration.warnings),
+        **provenance(segmenter, found, volumes, every_slice),
         "slices": [_slice(result, fixed) for result in found.slices],
     }
     write_json(path, content)

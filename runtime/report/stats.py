@@ -1,0 +1,175 @@
+"""The figures of a segmented volume as JSON: what was found, and all it takes to find it again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dicom.sniff import is_dicom
+from ..files import write_json
+from ..provenance import provenance, versions
+from ..results import Segmentation
+from ..segmenter import Segmenter
+from ..setup import Setup
+from ..source import fingerprints
+from ..volume import load_image
+from .lesions import find_lesions
+from .space import Space, space_of
+
+SCHEMA_VERSION = 1
+ROW = (
+    "case", "status", "reason", "volume_ml", "lesions", "largest_ml", "unhealthy_slices", "slices",
+    "slices_left_out", "seconds", "device", "preset", "mask_sha256", "notes",
+)  # fmt: skip
+_SUFFIXES = (".gz", ".nii", ".hdr", ".img")
+
+
+def stats(
+    segmenter: Segmenter,
+    found: Segmentation,
+    volumes: Sequence[Path] = (),
+    every_slice: bool = False,
+    case: str | None = None,
+    timed: bool = True,
+) -> dict[str, Any]:
+    """The figures of a segmentation, as JSON values.
+
+    ``volume_ml``, ``lesions`` (see :class:`anofpdm.runtime.report.lesions.Lesion`) and ``mask``
+    (SHA-256 of its uint8 voxels in C order, with its grid) say what was found; ``slices`` has one
+    entry a processed axial level: how high it lies, the verdict, the probability of being unhealthy
+    by the calibrated decision, and the millilitres that the mask marks on it; ``slices_left_out``
+    counts the levels that show too little of a head. ``inputs`` and ``provenance`` are what the
+    mask is made of: with these files, this bundle, :func:`as_setup`, the seed and ``every_slice``
+    it is made again. Files are called by their names alone, without folders.
+
+    Parameters
+    ----------
+    volumes : the files that were segmented, in the order of the modalities; none for arrays
+    every_slice : as given to :meth:`anofpdm.Segmenter.segment`
+    case : what to call the volume; None for the first file's name without its suffix
+    timed : whether to say how many seconds it took; without, the same run gives the same figures
+
+    Raises
+    ------
+    VolumeError
+        If a file is no longer there.
+    """
+    source = found.head.source
+    space = space_of(source)
+    marked_ml = _marked_ml(found.mask, space)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "case": case or (_stem(volumes[0]) if volumes else "volume"),
+        "volume_ml": found.volume_ml,
+        "lesions": [lesion.as_json() for lesion in find_lesions(found.mask, source)],
+        "unhealthy_slices": found.unhealthy_slices,
+        "slices_processed": len(found.slices),
+        "slices_left_out": space.levels - len(found.slices),
+        "slices": [
+            {
+                "level": result.key,
+                "position_mm": space.position_mm(result.key),
+                "unhealthy": bool(result.unhealthy),
+                "probability": float(result.probability),
+                "marked_ml": marked_ml[result.key],
+            }
+            for result in found.slices
+        ],
+        **({"seconds": found.seconds} if timed else {}),
+        "inputs": [_input(path) for path in volumes],
+        "mask": {
+            "sha256": mask_sha256(found.mask),
+            "shape": list(found.mask.shape),
+            "voxel_mm": list(space.voxel_mm),
+            "affine_mm": space.affine_mm.tolist(),
+        },
+        "provenance": {
+            **provenance(segmenter, found, volumes, every_slice),
+            "versions": versions(),
+        },
+    }
+
+
+def write_stats(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what :func:`stats` gives as JSON, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    write_json(path, content)
+
+
+def stats_row(content: Mapping[str, Any]) -> dict[str, str | float | int]:
+    """What :func:`stats` gives as a row of a table of many cases, with the columns :data:`ROW`."""
+    lesions, decided = content["lesions"], content["provenance"]
+    return {
+        "case": content["case"],
+        "status": "ok",
+        "reason": "",
+        "volume_ml": round(content["volume_ml"], 3),
+        "lesions": len(lesions),
+        "largest_ml": round(lesions[0]["volume_ml"], 3) if lesions else 0.0,
+        "unhealthy_slices": content["unhealthy_slices"],
+        "slices": content["slices_processed"],
+        "slices_left_out": content["slices_left_out"],
+        "seconds": round(content["seconds"], 1) if "seconds" in content else "",
+        "device": decided["device"],
+        "preset": decided["preset"],
+        "mask_sha256": content["mask"]["sha256"],
+        "notes": "; ".join(decided["notes"]),
+    }
+
+
+def failed_row(case: str, reason: object) -> dict[str, str | float | int]:
+    """The row of a case that has no mask: the columns :data:`ROW`, empty but for the reason."""
+    lines = " ".join(str(reason).split())
+    return {**dict.fromkeys(ROW, ""), "case": case, "status": "failed", "reason": lines}
+
+
+def as_setup(content: Mapping[str, Any]) -> Setup:
+    """The wish that makes a bundle decide as it did, from what :func:`stats` gave or from the file
+    that it was written to."""
+    decided = content["provenance"]
+    return Setup(
+        preset=decided["preset"],
+        early_stop=decided["early_stop"] is not None,
+        w=decided["w"],
+        Q=decided["threshold"],
+        **decided["anomaly_map"],
+    )
+
+
+def mask_sha256(mask: NDArray[np.generic]) -> str:
+    """Fingerprint of a mask's voxels, as uint8 in C order: the same whatever file holds them."""
+    return hashlib.sha256(np.ascontiguousarray(mask, np.uint8).tobytes()).hexdigest()
+
+
+def _marked_ml(mask: NDArray[np.generic], space: Space) -> list[float]:
+    """What is marked, by axial level."""
+    others = tuple(axis for axis in range(3) if axis != space.axial)
+    counts = np.count_nonzero(mask.reshape(space.shape), axis=others)
+    return [int(counts[space.level(level)]) * space.voxel_ml for level in range(space.levels)]
+
+
+def _input(path: Path) -> dict[str, Any]:
+    """An image of one file, of a header and its voxels in another, or of a DICOM series."""
+    content: dict[str, Any] = {"name": path.name, "files_sha256": fingerprints([path])}
+    if path.is_dir() or is_dicom(path):
+        return content
+    image = load_image(path)
+    shape, voxel_mm = [int(n) for n in image.shape], list(space_of(image).voxel_mm)
+    return {**content, "shape": shape, "voxel_mm": voxel_mm}
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    while name.endswith(_SUFFIXES) and not name.startswith("."):
+        name = name[: name.rindex(".")]
+    return name
