@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cases import holds_case, holds_dicom, is_dicom
+from .cases import holds_case, holds_dicom
+from .dicom.sniff import is_dicom
 from .errors import OutputError, VolumeError
 from .inputs import SUFFIXES, find_modalities, stem_and_modality
 from .outputs import Outputs

@@ -51,8 +51,9 @@ class Backend(Protocol):
     @property
     def denoiser(self) -> Denoiser: ...
 
-    def find(self, recipe: Recipe, slices: Iterable[Slice]) -> Found:
-        """Take every slice through the process, and yield what was found as each is done."""
+    def find(self, recipe: Recipe, slices: Iterable[Slice | None]) -> Found:
+        """Take every slice through the process, and yield what was found as each is done; see
+        :func:`anofpdm.runtime.forward.run`."""
         ...
 
     def close(self) -> None:
@@ -73,7 +74,7 @@ class HostBackend:
             raise SetupError(f"slots must be at least 1, not {slots}")
         self.denoiser, self.device, self.slots = denoiser, device, slots
 
-    def find(self, recipe: Recipe, slices: Iterable[Slice]) -> Found:
+    def find(self, recipe: Recipe, slices: Iterable[Slice | None]) -> Found:
         """See :class:`Backend`."""
         row = HostRow(
             recipe.process,

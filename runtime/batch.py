@@ -98,14 +98,14 @@ class Batch:
 
         def volumes() -> Iterator[Sequence[SpatialImage] | VolumeError]:
             for case in cases:
-                source, images = None, None
+                source: Source | None = None
+                wrong: VolumeError | None = None
                 try:
                     source = self._open(case)
-                    images = source.images
                 except VolumeError as error:
-                    images = error
+                    wrong = error
                 taken.append((case, source))
-                yield images
+                yield source.images if source else wrong or VolumeError(case.problem)
 
         each = self.segmenter.segment_each(
             volumes(), every_slice=self.every_slice, progress=progress
@@ -118,7 +118,6 @@ class Batch:
                 continue
             assert source
             outputs = self.outputs(case)
-            outputs.mask.parent.mkdir(parents=True, exist_ok=True)
             outputs.write(self.segmenter, found, source, self.every_slice, case.key, timed=False)
             row = self._kept(case)
             assert row, "what was just written must count as done"
@@ -128,8 +127,9 @@ class Batch:
         if case.problem:
             raise VolumeError(case.problem)
         source = open_source(case.images)
+        (self.folder / case.folder).mkdir(parents=True, exist_ok=True)
         if "dicom-seg" in self.kinds:
-            source.check_seg()
+            source.check_seg(self.outputs(case).paths["dicom-seg"])
         return source
 
     def _kept(self, case: Case) -> Row | None:

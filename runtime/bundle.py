@@ -108,6 +108,12 @@ class Bundle:
         """The ONNX file that computes in float16, if the bundle has one."""
         return self.path / NETWORK_FP16 if NETWORK_FP16 in self.manifest.files else None
 
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the networks and the calibrations, by those in the manifest."""
+        files = json.dumps(dict(self.manifest.files), sort_keys=True)
+        return hashlib.sha256(files.encode()).hexdigest()
+
     def conditions(self, encoding: str, L: int, stride: int, spacing: str = "even") -> Conditions:
         """The conditions under which this bundle runs such a process."""
         m = self.manifest

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from .dicom.sniff import is_dicom
 from .errors import VolumeError
 from .inputs import SUFFIXES, case_files, stem_and_modality
 
@@ -67,15 +68,6 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
             )
         seen[case.key] = case
     return list(seen.values())
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def holds_dicom(folder: Path) -> bool:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from types import FrameType
+from typing import Any, ParamSpec
 
 import click
 
@@ -77,47 +81,89 @@ def setup_options(body: Callable[..., None]) -> Callable[..., None]:
 def show_device(asked: str, backend: Backend) -> None:
     """Say on stderr what ``auto`` took, and why nothing faster."""
     if asked == "auto":
-        click.echo(f"device: {backend.device}", err=True)
+        say(f"device: {backend.device}")
 
 
 def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
-    """Turn an :class:`AnofpdmError` into one line on stderr and exit code 2."""
+    """Turn an :class:`AnofpdmError` into one line on stderr and exit code 2, and Ctrl-C or SIGTERM
+    into exit code 130, once what was half-written is gone."""
 
     @functools.wraps(body)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         # nibabel reports faults of headers that it mends; what cannot be mended, we report.
         logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
         try:
-            body(*args, **kwargs)
+            with _terminable():
+                body(*args, **kwargs)
         except BrokenPipeError:
             raise
         except (AnofpdmError, OSError) as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            say(f"error: {' '.join(str(error).split())}")
             sys.exit(2)
         except KeyboardInterrupt:
-            _interrupted()
+            say("interrupted")
+            sys.exit(INTERRUPTED)
 
     return wrapped
 
 
-def _interrupted() -> NoReturn:
-    click.echo("interrupted", err=True)
-    sys.exit(INTERRUPTED)
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does; a second one while that is being done changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def say(text: str) -> None:
+    """A line on stderr, after the progress that may stand there."""
+    ProgressLine.end()
+    click.echo(text, err=True)
 
 
 class ProgressLine:
-    """A line on stderr that is rewritten in place on a terminal; nothing in a pipe."""
+    """A line on stderr that is rewritten in place on a terminal; nothing in a pipe.
 
-    def __init__(self, what: str) -> None:
-        self._what, self._started = what, time.monotonic()
+    Parameters
+    ----------
+    what : the things that are counted
+    steps : timesteps that one of them takes, to be shown as well
+    """
+
+    _open = False
+
+    def __init__(self, what: str, steps: int | None = None) -> None:
+        self._what, self._steps, self._started = what, steps, time.monotonic()
         self._shown = sys.stderr.isatty()
         if self._shown:
             click.echo(f"{what} ...", nl=False, err=True)
+            ProgressLine._open = True
 
     def __call__(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` are done, and the time left."""
         if not self._shown:
             return
         left = (time.monotonic() - self._started) / max(done, 1) * (total - done)
-        text = f"{self._what} {done}/{total}, {left:.0f} s left"
-        click.echo(f"\r{text:<40}", nl=done == total, err=True)
+        steps = f" (step {done * self._steps} of {total * self._steps})" if self._steps else ""
+        text = f"{self._what} {done}/{total}{steps}, {left:.0f} s left"
+        click.echo(f"\r{text:<60}", nl=False, err=True)
+        ProgressLine._open = True
+        if done == total:
+            ProgressLine.end()
+
+    @classmethod
+    def end(cls) -> None:
+        """Go to a new line, if there is one to leave."""
+        if cls._open:
+            click.echo(err=True)
+        cls._open = False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +32,30 @@ def whole_file(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{name}-{secrets.token_hex(4)}{dot}{suffixes}")
     try:
         yield beside
+        _to_disk(beside)
         os.replace(beside, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """So that after a power cut there is the whole file or none."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what processes that were killed while they wrote ``path`` left beside it."""
+    name, dot, suffixes = path.name.partition(".")
+    # One that is written beside one that is being written has two marks.
+    mark, ends = "-[0-9a-f]{8}", re.escape(dot + suffixes)
+    left = re.compile(rf"\.({mark}\.)?{re.escape(name)}{mark}{ends}")
+    for pattern in (f".{glob.escape(name)}-*", f".-*.{glob.escape(name)}-*"):
+        for other in path.parent.glob(pattern):
+            if left.fullmatch(other.name):
+                other.unlink(missing_ok=True)
 
 
 def writable_folder(path: Path) -> None:
@@ -46,6 +67,16 @@ def writable_folder(path: Path) -> None:
         raise OutputError(f"cannot write {path}: it is a folder: name a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write {path}: folder {folder} is read-only: choose another")
+
+
+def check_folder(path: Path) -> None:
+    """Check that a folder is there and can be written to, or can be made."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"cannot write to {path}: it is a file: name a folder")
+    if not path.exists():
+        writable_folder(path)
+    elif not os.access(path, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {path}: it is read-only: choose another folder")
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,6 @@ first timestep. This module says who is in the row; what a step does is said by
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -59,6 +58,7 @@ class Slice:
     volume: int = 0
 
 
+_END = object()
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -89,17 +89,22 @@ class Row(Protocol[R_co]):
         ...
 
 
-def run(row: Row[R_co], slices: Iterable[Slice]) -> Iterator[tuple[Slice, R_co]]:
+def run(row: Row[R_co], slices: Iterable[Slice | None]) -> Iterator[tuple[Slice, R_co]]:
     """Take every slice through the process.
 
     Slices are taken when there is a slot for them, and yielded with what was found on them as soon
-    as they are done: memory does not grow with their number.
+    as they are done: memory does not grow with their number. None stands for one that has not come
+    yet: those in the row go on meanwhile.
     """
-    waiting = iter(slices)
-    while True:
-        for item in itertools.islice(waiting, row.free):
-            row.enter(item)
-        if not row.busy:
-            return
-        row.step()
-        yield from row.leave()
+    waiting, more = iter(slices), True
+    while more or row.busy:
+        while more and row.free:
+            item = next(waiting, _END)
+            if isinstance(item, Slice):
+                row.enter(item)
+                continue
+            more = item is None
+            break
+        if row.busy:
+            row.step()
+            yield from row.leave()

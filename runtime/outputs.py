@@ -17,12 +17,12 @@ from .report.preview import write_preview
 from .report.stats import stats, write_stats
 from .results import Segmentation
 from .segmenter import Segmenter
-from .source import Source
+from .source import Source, taken_on
 from .trace import write_trace
 from .volume import save_image
 
 # By kind, how names end; in this order files are put in place, the mask last of all.
-SUFFIXES: Mapping[str, tuple[str, ...]] = {
+SUFFIXES: dict[str, tuple[str, ...]] = {
     "map": (".nii.gz", ".nii"),
     "stats": (".json",),
     "trace": (".json",),
@@ -62,14 +62,14 @@ class Outputs:
         """
         taken = {path.resolve(): "the input" for path in inputs}
         for kind, path in self.paths.items():
-            if not path.name.endswith(SUFFIXES[kind]):
-                wanted = " or ".join(SUFFIXES[kind])
-                raise OutputError(f"cannot write {path}: name it {wanted}")
-            writable_folder(path)
             if path.resolve() in taken:
                 raise OutputError(
                     f"cannot write {path}: it is {taken[path.resolve()]}; choose another name"
                 )
+            if not path.name.endswith(SUFFIXES[kind]):
+                wanted = " or ".join(reversed(SUFFIXES[kind]))
+                raise OutputError(f"cannot write {path}: name it {wanted}")
+            writable_folder(path)
             if path.exists() and not overwrite:
                 raise OutputError(f"{path} is there already: remove it, or give --overwrite")
             taken[path.resolve()] = f"the {kind} as well"
@@ -83,8 +83,8 @@ class Outputs:
         Parameters
         ----------
         case : what to call the volume; None for its file's name
-        timed : whether the seconds that it took are part of what is written; without them, the
-            same input gives the same bytes
+        timed : whether what is written says how long it took, and when; without that, the same
+            input gives the same bytes
 
         Raises
         ------
@@ -111,18 +111,19 @@ class Outputs:
             if "report" in beside:
                 write_report(beside["report"], found, said, title)
             if "dicom-seg" in beside:
-                _write_seg(beside["dicom-seg"], segmenter, found, source)
+                _write_seg(beside["dicom-seg"], segmenter, found, source, timed)
 
 
-def _write_seg(path: Path, segmenter: Segmenter, found: Segmentation, source: Source) -> None:
-    source.check_seg()
-    assert source.series
-    bundle = segmenter.bundle
+def _write_seg(
+    path: Path, segmenter: Segmenter, found: Segmentation, source: Source, timed: bool
+) -> None:
+    series, bundle = source.check_seg(path), segmenter.bundle
     write_seg(
         path,
         found.mask,
-        source.series,
+        series,
         model=bundle.manifest.name,
         version=__version__,
         bundle_sha256=bundle.sha256,
+        when=None if timed else taken_on(series),
     )

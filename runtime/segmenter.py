@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from .bundle import DEFAULT, Bundle, open_bundle
 from .device import open_device
 from .errors import SetupError, VolumeError
 from .forward import Slice
+from .grid import Measured, measure
 from .head import Head, as_images, numbered, on_grid
 from .postprocess import cut
 from .results import Segmentation, SliceResult
 from .select import threshold
 from .setup import Setup, resolve
-from .volume import mask_image
+from .stream import Stream, StreamedSlice
+from .volume import mask_image, read_volume
 
 _AS_CALIBRATED = Setup()
 
@@ -136,6 +139,7 @@ class Segmenter:
         volumes: Iterable[SpatialImage | Sequence[SpatialImage]],
         *,
         every_slice: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[Segmentation]:
         """Segment volumes one after the other, through the same slots: the network's batch stays
         full from one volume to the next.
@@ -143,6 +147,7 @@ class Segmenter:
         Parameters
         ----------
         volumes : each an image, or one image per modality; taken when their turn comes
+        progress : called with the number of slices done, and in all volumes taken so far
 
         Yields
         ------
@@ -153,28 +158,119 @@ class Segmenter:
         VolumeError
             If a volume cannot be segmented; those before it are yielded first.
         """
-        taken: dict[int, _Taken] = {}
-        bad: list[VolumeError] = []
+        many = self.segment_each(volumes, every_slice=every_slice, progress=progress)
+        for number, found in enumerate(many):
+            if isinstance(found, VolumeError):
+                raise VolumeError(f"volume {number + 1}: {found}")
+            yield found
+
+    def segment_each(
+        self,
+        volumes: Iterable[SpatialImage | Sequence[SpatialImage] | VolumeError],
+        *,
+        every_slice: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[Segmentation | VolumeError]:
+        """As :meth:`segment_many`, but what is wrong with a volume is yielded in its place, and the
+        others go on; a volume that could not be read is passed on as the error that says so."""
+        taken: dict[int, _Taken | VolumeError] = {}
+        total = 0
 
         def slices() -> Iterator[Slice]:
+            nonlocal total
             for number, images in enumerate(volumes):
                 try:
-                    taken[number] = self._on_grid(as_images(images, None), None)
+                    if isinstance(images, VolumeError):
+                        raise images
+                    one = self._on_grid(as_images(images, None), None)
                 except VolumeError as error:
-                    bad.append(VolumeError(f"volume {number + 1}: {error}"))
-                    return
-                yield from taken[number].slices(number)
+                    taken[number] = error
+                    continue
+                taken[number] = one
+                total += len(one.on_grid)
+                yield from one.slices(number)
 
         following = 0
-        for result in self.analyse(slices()):
-            taken[result.volume].results.append(result)
-            while following in taken and taken[following].done:
-                yield self._finish(taken.pop(following), every_slice)
-                following += 1
-        if bad:
-            raise bad[0]
 
-    def analyse(self, slices: Iterable[Slice]) -> Iterator[SliceResult]:
+        def finished() -> Iterator[Segmentation | VolumeError]:
+            nonlocal following
+            while following in taken:
+                one = taken[following]
+                if isinstance(one, _Taken) and not one.done:
+                    return
+                del taken[following]
+                following += 1
+                yield one if isinstance(one, VolumeError) else self._finish(one, every_slice)
+
+        for done, result in enumerate(self.analyse(slices()), 1):
+            owner = taken[result.volume]
+            assert isinstance(owner, _Taken)
+            owner.results.append(result)
+            progress(done, total)
+            yield from finished()
+        yield from finished()
+
+    def measure(
+        self,
+        images: SpatialImage | Sequence[SpatialImage] | ArrayLike,
+        *,
+        affine: ArrayLike | None = None,
+    ) -> Measured:
+        """The intensities and the middle of a head, for :meth:`segment_stream`: of an earlier
+        volume of the same patient and protocol, say.
+
+        Parameters
+        ----------
+        images, affine : as :meth:`segment` takes them
+
+        Raises
+        ------
+        VolumeError
+            If the volume cannot be used.
+        """
+        given, manifest = as_images(images, affine), self.bundle.manifest
+        called = [image.get_filename() or "the image" for image in given]
+        return measure(read_volume(given, called, len(manifest.modalities)).data, manifest.grid)
+
+    def segment_stream(
+        self,
+        slices: Iterable[tuple[int, ArrayLike]],
+        *,
+        pixel_mm: tuple[float, float],
+        axes: str = "RA",
+        measured: Measured | None = None,
+        settle: int = 8,
+        every_slice: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[StreamedSlice]:
+        """Segment axial slices as they arrive, and yield each as it is done, in whatever order.
+
+        A thread takes them from ``slices``, so that those under way go on while the next one is
+        waited for. Leaving the loop, closing the iterator or setting ``cancel`` ends it: what is
+        under way is dropped.
+
+        Parameters
+        ----------
+        slices : (index, image): the axial index, from the feet up, which noise depends on; the
+            image (H, W), or (C, H, W) of several modalities, any real type and range
+        pixel_mm : spacing along the two axes of the image
+        axes : where rows and columns lead: ``RA`` (to the patient's right and front) or ``PL`` (an
+            axial DICOM image), for instance
+        measured : see :meth:`measure`: with that of the whole volume, results are those of
+            :meth:`segment`; None to measure the first slices
+        settle : how many slices to wait for and measure, if nothing was measured before
+        every_slice : segment slices that were found healthy, too
+        cancel : set it from any thread
+
+        Raises
+        ------
+        VolumeError
+            If a slice cannot be used; what ``slices`` raises is raised, too.
+        """
+        stream = Stream(self, slices, pixel_mm, axes, measured, settle, every_slice, cancel)
+        return stream.results()
+
+    def analyse(self, slices: Iterable[Slice | None]) -> Iterator[SliceResult]:
         """Find anomalies on slices that are on the bundle's grid already, as they finish."""
         setup, scored = self.setup, self.bundle.manifest.scored_channels
         calibration = setup.calibration

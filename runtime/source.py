@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from nibabel.spatialimages import SpatialImage
 
-from .cases import is_dicom
+from .dicom.seg import check_seg
 from .dicom.series import Series, read_series
+from .dicom.sniff import files_below, is_dicom
 from .errors import VolumeError
 from .files import sha256
 from .volume import load_image
@@ -35,13 +37,16 @@ class Source:
         """What reading them came with."""
         return self.series.notes if self.series else ()
 
-    def check_seg(self) -> None:
-        """Raise VolumeError unless a DICOM SEG can refer to it."""
+    def check_seg(self, path: Path) -> Series:
+        """The series, if a DICOM SEG of it can be written to ``path``; see
+        :func:`anofpdm.runtime.dicom.seg.check_seg`."""
         if self.series is None:
             raise VolumeError(
                 f"{self.paths[0]} is no DICOM series: a DICOM SEG refers to DICOM images; ask for "
                 "none"
             )
+        check_seg(path, self.series)
+        return self.series
 
 
 def open_source(paths: Sequence[Path], series_uid: str | None = None) -> Source:
@@ -62,6 +67,15 @@ def open_source(paths: Sequence[Path], series_uid: str | None = None) -> Source:
     if series_uid:
         raise VolumeError(f"{paths[0]} is no DICOM folder: --series goes with one")
     return Source(tuple(load_image(path) for path in paths), tuple(paths))
+
+
+def taken_on(series: Series) -> datetime:
+    """When its images were made, as far as they say: midnight of the study's day, or of 1970."""
+    date = str(series.references[0].get("StudyDate") or "")
+    try:
+        return datetime.strptime(date, "%Y%m%d")
+    except ValueError:
+        return datetime(1970, 1, 1)
 
 
 def fingerprints(paths: Sequence[Path]) -> dict[str, str]:

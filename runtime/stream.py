@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,7 +51,7 @@ class Axes:
             0, 1,
         ]:  # fmt: skip
             raise VolumeError(
-                f"axes {self.names!r}: give two letters, where rows and columns lead, such as RA or PL"
+                f"axes {self.names!r}: give two letters, where rows and columns lead: RA, or PL"
             )
 
     def canonical(self, image: Float32) -> Float32:
@@ -183,6 +183,8 @@ class Stream:
                 return
 
     def _read(self, item: object) -> tuple[int, Float32]:
+        index: Any
+        given: Any
         try:
             index, given = item  # type: ignore[misc]
             image = np.asarray(given, np.float32)

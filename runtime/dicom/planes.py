@@ -30,8 +30,8 @@ class Plane:
     ``header``: of its file; ``frame``: its number there, from 1; ``position``: (3,) float64, mm in
     LPS, centre of the first pixel; ``across``, ``down``: (3,) float64 unit vectors in LPS, along a
     row (to the next column) and along a column (to the next row); ``across_mm``, ``down_mm``: the
-    distances between columns and between rows; ``thickness_mm``: None where it is not told; ``slope``,
-    ``intercept``: from stored numbers to values.
+    distances between columns and between rows; ``thickness_mm``: None where it is not told;
+    ``slope``, ``intercept``: from stored numbers to values.
     """
 
     header: Header

@@ -50,7 +50,7 @@ class GpuBackend:
         """See :class:`anofpdm.runtime.backend.Backend`."""
         return self._host
 
-    def find(self, recipe: Recipe, slices: Iterable[Slice]) -> Found:
+    def find(self, recipe: Recipe, slices: Iterable[Slice | None]) -> Found:
         """See :class:`anofpdm.runtime.backend.Backend`.
 
         Maps at a multiple of t_e need every step's map: then only the network runs on the GPU.

@@ -101,7 +101,7 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(cases, tmp_path):
     assert not asked
     assert kept == [True] * 4 + [False]
     assert contents(out) == before
-    save(cases / "P0.nii.gz", head((24, 28, 4), seed=9))
+    save(cases / "P0.nii.gz", head((24, 28, 6), seed=9))
     (out / "P1_desc-anofpdm_map.nii.gz").unlink()
     batch(cases, out, network=counting).run()
     assert 0 < sum(asked) < first
@@ -197,6 +197,7 @@ def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(cases, tmp_
         if i % 5 == 0 and out.exists():
             for path in sorted(out.rglob("*"), reverse=True):
                 path.unlink()
+        before = set(out.glob(".*"))
         run = start(cases, out)
         run.stdout.readline()
         time.sleep(rng.random() * seconds * (0.3 if i % 5 else 1))
@@ -206,7 +207,7 @@ def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(cases, tmp_
             if not name.startswith(".") and name != TABLE:
                 assert content == want[name], name
         if not i % 2:
-            assert not list(out.glob(".*")), "SIGTERM left something half-written"
+            assert set(out.glob(".*")) <= before, "SIGTERM left something half-written"
     assert killed >= 10
     assert start(cases, out).wait(60) == 0
     assert contents(out) == want

@@ -1,0 +1,173 @@
+"""Slices that arrive one by one: the results of the volume, cancelling, and what may be wrong."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel as nib
+import numpy as np
+import pytest
+from support import bundle, head, toy_network
+
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.errors import VolumeError
+from anofpdm.runtime.segmenter import Segmenter
+
+AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
+PIXEL = (7.5, 6.0)
+
+
+@pytest.fixture
+def segmenter():
+    return Segmenter(bundle(), HostBackend(toy_network, 3))
+
+
+@pytest.fixture
+def volume():
+    return nib.Nifti1Image(head((24, 30, 12)), AFFINE)
+
+
+def planes(volume):
+    values = volume.get_fdata(dtype=np.float32)
+    return [(k, values[..., k]) for k in range(values.shape[2])]
+
+
+def test_with_the_volumes_measure_the_results_are_the_volumes(segmenter, volume):
+    whole = segmenter.segment(volume)
+    measured = segmenter.measure(volume)
+    # In any order: a slice's noise depends on its index alone.
+    arriving = planes(volume)[::-1]
+    found = {one.index: one for one in segmenter.segment_stream(iter(arriving), pixel_mm=PIXEL,
+                                                                measured=measured)}  # fmt: skip
+    assert sorted(found) == list(range(12))
+    levels = {result.key: result for result in whole.slices}
+    assert {k for k in found if found[k].result} == set(levels)
+    anomaly_map = whole.anomaly_map().get_fdata()
+    for k, one in found.items():
+        np.testing.assert_array_equal(one.mask, whole.mask[..., k])
+        np.testing.assert_allclose(one.anomaly_map, anomaly_map[..., k], atol=1e-6)
+        if one.result:
+            np.testing.assert_array_equal(one.result.x0, levels[k].x0)
+            np.testing.assert_allclose(one.result.M, levels[k].M, rtol=1e-5)
+    assert sum(one.mask.sum() for one in found.values()) > 0
+
+
+@pytest.mark.parametrize("axes", ["RA", "LA", "AR", "PL", "PR", "LP"])
+def test_results_lie_on_the_pixels_that_were_handed_over(segmenter, volume, axes):
+    """Rows and columns that lead elsewhere are the same head."""
+    measured = segmenter.measure(volume)
+    want = list(segmenter.segment_stream(planes(volume), pixel_mm=PIXEL, measured=measured))
+
+    def turned(image):
+        if axes[0] in "AP":
+            image, (x, y) = image.T, (axes[1], axes[0])
+            return image[:: -1 if y == "P" else 1, :: -1 if x == "L" else 1]
+        return image[:: -1 if axes[0] == "L" else 1, :: -1 if axes[1] == "P" else 1]
+
+    stored = [(k, turned(image)) for k, image in planes(volume)]
+    spacing = PIXEL if axes[0] in "RL" else PIXEL[::-1]
+    got = list(segmenter.segment_stream(stored, pixel_mm=spacing, axes=axes, measured=measured))
+    for one, other in zip(want, got, strict=True):
+        assert one.index == other.index
+        np.testing.assert_array_equal(turned(one.mask), other.mask)
+        np.testing.assert_array_equal(turned(one.anomaly_map), other.anomaly_map)
+
+
+def test_results_come_while_others_are_still_awaited(segmenter, volume):
+    """The source waits for the first result before it goes on."""
+    came = threading.Event()
+
+    def slow():
+        for k, image in planes(volume):
+            if k == 9:
+                assert came.wait(20), "no result before the last slices"
+            yield k, image
+
+    measured, seen = segmenter.measure(volume), []
+    for one in segmenter.segment_stream(slow(), pixel_mm=PIXEL, measured=measured):
+        seen.append(one.index)
+        came.set()
+    assert sorted(seen) == list(range(12))
+
+
+def test_without_a_measure_the_first_slices_are_measured(segmenter, volume):
+    arriving = planes(volume)[2:]
+    middle = nib.Nifti1Image(volume.get_fdata(dtype=np.float32)[..., 2:7], AFFINE)
+    alike = {"pixel_mm": PIXEL, "measured": segmenter.measure(middle)}
+    want = list(segmenter.segment_stream(arriving, **alike))
+    got = list(segmenter.segment_stream(arriving, pixel_mm=PIXEL, settle=5))
+    few = list(segmenter.segment_stream(arriving[:5], pixel_mm=PIXEL, settle=9))
+    for one, other in zip(want, got, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+    for one, other in zip(want[:5], sorted(few, key=lambda one: one.index), strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+
+
+@pytest.mark.parametrize("how", ["event", "close"])
+def test_cancelling_ends_it_and_takes_no_more(segmenter, volume, how):
+    taken, cancel = [], threading.Event()
+
+    def endless():
+        for k in range(10_000):
+            taken.append(k)
+            yield k, planes(volume)[5][1]
+
+    before = threading.active_count()
+    stream = segmenter.segment_stream(endless(), pixel_mm=PIXEL, cancel=cancel,
+                                      measured=segmenter.measure(volume))  # fmt: skip
+    next(stream)
+    if how == "event":
+        cancel.set()
+        assert list(stream) == []
+    else:
+        stream.close()
+    for _ in range(100):
+        if threading.active_count() <= before:
+            break
+        time.sleep(0.02)
+    assert threading.active_count() <= before
+    assert len(taken) < 40
+
+
+@pytest.mark.parametrize(
+    ("slices", "message"),
+    [
+        ([(0, np.ones((4, 5, 6, 7)))], "shape"),
+        ([(0, np.full((24, 30), np.nan))], "without NaN"),
+        ([(0, "text")], "real numbers"),
+        ([7], "index, image"),
+        ([(-1, np.ones((24, 30)))], "below 0"),
+        ([(3, np.ones((24, 30))), (3, np.ones((24, 30)))], "come before"),
+        ([(3, np.ones((24, 30))), (4, np.ones((30, 24)))], "another shape"),
+        ([(k, np.zeros((24, 30))) for k in range(9)], "shows no head"),
+    ],
+)
+def test_bad_slices(segmenter, slices, message):
+    with pytest.raises(VolumeError, match=message):
+        list(segmenter.segment_stream(slices, pixel_mm=PIXEL))
+
+
+def test_what_the_source_raises_is_raised(segmenter, volume):
+    def broken():
+        yield from planes(volume)[:3]
+        raise ConnectionError("the scanner went away")
+
+    with pytest.raises(ConnectionError, match="went away"):
+        list(segmenter.segment_stream(broken(), pixel_mm=PIXEL))
+
+
+@pytest.mark.parametrize("wrong", [{"axes": "RR"}, {"axes": "SA"}, {"pixel_mm": (0, 1)}])
+def test_bad_geometry(segmenter, volume, wrong):
+    with pytest.raises(VolumeError):
+        list(segmenter.segment_stream(planes(volume), **{"pixel_mm": PIXEL, **wrong}))
+
+
+def test_a_pool_of_threads_shares_one_segmenter(segmenter):
+    volumes = [nib.Nifti1Image(head((24, 30, 6), seed=i), AFFINE) for i in range(8)]
+    want = [segmenter.segment(volume) for volume in volumes]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(segmenter.segment, volumes))
+    for one, other in zip(want, got, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+        for a, b in zip(one.slices, other.slices, strict=True):
+            np.testing.assert_array_equal(a.M, b.M)
