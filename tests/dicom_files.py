@@ -37,7 +37,7 @@ class Acquisition:
 
 
 AXIAL, SAGITTAL, CORONAL = (
-    Acquisition((0, 1, 2), (-1, 1, 1)), Acquisition((1, 2, 0), (-1, -1, 1)),
+    Acquisition((0, 1, 2), (-1, -1, 1)), Acquisition((1, 2, 0), (-1, -1, 1)),
     Acquisition((0, 2, 1), (-1, -1, -1)),
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from .planes import numbers
 
 # Compressed pixels may claim this many times the file's size, and this much in any case.
 _EXPANSION, _HARMLESS_BYTES = 200, 16 * 2**20
+_DECOMPRESS = "decompress the series (dcmdjpeg, or gdcmconv --raw)"
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def decode(header: Header, form: Stored, frames: int) -> NDArray[np.integer]:
         raw = np.asarray(pixels.pixel_array(header.path, raw=True))
         raw = raw.reshape(frames, form.rows, form.columns).astype(form.dtype, copy=False)
     except UNREADABLE as error:
-        raise VolumeError(
-            f"{header.path}: its pixels are truncated or damaged: copy it again from its source"
-        ) from error
+        mend = "copy it again from its source"
+        if header.dataset.file_meta.TransferSyntaxUID.is_compressed:
+            mend += f", or {_DECOMPRESS}"
+        raise VolumeError(f"{header.path}: its pixels are truncated or damaged: {mend}") from error
     # Bits above those in use may be anything, overlays for instance; the highest in use is a sign.
     unused = form.allocated - form.bits
     return (raw << unused) >> unused if unused else raw
@@ -103,9 +105,8 @@ def _check_transfer(header: Header, claimed: int) -> None:
         able = False
     if not able:
         raise VolumeError(
-            f"{path} is compressed as {uid.name}, which cannot be decoded here: decompress the "
-            "series (dcmdjpeg, or gdcmconv --raw), or run pip install pylibjpeg "
-            "pylibjpeg-libjpeg pylibjpeg-openjpeg"
+            f"{path} is compressed as {uid.name}, which cannot be decoded here: {_DECOMPRESS}, or "
+            "run pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
         )
 
 

@@ -79,7 +79,10 @@ def planes_of(header: Header) -> list[Plane]:
     """
     if not header.enhanced:
         if _count(header) != 1:
-            raise VolumeError(f"{header.path} holds many frames without saying where each lies")
+            raise VolumeError(
+                f"{header.path} holds many frames without saying where each lies: export them as "
+                "Enhanced MR, or one by one"
+            )
         data = header.dataset
         return [_plane(header, 1, (data, data, data), data)]
     try:
@@ -135,7 +138,9 @@ def _plane(
     lengths = np.linalg.norm(across), np.linalg.norm(down)
     # Also false for lengths of 0.
     if not (np.allclose(lengths, 1, atol=1e-2) and abs(across @ down) < 1e-2):
-        raise VolumeError(f"{header.path}: ImageOrientationPatient is no pair of right-angled axes")
+        raise VolumeError(
+            f"{header.path}: ImageOrientationPatient holds no right-angled axes; mend the header"
+        )
     # Between rows first, between columns second (PS3.3, 10.7.1.3).
     down_mm, across_mm = numbers(measures, "PixelSpacing", header, 2)
     if not (down_mm > 0 and across_mm > 0):

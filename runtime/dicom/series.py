@@ -94,8 +94,9 @@ def read_series(path: Path, series_uid: str | None = None) -> Series:
         planes = in_order([plane for header in chosen for plane in planes_of(header)], path)
         values = _values(planes, path)
         image = nib.Nifti1Image(values, affine(planes))
-    image.set_sform(image.affine, code="scanner")
-    image.set_qform(image.affine, code="scanner")
+    # The image's affine stays float64; the header's forms have fewer digits.
+    image.set_sform(image.affine, code="scanner", update_affine=False)
+    image.set_qform(image.affine, code="scanner", update_affine=False)
     image.header.set_xyzt_units("mm")
     notes = (f"ignored: {', '.join(ignored)}",) if ignored else ()
     return Series(image, tuple(planes), notes)

@@ -16,8 +16,8 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _SAME_MM = 0.01
 # How far cosines, and spacings relatively, may differ within a stack: they are rounded texts.
 _COSINES, _SPACINGS = 1e-3, 1e-3
-# How uneven slices may be: a part of their spacing, or what rounding to 0.1 mm makes.
-_UNEVEN, _ROUNDED_MM = 0.05, 0.1
+# How uneven slices may be: a part of their spacing; more where positions are rounded to 0.1 mm.
+_UNEVEN, _ROUNDED, _ROUNDED_MM = 0.05, 0.25, 0.2
 # How far a stack may lean, in pixels from its first to its last slice.
 _LEAN_PIXELS = 0.5
 
@@ -96,7 +96,7 @@ def _check_even(ordered: Sequence[Plane], along: NDArray[np.float64], where: Pat
             f"normal ({ordered[k].telling(ordered[k + 1])}): give one image a position"
         )
     usual = float(np.median(steps))
-    allowed = max(_UNEVEN * usual, _ROUNDED_MM)
+    allowed = max(_UNEVEN * usual, min(_ROUNDED * usual, _ROUNDED_MM))
     uneven = np.flatnonzero(abs(steps - usual) > allowed)
     if len(uneven):
         k = int(uneven[0])
@@ -107,7 +107,7 @@ def _check_even(ordered: Sequence[Plane], along: NDArray[np.float64], where: Pat
     places = np.array([plane.position for plane in ordered])
     even = np.linspace(along[0], along[-1], len(along))
     worst = int(np.argmax(abs(along - even)))
-    if abs(along[worst] - even[worst]) > 2 * allowed:
+    if abs(along[worst] - even[worst]) > allowed:
         raise VolumeError(
             f"{where} has slices whose distance changes slowly, most at {along[worst]:.1f} mm "
             "along the slice normal: resample them evenly"
