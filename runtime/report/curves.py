@@ -13,8 +13,9 @@ from .sheet import Sheet, Theme
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HEIGHT = 3.3
-_LEFT, _RIGHT, _TOP, _BOTTOM, _BETWEEN = 0.85, 0.25, 0.42, 0.55, 0.75
+HEIGHT = 3.5
+_LEFT, _RIGHT, _TOP, _BOTTOM, _BETWEEN = 0.85, 0.25, 0.5, 0.55, 0.75
+_LINE = 0.16  # inches of a line of the legend
 
 
 def draw_curves(
@@ -27,10 +28,12 @@ def draw_curves(
     modalities : the names of the scored modalities; without them, they are numbered if several
     """
     count = slices[0].M.shape[1]
+    lines = {1: 1, 2: 2}.get(count, 4)
+    above = _TOP + lines * _LINE
     width = (sheet.width - _LEFT - _RIGHT - (count - 1) * _BETWEEN) / count
     for c in range(count):
         axes = sheet.axes(
-            _LEFT + c * (width + _BETWEEN), top + _TOP, width, HEIGHT - _TOP - _BOTTOM
+            _LEFT + c * (width + _BETWEEN), top + above, width, HEIGHT - above - _BOTTOM
         )
         theme = sheet.theme
         for unhealthy, name, color in (
@@ -50,22 +53,30 @@ def draw_curves(
                 [result.M[:, c].max() for result in of],
                 "o" if unhealthy else "s",
                 color=color, ms=4.2, mec=theme.paper, mew=0.5, ls="none",
-                label=f"{name}: t_e of a slice, median {np.median([r.t_e[c] for r in of]):g}",
+                label=f"its t_e, median {np.median([r.t_e[c] for r in of]):g}",
             )  # fmt: skip
         name = modalities[c] if c < len(modalities) else f"modality {c + 1}" if count > 1 else ""
         title = "Divergence M_t of healthy-guided and unguided prediction"
         if count > 1:
             title = f"M_t, {name}"
-        axes.set_title(title, loc="left", color=theme.ink, fontsize=10, fontweight="bold", pad=8)
+        axes.set_title(
+            title,
+            loc="left",
+            color=theme.ink,
+            fontsize=10,
+            fontweight="bold",
+            pad=8 + 72 * lines * _LINE,
+        )
         axes.set_xlabel("timestep t", color=theme.faint, fontsize=8.5)
         axes.set_ylabel("M_t", color=theme.faint, fontsize=8.5, parse_math=False)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.02)
         _quiet(axes, theme)
-        if c == 0:
-            axes.legend(
-                fontsize=7.5, frameon=False, labelcolor=theme.ink, loc="upper left", ncols=2
-            )
+        axes.legend(
+            fontsize=7.5, frameon=False, labelcolor=theme.ink, ncols=4 // lines, loc="lower left",
+            bbox_to_anchor=(0, 1), borderaxespad=0.2, borderpad=0, labelspacing=0.2,
+            handletextpad=0.5,
+        )  # fmt: skip
 
 
 def curves(

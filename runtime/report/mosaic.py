@@ -14,6 +14,7 @@ RED = "#ff2d2d"
 _OUTLINE_ON_MAP = "#ffffff"
 _EDGE, _GAP, _CAPTION, _HEADER, _FOOTER = 0.25, 0.2, 0.27, 0.62, 0.3
 _PAIRS = 4  # a row
+_LONGEST = 70  # letters of a title
 
 
 def mosaic_height(shown: Sequence[Tile]) -> float:
@@ -26,12 +27,12 @@ def draw_mosaic(sheet: Sheet, shown: Sequence[Tile], title: str, subtitle: str) 
     """Draw slices into the top of a dark sheet of the mosaic's width."""
     theme = sheet.theme
     width, height = _tile_size(shown)
-    sheet.text(_EDGE, 0.31, title, fontsize=13, fontweight="bold")
+    shortened = title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…"
+    sheet.text(_EDGE, 0.31, shortened, fontsize=13, fontweight="bold")
     sheet.text(_EDGE, 0.5, subtitle, color=theme.faint, fontsize=8.5)
     window = _window(shown)
-    brightest = max(
-        float(np.quantile([tile.H for tile in shown], 0.999)), np.finfo(np.float32).tiny
-    )
+    high = float(np.quantile(np.stack([tile.H for tile in shown]), 0.999))
+    brightest = max(high, float(np.finfo(np.float32).tiny))
     for n, tile in enumerate(shown):
         row, column = divmod(n, _PAIRS)
         left = _EDGE + column * (2 * width + _GAP)
@@ -56,12 +57,12 @@ def draw_mosaic(sheet: Sheet, shown: Sequence[Tile], title: str, subtitle: str) 
             axes.set_aspect("auto")
         for x, side, letter in ((0.03, "left", "R"), (0.97, "right", "L")):
             image.text(
-                x, 0.5, letter, color=theme.faint, fontsize=7.5, ha=side, va="center",
+                x, 0.97, letter, color=theme.faint, fontsize=8, ha=side, va="top",
                 transform=image.transAxes,
             )  # fmt: skip
     scale = sheet.axes(WIDTH - _EDGE - 2.2, 0.2, 2.2, 0.1)
     bar = sheet.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="max")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     scale.tick_params(colors=theme.faint, labelsize=7, length=2, pad=1.5)
     scale.locator_params(nbins=4)
     sheet.text(WIDTH - _EDGE - 2.3, 0.3, "anomaly map H", color=theme.faint, fontsize=8, ha="right")

@@ -1,4 +1,4 @@
-"""(replaced when the page is there)"""
+"""A segmented volume as one page to read or print: nothing in it runs, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -6,10 +6,135 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_file
 from ..results import Segmentation
+from .curves import curves
+from .markup import Markup, join, png, tag, void
+from .mosaic import mosaic
+from .preview import MOST_SLICES, subtitle
+from .sheet import DARK, LIGHT, drawing
+from .tables import headline, lesion_table, method, provenance_table, slice_table
+from .tiles import Tile, tiles
+
+_STYLE = Path(__file__).with_name("page.css")
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_PURPOSE = "For research, not for diagnosis."
+_CURVES = (
+    "Curves of the divergence M_t over the timesteps, healthy and unhealthy slices in two colours, "
+    "with the timestep t_e of each slice marked at its peak."
+)
+_CAUTION = (
+    "A healthy verdict does not rule out disease, and what is marked need not be a lesion: look at "
+    "the images."
+)
 
 
 def write_report(
-    path: Path, found: Segmentation, content: Mapping[str, Any], title: str = ""
+    path: Path, found: Segmentation, stats: Mapping[str, Any], title: str | None = None
 ) -> None:
-    raise NotImplementedError
+    """Write a self-contained HTML file.
+
+    Parameters
+    ----------
+    stats : of the same segmentation, see :func:`anofpdm.runtime.report.stats.stats`
+    title : None for the name of the case
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    OutputError
+        If the file cannot be written.
+    """
+    with whole_file(path) as beside:
+        content = page(found, stats, title or stats["case"])
+        beside.write_bytes(content.encode("utf-8", "replace"))
+
+
+def page(found: Segmentation, stats: Mapping[str, Any], title: str) -> str:
+    """The page's HTML; see :func:`write_report`."""
+    shown = tiles(found, MOST_SLICES)
+    scored = stats["provenance"]["scored"]
+    with drawing():
+        slices = mosaic(shown, title, subtitle(found, len(shown)))
+        light, dark = (curves(found.slices, theme, scored) for theme in (LIGHT, DARK))
+    head = join(
+        [
+            void("meta", charset="utf-8"),
+            void("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+            void("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            void("meta", name="color-scheme", content="light dark"),
+            void("meta", name="robots", content="noindex"),
+            tag("title", f"{title} - anofpdm"),
+            tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
+        ]
+    )
+    body = join([_header(stats, title), _main(stats, shown, slices, light, dark), _footer(stats)])
+    return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
+
+
+def _header(stats: Mapping[str, Any], title: str) -> Markup:
+    said = stats["provenance"]
+    under = (
+        f"Anomaly segmentation of {', '.join(said['volumes']) or 'an array'} by anofpdm "
+        f"{said['anofpdm']}, model {said['bundle']}, preset {said['preset']}"
+    )
+    notice = tag("p", tag("strong", _PURPOSE), f" {_CAUTION}", class_="notice", role="note")
+    return tag("header", tag("h1", title), tag("p", under, class_="under"), notice)
+
+
+def _main(
+    stats: Mapping[str, Any], shown: tuple[Tile, ...], slices: bytes, light: bytes, dark: bytes
+) -> Markup:
+    said = stats["provenance"]
+    lines = [*said["notes"], *(f"Calibration: {warning}" for warning in said["warnings"])]
+    parts = [headline(stats)]
+    if lines:
+        listed = tag("ul", *(tag("li", line) for line in lines), class_="lines")
+        parts += [tag("h2", "Notes and warnings"), listed]
+    parts += [
+        tag("h2", "Slices"),
+        _figure(
+            void("img", src=png(slices), alt=_described(shown)),
+            "Left of each pair: the image, with the mask outlined in red. Right: the anomaly map "
+            "H, the same scale on all slices. Radiological convention: the patient's right is on "
+            "the left. Slices are counted from the feet up.",
+        ),
+        tag("h2", "Divergence"),
+        _figure(
+            tag(
+                "picture",
+                void("source", srcset=png(dark), media="screen and (prefers-color-scheme: dark)"),
+                void("img", src=png(light), alt=_CURVES),
+            ),
+            "M_t over the visited timesteps, one thin line a slice. The map is taken where M_t "
+            "peaks (t_e); how high it peaks decides how much of a slice is marked.",
+        ),
+        tag("h2", "Lesions"),
+        lesion_table(stats),
+        tag("h2", "Slice by slice"),
+        slice_table(stats),
+        tag("h2", "Method"),
+        tag("p", method(stats)),
+        tag("h2", "Provenance"),
+        provenance_table(stats),
+    ]
+    return tag("main", *parts)
+
+
+def _figure(picture: Markup, caption: str) -> Markup:
+    return tag("figure", picture, tag("figcaption", caption))
+
+
+def _described(shown: tuple[Tile, ...]) -> str:
+    marked = ", ".join(str(tile.level) for tile in shown if tile.mask.any())
+    return (
+        f"{len(shown)} axial slices, each beside its anomaly map. The mask is outlined on "
+        f"{f'slices {marked}' if marked else 'none of them'}."
+    )
+
+
+def _footer(stats: Mapping[str, Any]) -> Markup:
+    versions = stats["provenance"]["versions"]
+    text = f"{_PURPOSE} Made by anofpdm {versions['anofpdm']} in {stats['seconds']:.0f} s."
+    return tag("footer", tag("p", text))

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,8 +55,9 @@ class Sheet:
         )
 
     def text(self, left: float, top: float, text: str, **how: Any) -> None:
-        """Plain text (no mathematics), at its baseline unless told otherwise."""
+        """Plain text (no mathematics) in one line, at its baseline unless told otherwise."""
         place = (left / self.width, 1 - top / self.height)
+        text = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
         how = {"color": self.theme.ink, "fontsize": 9, "parse_math": False, **how}
         self.figure.text(*place, text, **how)
 
@@ -63,7 +65,10 @@ class Sheet:
         """The picture as a PNG file without metadata: the same sheet gives the same bytes."""
         canvas = require("matplotlib.backends.backend_agg", "report").FigureCanvasAgg
         buffer = io.BytesIO()
-        canvas(self.figure).print_png(buffer, metadata={"Software": None})
+        with warnings.catch_warnings():
+            # Of letters that its font lacks, in a title; an empty box is drawn.
+            warnings.filterwarnings("ignore", message="Glyph")
+            canvas(self.figure).print_png(buffer, metadata={"Software": None})
         return buffer.getvalue()
 
 
@@ -95,6 +100,7 @@ def _matplotlib() -> ModuleType:
             os.environ["MPLCONFIGDIR"] = folder
             try:
                 require("matplotlib.font_manager", "report")
+                require("matplotlib", "report").get_configdir()  # remembered from here on
             finally:
                 del os.environ["MPLCONFIGDIR"]
     return require("matplotlib", "report")

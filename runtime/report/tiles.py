@@ -42,7 +42,8 @@ def tiles(found: Segmentation, most: int) -> tuple[Tile, ...]:
     shown = choose([result.unhealthy for result in found.slices], most)
     images = radiological(np.stack([found.slices[i].x0[0] for i in shown]), axes)
     maps = radiological(np.stack([found.slices[i].H for i in shown]), axes)
-    masks = radiological(masks[shown], axes)
+    places = np.searchsorted(head.placement.levels, [found.slices[i].key for i in shown])
+    masks = radiological(masks[places], axes)
     rows, columns = (_window((images > _AIR) | masks, axis) for axis in (1, 2))
     return tuple(
         Tile(

@@ -1,0 +1,162 @@
+"""The tables and figures of the page, made from statistics alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .markup import Markup, join, table, tag
+
+MOST_LESIONS = 100
+_SIDES = (("R", "L"), ("A", "P"), ("S", "I"))
+
+
+def headline(stats: Mapping[str, Any]) -> Markup:
+    """What one looks for first."""
+    lesions = stats["lesions"]
+    largest = f" largest {lesions[0]['volume_ml']:.1f} ml" if lesions else ""
+    processed, left_out = stats["slices_processed"], stats["slices_left_out"]
+    figures = (
+        ("Marked volume", f"{stats['volume_ml']:.1f}", " ml"),
+        ("Connected lesions", len(lesions), largest),
+        ("Unhealthy slices", stats["unhealthy_slices"], f" of {processed}"),
+        ("Slices left out", left_out, " too little of a head" if left_out else ""),
+    )
+    return tag(
+        "dl",
+        *(
+            tag("div", tag("dt", name), tag("dd", value, tag("small", unit)))
+            for name, value, unit in figures
+        ),
+        class_="figures",
+    )
+
+
+def lesion_table(stats: Mapping[str, Any]) -> Markup:
+    """The lesions, largest first."""
+    lesions = stats["lesions"]
+    if not lesions:
+        return tag("p", "Nothing is marked.")
+    caption = "Connected parts of the mask, largest first."
+    if len(lesions) > MOST_LESIONS:
+        caption += f" {len(lesions) - MOST_LESIONS} smaller ones are in the statistics alone."
+    head = ("Lesion", "Volume, ml", "Voxels", "Centre, mm", "Slices", "Box, voxels of the input")
+    rows = (
+        (
+            number,
+            f"{lesion['volume_ml']:.2f}",
+            lesion["voxels"],
+            _place(lesion["centroid_mm"]),
+            _span(lesion["levels"]),
+            ", ".join(_span(ends) for ends in lesion["box"]),
+        )
+        for number, lesion in enumerate(lesions[:MOST_LESIONS], 1)
+    )
+    return table(caption, head, rows)
+
+
+def slice_table(stats: Mapping[str, Any]) -> Markup:
+    """Verdict and marked volume of every processed slice."""
+    caption = (
+        "Processed axial slices, from the feet up. Probability: of being unhealthy, by the "
+        "calibrated decision"
+    )
+    if stats["provenance"]["verdict"] == "cosine":
+        caption += "; here verdicts go by the cosine instead"
+    head = ("Slice", "Height, mm", "Verdict", "Probability", "Marked, ml")
+    rows = (
+        (
+            one["level"],
+            f"{one['position_mm']:.1f}",
+            _verdict(one["unhealthy"]),
+            _share(one["probability"], one["unhealthy"]),
+            f"{one['marked_ml']:.2f}" if one["marked_ml"] else "–",  # noqa: RUF001
+        )
+        for one in stats["slices"]
+    )
+    return table(f"{caption}.", head, rows)
+
+
+def method(stats: Mapping[str, Any]) -> str:
+    """Three sentences, true of this set-up."""
+    said = stats["provenance"]
+    rule, conditions = said["anomaly_map"], said["conditions"]
+    process = f"{conditions['encoding'].upper()} encoding, up to timestep {conditions['L']}"
+    errors = "squared errors of the guided prediction"
+    if rule["sub_map"] != "residual":
+        errors = "squared differences of the two predictions"
+    where = "t_e" if rule["t_e_ratio"] == 1 else f"{rule['t_e_ratio']:g} t_e"
+    taken = f"averaged up to {where}" if rule["anomaly_map"] == "aggregate" else f"taken at {where}"
+    cut = "a quantile that M_t picks (Algorithm 1)"
+    if said["threshold"] is not None:
+        cut = f"the fixed threshold {said['threshold']:g}"
+    which = "Every slice" if said["every_slice"] else "A slice that is found unhealthy"
+    return (
+        "Noise is added to each axial slice step by step, by the forward process of a diffusion "
+        f"model that was trained with image-level labels alone ({process}); nothing is "
+        "reconstructed. At every step the network predicts the slice twice, guided towards "
+        f"“healthy” (w = {said['w']:g}) and unguided: t_e is where these two diverge most (M_t), "
+        f"and the {errors}, {taken}, are the anomaly map H. {which} is marked where H, smoothed "
+        f"by a median filter, reaches {cut}, and small components are dropped (AnoFPDM, Che et "
+        "al.)."
+    )
+
+
+def provenance_table(stats: Mapping[str, Any]) -> Markup:
+    """Everything that decides the mask, as the statistics have it."""
+    said = {key: value for key, value in stats["provenance"].items() if key not in _TOLD}
+    content = {
+        "inputs": stats["inputs"],
+        "mask": stats["mask"],
+        **said,
+        "seconds": stats["seconds"],
+    }
+    caption = "All it takes to make this mask again, by the names of the statistics file."
+    rows = ((name, _value(value)) for name, value in _flat("", content))
+    return tag("div", table(caption, ("What", "Value"), rows), class_="words")
+
+
+_TOLD = ("notes", "warnings", "volumes")
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested objects by their path; lists of plain values are leaves."""
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), below)
+    elif isinstance(value, Sequence) and any(isinstance(one, Mapping) for one in value):
+        for number, below in enumerate(value, 1):
+            yield from _flat(f"{prefix}.{number}", below)
+    else:
+        yield prefix, value
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _place(centroid_mm: Sequence[float]) -> str:
+    """A place in the patient's directions: right or left, front (A) or back, top (S) or bottom."""
+    return ", ".join(
+        f"{positive if mm >= 0 else negative} {abs(mm):.1f}"
+        for mm, (positive, negative) in zip(centroid_mm, _SIDES, strict=True)
+    )
+
+
+def _span(ends: Sequence[int]) -> str:
+    first, last = ends
+    return str(first) if first == last else f"{first}–{last}"  # noqa: RUF001
+
+
+def _verdict(unhealthy: bool) -> Markup:
+    name = "unhealthy" if unhealthy else "healthy"
+    return tag("span", name, class_=name)
+
+
+def _share(probability: float, unhealthy: bool) -> Markup:
+    filled = tag("i", style=f"width:{100 * probability:.0f}%")
+    kind = "unhealthy" if unhealthy else "healthy"
+    return join(
+        [tag("span", filled, class_=f"bar {kind}", aria_hidden="true"), f"{probability:.2f}"]
+    )
