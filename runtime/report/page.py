@@ -136,5 +136,6 @@ def _described(shown: tuple[Tile, ...]) -> str:
 
 def _footer(stats: Mapping[str, Any]) -> Markup:
     versions = stats["provenance"]["versions"]
-    text = f"{_PURPOSE} Made by anofpdm {versions['anofpdm']} in {stats['seconds']:.0f} s."
+    took = f" in {stats['seconds']:.0f} s" if "seconds" in stats else ""
+    text = f"{_PURPOSE} Made by anofpdm {versions['anofpdm']}{took}."
     return tag("footer", tag("p", text))

@@ -110,7 +110,7 @@ def provenance_table(stats: Mapping[str, Any]) -> Markup:
         "inputs": stats["inputs"],
         "mask": stats["mask"],
         **said,
-        "seconds": stats["seconds"],
+        "seconds": stats.get("seconds", "not recorded"),
     }
     caption = "All it takes to make this mask again, by the names of the statistics file."
     rows = ((name, _value(value)) for name, value in _flat("", content))
