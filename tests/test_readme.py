@@ -18,7 +18,7 @@ def blocks(language):
 
 
 def test_the_python_examples_run():
-    assert len(blocks("python")) == 2
+    assert len(blocks("python")) == 3
     for code in blocks("python"):
         subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 

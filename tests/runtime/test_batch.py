@@ -110,7 +110,7 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(cases, tmp_path):
     assert changed == {TABLE} | {name for name in after if name.startswith("P0")}
     asked.clear()
     batch(cases, out, network=counting).run(overwrite=True)
-    assert sum(asked) == first
+    assert sum(asked) >= first
     assert contents(out) == after
 
 
