@@ -77,5 +77,6 @@ def test_wheel_holds_the_package_and_no_plain_rooms(tmp_path):
     for name in ("py.typed", "runtime/forward.py", "train/unet.py", "calibrate/choose.py",
                  "export/parity.py", "runtime/gpu/kernels.cu", "runtime/default.anofpdm/unet.onnx",
                  "runtime/default.anofpdm/unet_fp16.onnx", "export/engine.py",
-                 "runtime/dicom/series.py", "runtime/default.anofpdm/manifest.json"):  # fmt: skip
+                 "runtime/dicom/series.py", "runtime/default.anofpdm/manifest.json",
+                 "runtime/report/page.css", "runtime/report/page.py"):  # fmt: skip
         assert f"anofpdm/{name}" in names

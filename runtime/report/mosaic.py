@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .sheet import DARK, Sheet
-from .tiles import Tile
+from .tiles import AIR, Tile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 WIDTH = 12.0
 RED = "#ff2d2d"
-_OUTLINE_ON_MAP = "#ffffff"
+_FOOT = (
+    "For research, not for diagnosis.  Red: the mask.  Radiological convention: the patient's "
+    "right (R) is on the left.  p: probability of being unhealthy by the calibrated decision."
+)
 _EDGE, _GAP, _CAPTION, _HEADER, _FOOTER = 0.25, 0.2, 0.27, 0.62, 0.3
 _PAIRS = 4  # a row
 _LONGEST = 70  # letters of a title
@@ -25,14 +35,14 @@ def mosaic_height(shown: Sequence[Tile]) -> float:
 
 def draw_mosaic(sheet: Sheet, shown: Sequence[Tile], title: str, subtitle: str) -> None:
     """Draw slices into the top of a dark sheet of the mosaic's width."""
-    theme = sheet.theme
+    theme, bottom = sheet.theme, mosaic_height(shown)
     width, height = _tile_size(shown)
     shortened = title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…"
     sheet.text(_EDGE, 0.31, shortened, fontsize=13, fontweight="bold")
     sheet.text(_EDGE, 0.5, subtitle, color=theme.faint, fontsize=8.5)
-    window = _window(shown)
-    high = float(np.quantile(np.stack([tile.H for tile in shown]), 0.999))
-    brightest = max(high, float(np.finfo(np.float32).tiny))
+    # One frame for all pictures, in inches: frames are what takes time.
+    area, looks = sheet.axes(0, 0, WIDTH, bottom), _looks(shown)
+    area.set_axis_off()
     for n, tile in enumerate(shown):
         row, column = divmod(n, _PAIRS)
         left = _EDGE + column * (2 * width + _GAP)
@@ -41,39 +51,18 @@ def draw_mosaic(sheet: Sheet, shown: Sequence[Tile], title: str, subtitle: str) 
         verdict = f"{'unhealthy' if tile.unhealthy else 'healthy'}  p = {tile.probability:.2f}"
         sheet.text(left, top - 0.06, f"slice {tile.level}", fontweight="bold")
         sheet.text(left + 2 * width, top - 0.06, verdict, color=color, ha="right")
-        image = sheet.axes(left, top, width, height)
-        image.imshow(
-            tile.image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear"
-        )
-        beside = sheet.axes(left + width, top, width, height)
-        drawn = beside.imshow(
-            tile.H, cmap="inferno", vmin=0, vmax=brightest, interpolation="bilinear"
-        )
-        for axes, line in ((image, RED), (beside, _OUTLINE_ON_MAP)):
-            if tile.mask.any():
-                thick = 1.3 if axes is image else 0.6
-                axes.contour(tile.mask.astype(float), [0.5], colors=line, linewidths=thick)
-            axes.set_axis_off()
-            axes.set_aspect("auto")
-        for x, side, letter in ((0.03, "left", "R"), (0.97, "right", "L")):
-            image.text(
-                x, 0.97, letter, color=theme.faint, fontsize=8, ha=side, va="top",
-                transform=image.transAxes,
-            )  # fmt: skip
+        for pixels, x, look in ((tile.image, left, looks[0]), (tile.H, left + width, looks[1])):
+            drawn = _draw(area, pixels, tile.mask, (x, top, width, height), look)
+        for x, side, letter in ((left + 0.05, "left", "R"), (left + width - 0.05, "right", "L")):
+            area.text(x, top + 0.05, letter, color=theme.faint, fontsize=8, ha=side, va="top")
+    area.set(xlim=(0, WIDTH), ylim=(bottom, 0))
     scale = sheet.axes(WIDTH - _EDGE - 2.2, 0.2, 2.2, 0.1)
     bar = sheet.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="max")
     bar.outline.set_visible(False)
     scale.tick_params(colors=theme.faint, labelsize=7, length=2, pad=1.5)
     scale.locator_params(nbins=4)
     sheet.text(WIDTH - _EDGE - 2.3, 0.3, "anomaly map H", color=theme.faint, fontsize=8, ha="right")
-    sheet.text(
-        _EDGE,
-        mosaic_height(shown) - 0.12,
-        "For research, not for diagnosis.  Red: the mask.  Radiological convention: the patient's "
-        "right (R) is on the left.  p: probability of being unhealthy by the calibrated decision.",
-        color=theme.faint,
-        fontsize=7.5,
-    )
+    sheet.text(_EDGE, bottom - 0.12, _FOOT, color=theme.faint, fontsize=7.5)
 
 
 def mosaic(shown: Sequence[Tile], title: str, subtitle: str) -> bytes:
@@ -90,9 +79,45 @@ def _tile_size(shown: Sequence[Tile]) -> tuple[float, float]:
     return width, width * rows / columns
 
 
-def _window(shown: Sequence[Tile]) -> tuple[float, float]:
-    """The intensities that become black and white: the same on all slices."""
+@dataclass(frozen=True)
+class _Look:
+    """How pixels are shown: colours, from ``low`` to ``high``; how the mask is outlined on them."""
+
+    colors: str
+    low: float
+    high: float
+    outline: str
+    thick: float
+
+
+def _looks(shown: Sequence[Tile]) -> tuple[_Look, _Look]:
+    """Of images and of maps: the same on all slices."""
     values = np.concatenate([tile.image.ravel() for tile in shown])
-    inside = values[values > -0.9]
+    inside = values[values > AIR]
     white = float(np.quantile(inside, 0.995)) if len(inside) else 1.0
-    return -1.0, max(white, -0.9)
+    brightest = float(np.quantile(np.stack([tile.H for tile in shown]), 0.999))
+    return (
+        _Look("gray", -1.0, white, RED, 1.3),
+        _Look("inferno", 0.0, max(brightest, float(np.finfo(np.float32).tiny)), "#ffffff", 0.6),
+    )
+
+
+def _draw(
+    area: Axes,
+    pixels: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    place: tuple[float, float, float, float],
+    look: _Look,
+) -> AxesImage:
+    """Draw (h, w) pixels and a mask's outline at (left, top, width, height) of an area."""
+    left, top, width, height = place
+    drawn = area.imshow(
+        pixels, cmap=look.colors, vmin=look.low, vmax=look.high, interpolation="bilinear",
+        extent=(left, left + width, top + height, top), aspect="auto",
+    )  # fmt: skip
+    if mask.any():
+        rows, columns = mask.shape
+        x = left + (np.arange(columns) + 0.5) * width / columns
+        y = top + (np.arange(rows) + 0.5) * height / rows
+        area.contour(x, y, mask.astype(float), [0.5], colors=look.outline, linewidths=look.thick)
+    return drawn

@@ -13,7 +13,7 @@ from ..grid import masks_to_grid
 from ..results import Segmentation
 
 T = TypeVar("T", bound=np.generic)
-_AIR = -0.9  # what is darker is not part of the window
+AIR = -0.9  # darker than any head
 _MARGIN = 3  # pixels around the head
 
 
@@ -44,7 +44,7 @@ def tiles(found: Segmentation, most: int) -> tuple[Tile, ...]:
     maps = radiological(np.stack([found.slices[i].H for i in shown]), axes)
     places = np.searchsorted(head.placement.levels, [found.slices[i].key for i in shown])
     masks = radiological(masks[places], axes)
-    rows, columns = (_window((images > _AIR) | masks, axis) for axis in (1, 2))
+    rows, columns = (_window((images > AIR) | masks, axis) for axis in (1, 2))
     return tuple(
         Tile(
             found.slices[i].key,
