@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import VolumeError
 from .forward import Slice
 from .grid import Grid, Placement, from_grid, to_grid
+from .limits import LIMITS, Limits
 from .volume import Volume, read_volume
 
 
@@ -41,8 +42,10 @@ class Head:
     def to_source(self, planes: NDArray[np.generic]) -> NDArray[np.float32]:
         """Maps of all slices, (n, size, size), in the source's axes and shape: float32, linear in
         the plane, 0 where there is no slice."""
-        volume = from_grid(planes, self.grid, self.placement)
-        return np.asarray(self.volume.to_source(volume), np.float32)
+        out = np.zeros(self.volume.source_shape, np.float32, order="F")
+        canonical = self.volume.canonical(out.reshape(out.shape[:3]))
+        from_grid(planes, self.grid, self.placement, canonical)
+        return out
 
 
 def on_grid(
@@ -50,6 +53,7 @@ def on_grid(
     names: Sequence[str] | None,
     modalities: Sequence[str],
     grid: Grid,
+    limits: Limits = LIMITS,
 ) -> tuple[Head, NDArray[np.float32]]:
     """The slices that show enough of a head.
 
@@ -66,7 +70,7 @@ def on_grid(
     if names and len(names) != len(images):
         raise VolumeError(f"{len(names)} names for {len(images)} images")
     called = list(names) if names else [image.get_filename() or "the image" for image in images]
-    volume = read_volume(list(images), called, len(modalities))
+    volume = read_volume(list(images), called, len(modalities), limits)
     slices, placement = to_grid(volume.data, volume.voxel_mm, grid)
     if not len(slices):
         raise VolumeError(
@@ -74,7 +78,7 @@ def on_grid(
             f"{' x '.join(f'{mm:g}' for mm in volume.voxel_mm)} mm?"
         )
     # The voxels have been resampled: what is needed from here on is where they were.
-    without = Volume(volume.data[:, :0], volume.voxel_mm, volume.source, volume.notes)
+    without = Volume(volume.data[:, :0].copy(), volume.voxel_mm, volume.source, volume.notes)
     return Head(without, grid, placement), slices
 
 
@@ -102,4 +106,4 @@ def as_images(
     matrix = np.asarray(affine, np.float64)
     if matrix.shape != (4, 4):
         raise VolumeError(f"affine has shape {matrix.shape}: it must be (4, 4)")
-    return [nib.Nifti1Image(array.astype(np.float32), matrix)]
+    return [nib.Nifti1Image(array.astype(np.float32, copy=False), matrix)]

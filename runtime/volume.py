@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.processing import resample_from_to
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from .errors import OutputError, VolumeError
 from .files import whole_file, writable_folder
+from .header import is_nifti_name, open_header
+from .limits import LIMITS, Limits, check_claim, check_memory, estimate_bytes
+from .voxels import fill
 
+S = TypeVar("S", bound=np.generic)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SUFFIXES = (".nii", ".nii.gz")
-_UNREADABLE = (
-    ImageFileError, HeaderDataError, EOFError, OSError, OverflowError, ValueError, zlib.error,
-)  # fmt: skip
+_VOXEL_MM = (0.01, 100.0)
 _UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 # What places a mask, copied as it stands: nothing is computed, so nothing is rounded or refused.
 _PLACING_FIELDS = (
@@ -44,42 +45,51 @@ class Volume:
     source: SpatialImage
     notes: tuple[str, ...] = ()
 
+    def canonical(self, array: NDArray[S]) -> NDArray[S]:
+        """An (X, Y, Z) array in the source's axes, seen in the canonical ones: a view."""
+        there = ornt_transform(io_orientation(self.source.affine), _RAS)
+        seen: NDArray[S] = apply_orientation(array, there)
+        return seen
+
     def from_source(self, array: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Turn an (X, Y, Z) array in the source's axes to the canonical ones."""
-        there = ornt_transform(io_orientation(self.source.affine), _RAS)
-        return np.ascontiguousarray(apply_orientation(array, there))
+        return np.ascontiguousarray(self.canonical(array))
 
     def to_source(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """Turn a canonical (X, Y, Z) array back to the axes and shape of the source."""
         back = ornt_transform(_RAS, io_orientation(self.source.affine))
         turned = np.ascontiguousarray(apply_orientation(array, back))
-        if self.source.shape[3:] == (1,):
-            return turned[..., None]
-        return turned
+        return turned.reshape(self.source_shape)
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """What shape a mask must have: the source's, without modalities."""
+        shape = tuple(int(n) for n in self.source.shape)
+        return shape if shape[3:] == (1,) else shape[:3]
 
 
-def load_image(path: Path) -> SpatialImage:
+def load_image(path: Path, limits: Limits = LIMITS) -> SpatialImage:
     """Open a NIfTI (or Analyze) image without reading its voxels.
 
     Raises
     ------
     VolumeError
-        If it is not there or not such an image.
+        If it is not there or not such an image, or claims more voxels than it can hold.
     """
     if not path.exists():
         raise VolumeError(f"{path} does not exist")
     if path.is_dir():
         raise VolumeError(f"{path} is a folder: name a NIfTI file (.nii, .nii.gz, .hdr/.img)")
-    try:
-        image = nib.load(path)
-    except _UNREADABLE as error:
-        raise VolumeError(f"{path} is not a readable NIfTI image: {_first_line(error)}") from error
-    if not isinstance(image, nib.analyze.AnalyzeImage | nib.spm99analyze.Spm99AnalyzeImage):
-        raise VolumeError(f"{path} is {type(image).__name__}, not NIfTI: convert it first")
+    if not is_nifti_name(path):
+        raise VolumeError(f"{path} is not NIfTI (.nii, .nii.gz, .hdr/.img): convert it first")
+    image = open_header(path)
+    check_claim(image, str(path), limits)
     return image
 
 
-def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -> Volume:
+def read_volume(
+    images: list[SpatialImage], names: list[str], modalities: int, limits: Limits = LIMITS
+) -> Volume:
     """Read co-registered images into one volume; see :class:`Volume`.
 
     Parameters
@@ -88,14 +98,16 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
         those on other voxels than the first are resampled onto it, linearly
     names : what to call each image in messages, for instance its path
     modalities : how many the model expects
+    limits : beyond which nothing is read
 
     Raises
     ------
     VolumeError
-        If the shape, type, affine or values cannot be used.
+        If the shape, type, affine or values cannot be used, or would take too much memory.
     """
     first, where = images[0], names[0]
     for image, name in zip(images, names, strict=True):
+        check_claim(image, name, limits)
         _check_affine(image, name)
     notes: list[str] = []
     if len(images) > 1:
@@ -116,30 +128,52 @@ def read_volume(images: list[SpatialImage], names: list[str], modalities: int) -
     if min(first.shape) < 1:
         raise VolumeError(f"{where} has shape {first.shape}: it holds no voxels")
     affine = np.asarray(first.affine, dtype=np.float64)
-    if len(images) == 1:
-        values = read_values(first, where)
-        arrays = [values] if values.ndim == 3 else [values[..., c] for c in range(modalities)]
-    else:
-        arrays = []
-        for image, name in zip(images, names, strict=True):
-            values = read_values(image, name).reshape(image.shape[:3])
-            if not same_grid(image, first):
-                # As float32: in the stored type, interpolated values would be rounded.
-                values = read_values(
-                    resample_onto(nib.Nifti1Image(values, image.affine), first), name
-                )
-                notes.append(f"{name} was resampled onto the grid of {where}")
-            arrays.append(values)
-    for c, array in enumerate(arrays):
-        if array.min() == array.max():
-            which = names[c] if len(names) > 1 else where
-            raise VolumeError(f"{which} has the same value, {array.flat[0]:g}, in every voxel")
-    to_ras = ornt_transform(io_orientation(affine), _RAS)
-    data = np.stack([np.ascontiguousarray(apply_orientation(a, to_ras)) for a in arrays])
+    stored_axes = io_orientation(affine)
+    to_ras = ornt_transform(stored_axes, _RAS)
     canonical = affine @ inv_ornt_aff(to_ras, first.shape[:3])
     spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0)) * _unit_mm(first)
     voxel_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+    if not all(_VOXEL_MM[0] <= mm <= _VOXEL_MM[1] for mm in voxel_mm):
+        raise VolumeError(
+            f"{where}: are its voxels really {' x '.join(f'{mm:g}' for mm in voxel_mm)} mm? Those "
+            f"of a head measure {_VOXEL_MM[0]:g} to {_VOXEL_MM[1]:g} mm: mend the header"
+        )
+    others = [image for image in images if not same_grid(image, first)]
+    shape = first.shape[:3]
+    needed = estimate_bytes([shape, *(o.shape[:3] for o in others)], modalities)
+    check_memory(needed, f"{where}, shape {first.shape},", limits)
+    data, views = _room(modalities, shape, stored_axes)
+    if len(images) == 1:
+        fill(views if len(first.shape) == 4 else views[..., 0], first, where)
+    else:
+        for c, (image, name) in enumerate(zip(images, names, strict=True)):
+            if not same_grid(image, first):
+                # As float32: in the stored type, interpolated values would be rounded.
+                values = read_values(image, name, limits).reshape(image.shape[:3])
+                moved = resample_onto(nib.Nifti1Image(values, image.affine), first)
+                fill(views[..., c], moved, name)
+                notes.append(f"{name} was resampled onto the grid of {where}")
+            else:
+                fill(views[..., c].reshape(image.shape), image, name)
+    for c, array in enumerate(data):
+        if array.min() == array.max():
+            which = names[c] if len(names) > 1 else where
+            raise VolumeError(f"{which} has the same value, {array.flat[0]:g}, in every voxel")
     return Volume(data, voxel_mm, first, tuple(notes))
+
+
+def _room(
+    modalities: int, shape: tuple[int, ...], stored_axes: NDArray[np.generic]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Room for a volume, (C, X, Y, Z) with each axial slice in one piece, and the same memory in
+    the axes of the source: (*shape, C)."""
+    to_ras, back = ornt_transform(stored_axes, _RAS), ornt_transform(_RAS, stored_axes)
+    X, Y, Z = (shape[int(axis)] for axis in np.argsort(to_ras[:, 0]))
+    try:
+        data = np.empty((modalities, Z, Y, X), np.float32).transpose(0, 3, 2, 1)
+    except (MemoryError, ValueError) as error:
+        raise VolumeError(f"shape {shape} is too large for memory: resample it") from error
+    return data, apply_orientation(np.moveaxis(data, 0, 3), back)
 
 
 def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image:
@@ -198,26 +232,20 @@ def resample_onto(image: SpatialImage, target: SpatialImage, order: int = 1) -> 
     return resampled
 
 
-def read_values(image: SpatialImage, name: str) -> NDArray[np.float32]:
+def read_values(image: SpatialImage, name: str, limits: Limits = LIMITS) -> NDArray[np.float32]:
     """Voxels as float32, with the header's scale factors applied.
 
     Raises
     ------
     VolumeError
-        If they are not real numbers, not finite, or not all there.
+        If they are not real numbers, not finite, not all there, or too many.
     """
-    kind = image.get_data_dtype()
-    if kind.fields is not None or kind.kind not in "biuf":
-        raise VolumeError(f"{name} holds {kind} voxels: give one real value a voxel")
+    check_claim(image, name, limits)
     try:
-        with np.errstate(all="ignore"):
-            values = np.asarray(image.dataobj, dtype=np.float32)
-    except _UNREADABLE as error:
-        raise VolumeError(f"{name} is truncated or damaged: {_first_line(error)}") from error
-    except MemoryError as error:
+        values = np.empty(image.shape, np.float32, order="F")
+    except (MemoryError, ValueError) as error:
         raise VolumeError(f"{name} claims shape {image.shape}: too large for memory") from error
-    if not np.isfinite(values).all():
-        raise VolumeError(f"{name} holds NaN or infinite values: replace them, for instance by 0")
+    fill(values, image, name)
     return values
 
 
@@ -239,7 +267,3 @@ def _unit_mm(image: SpatialImage) -> float:
     if not isinstance(image, nib.Nifti1Pair):
         return 1.0
     return _UNITS_MM.get(image.header.get_xyzt_units()[0], 1.0)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

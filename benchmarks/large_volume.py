@@ -1,0 +1,108 @@
+"""Peak memory of a large volume: ``python benchmarks/large_volume.py``.
+
+A head of 512 x 512 x 400 voxels, as NIfTI, compressed or not; each is segmented by a process of its
+own on the embedded default model, whose largest resident set is the peak. "before" is what the
+process had taken when the model was loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import nibabel as nib
+import numpy as np
+from machine import machine, table
+
+from anofpdm.runtime.files import write_json
+from anofpdm.runtime.head import on_grid
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.volume import load_image, save_image
+
+_SHAPE = (512, 512, 400)
+_ALLOWED_MIB = 2048
+_FILES = [("int16", ".nii.gz"), ("int16", ".nii"), ("float32", ".nii.gz"), ("float32", ".nii")]
+
+
+@click.command()
+@click.option("--one", nargs=2, type=str, hidden=True)
+@click.option("--every-slice-of-the-head", "whole", is_flag=True, help="Slow: 400 slices, not 20.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+def main(one: tuple[str, str] | None, whole: bool, json_path: Path | None) -> None:
+    if one:
+        click.echo(json.dumps(measure(Path(one[0]), Path(one[1]))))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, suffix in _FILES:
+            path = Path(folder, f"head{suffix}")
+            write_head(path, np.dtype(kind), _SHAPE[2] if whole else 20)
+            arguments = [sys.executable, __file__, "--one", str(path), str(path.with_name("m.nii"))]
+            done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+            rows.append({"voxels": kind, "file": suffix, **json.loads(done.stdout)})
+    head = ["voxels", "file", "slices", "peak MiB", "before MiB", "reading s", "in all s"]
+    click.echo(table(head, [_line(row) for row in rows]))
+    if json_path:
+        write_json(json_path, {"machine": machine(), "shape": _SHAPE, "rows": rows})
+    if max(row["peak_mib"] for row in rows) > _ALLOWED_MIB:
+        raise click.ClickException(f"a peak is above {_ALLOWED_MIB} MiB")
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    return [row["voxels"], row["file"], str(row["slices"]), f"{row['peak_mib']:.0f}",
+            f"{row['before_mib']:.0f}", f"{row['reading_s']:.1f}",
+            f"{row['seconds']:.1f}"]  # fmt: skip
+
+
+def write_head(path: Path, kind: np.dtype[Any], levels: int, shape=_SHAPE) -> None:
+    """An ellipsoid of tissue with a bright ball on the middle ``levels`` slices, air above and
+    below; made and written slice by slice, as whole numbers."""
+    X, Y, Z = shape
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(kind)
+    header.set_sform(np.diag([-0.47, 0.47, 0.5, 1.0]), 1)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    x, y = np.meshgrid(np.linspace(-1, 1, X), np.linspace(-1, 1, Y), indexing="ij")
+    inside, ball = (x / 0.75) ** 2 + (y / 0.9) ** 2 < 1, np.hypot(x - 0.3, y + 0.2) < 0.15
+    noise = np.random.Generator(np.random.Philox(0)).normal(0, 8, (X, Y))
+    with nib.openers.ImageOpener(str(path), "wb") as file:
+        file.write(header.binaryblock + b"\0\0\0\0")
+        for z in range(Z):
+            shown = inside if abs(z - Z // 2) <= levels / 2 else np.zeros_like(inside)
+            plane = np.where(shown, 300 + 90 * ball + np.roll(noise, 7 * z), 0) + np.abs(noise) / 4
+            file.write(np.rint(plane).astype(kind).tobytes("F"))
+
+
+def measure(path: Path, output: Path) -> dict[str, Any]:
+    """Segment a file with the fastest preset, and write the mask."""
+    segmenter = Segmenter.load(setup=Setup(preset="fastest"), device="cpu")
+    before, started = _peak_mib(), time.perf_counter()
+    grid = segmenter.bundle.manifest.grid
+    on_grid([load_image(path)], None, segmenter.bundle.manifest.modalities, grid)
+    reading = time.perf_counter() - started
+    found = segmenter.segment(load_image(path))
+    save_image(found.image, output)
+    return {
+        "slices": len(found.slices),
+        "peak_mib": _peak_mib(),
+        "before_mib": before,
+        "reading_s": reading,
+        "seconds": time.perf_counter() - started - reading,
+    }
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
