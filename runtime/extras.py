@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from .errors import MissingExtraError
@@ -22,3 +23,11 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"{module} cannot be imported ({error}): run pip install 'anofpdm[{extra}]'"
         ) from error
+
+
+def check_installed(module: str, extra: str) -> None:
+    """See, without importing it, that a package is there; see :func:`require`."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(
+            f"{module} is not installed: run pip install 'anofpdm[{extra}]'"
+        )

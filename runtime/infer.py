@@ -24,6 +24,7 @@ from .command import (
     threads_option,
 )
 from .errors import VolumeError
+from .extras import check_installed
 from .files import check_folder
 from .outputs import KINDS
 from .segmenter import Segmenter
@@ -133,14 +134,12 @@ def main(
         also,
         opened.manifest.modalities,
     )
-    talk = Talk(quiet, verbose)
+    talk = Talk(device, quiet, verbose)
 
     def load() -> Segmenter:
-        segmenter = Segmenter.load(
+        return Segmenter.load(
             opened, setup=setup, device=device, threads=threads, slots=slots, seed=seed
         )
-        talk.used(device, segmenter)
-        return segmenter
 
     if isinstance(what, OneVolume):
         _volume(what, load, talk, series_uid, every_slice, overwrite is not False)
@@ -192,6 +191,8 @@ def _cases(
 ) -> int:
     """The exit code."""
     check_folder(what.folder)
+    if {"preview", "report"} & set(what.kinds):
+        check_installed("matplotlib", "report")
     with load() as segmenter:
         batch = Batch(segmenter, cases, what.folder, what.kinds, every_slice)
         rows = batch.run(overwrite, talk.row, talk.progress(segmenter))

@@ -11,6 +11,7 @@ from anofpdm import __version__
 
 from .dicom.seg import write_seg
 from .errors import OutputError
+from .extras import check_installed
 from .files import whole_file, writable_folder
 from .report.page import write_report
 from .report.preview import write_preview
@@ -59,7 +60,11 @@ class Outputs:
         ------
         OutputError
             If not; or if one is there already, and is not to be overwritten.
+        MissingExtraError
+            If something that draws is not installed.
         """
+        if self.paths.keys() & {"preview", "report"}:
+            check_installed("matplotlib", "report")
         taken = {path.resolve(): "the input" for path in inputs}
         for kind, path in self.paths.items():
             if path.resolve() in taken:

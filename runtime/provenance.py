@@ -54,7 +54,9 @@ def versions() -> dict[str, str]:
     for name in (*_ALWAYS, *_IF_USED):
         if name in sys.modules:
             found[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
-    return {**found, "platform": platform.platform()}
+    # Not platform.platform(), which starts a process to ask for more.
+    system = " ".join((platform.system(), platform.release(), platform.machine()))
+    return {**found, "platform": system}
 
 
 def _without_folders(note: str, volumes: Sequence[Path]) -> str:

@@ -14,24 +14,35 @@ from .segmenter import Segmenter
 
 
 class Talk:
-    """``quiet``: errors only; ``verbose``: also what is used and written."""
+    """``device``: what was asked for; ``quiet``: errors only; ``verbose``: also what is used and
+    written."""
 
-    def __init__(self, quiet: bool, verbose: bool) -> None:
+    def __init__(self, device: str, quiet: bool, verbose: bool) -> None:
+        self._device = device
         self._quiet, self._verbose = quiet, verbose and not quiet
 
-    def used(self, device: str, segmenter: Segmenter) -> None:
-        if not self._quiet:
-            show_device(device, segmenter.backend)
+    def progress(self, segmenter: Segmenter) -> Callable[[int, int], None]:
+        """What to call with slices done and in all. With the first one it says what they run on:
+        not before, for what is wrong with a volume is said in one line."""
+        if self._quiet:
+            return lambda done, total: None
+        shown: list[ProgressLine] = []
+
+        def show(done: int, total: int) -> None:
+            if not shown:
+                self._used(segmenter)
+                steps = len(segmenter.setup.process.timesteps)
+                shown.append(ProgressLine("slices", None if segmenter.setup.stop else steps))
+            shown[0](done, total)
+
+        return show
+
+    def _used(self, segmenter: Segmenter) -> None:
+        show_device(self._device, segmenter.backend)
         if self._verbose:
             setup = segmenter.setup
             say(version_line(segmenter.bundle))
             say(f"preset {setup.preset}: {setup.calibration.conditions}; seed {segmenter.seed}")
-
-    def progress(self, segmenter: Segmenter) -> Callable[[int, int], None]:
-        if self._quiet:
-            return lambda done, total: None
-        steps = len(segmenter.setup.process.timesteps)
-        return ProgressLine("slices", None if segmenter.setup.stop else steps)
 
     def note(self, text: str) -> None:
         if not self._quiet:

@@ -54,3 +54,14 @@ def test_the_default_bundle_is_small_and_calibrated():
     bundle = open_bundle(DEFAULT)
     assert bundle.manifest.modalities == ("flair",)
     assert bundle.calibrations[bundle.default].slices["split"] == "val"
+
+
+def test_every_row_of_the_feature_table_names_tests_that_are_there():
+    table = README.split("| | what | test |")[1].split("\n\n")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) > 12
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py|fuzz/)`", row.rsplit("|", 2)[1])
+        assert named, row
+        for name in named:
+            assert any(ROOT.glob(f"tests/**/{name}")), row

@@ -136,4 +136,75 @@ def test_a_missing_runtime_names_the_extra(tmp_path, volume):
 
 def test_help_and_version():
     assert "flair.nii.gz -o mask.nii.gz" in infer("--help").stdout
-    assert "version" in infer("--version").stdout
+    assert infer("--version").stdout.startswith("anofpdm ")
+
+
+WATCHED = """
+import atexit, json, os, sys
+
+events = []
+
+def watch(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        if isinstance(path, (str, bytes)) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            events.append([event, os.path.abspath(os.fsdecode(path))])
+    elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"):
+        if arguments[-1] == -1:  # else the path is relative to a folder that was opened before
+            events.append([event, os.path.abspath(os.fsdecode(arguments[0]))])
+    elif event == "os.rename":
+        events.append([event, os.path.abspath(os.fsdecode(arguments[1]))])
+    elif event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn")):
+        events.append([event, repr(arguments)])
+
+report = os.environ["EVENTS"]
+
+def tell():
+    seen = list(events)
+    with open(report, "w") as file:
+        json.dump(seen, file)
+
+atexit.register(tell)
+sys.addaudithook(watch)
+from anofpdm.runtime.infer import main
+main()
+"""
+
+
+def test_nothing_is_sent_and_nothing_written_but_what_was_asked_for(tmp_path, volume):
+    """Every file that Python opens to write, every name it changes, every socket and process. Only
+    pictures take a folder for temporary files, and leave nothing in it."""
+    out, temporary, events = tmp_path / "out", tmp_path / "temporary", tmp_path / "events.json"
+    out.mkdir()
+    temporary.mkdir()
+    env = {**os.environ, "EVENTS": str(events), "PYTHONDONTWRITEBYTECODE": "1",
+           "TMPDIR": str(temporary)}  # fmt: skip
+    kinds = [f"--also={kind}" for kind in ("map", "stats", "trace", "preview", "report")]
+    done = infer(volume, "-o", out / "mask.nii.gz", "--preset", "fastest", *kinds,
+                 env=env, script=WATCHED, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(events.read_text())
+    assert any(event == "os.rename" and path.endswith("mask.nii.gz") for event, path in seen)
+    elsewhere = [
+        (event, what)
+        for event, what in seen
+        if not any(map(Path(what).is_relative_to, (out, temporary)))
+        and "fc-list" not in what  # asked for the fonts of the system, by matplotlib
+    ]
+    assert not elsewhere, elsewhere
+    assert list(temporary.iterdir()) == []
+    assert len(list(out.iterdir())) == 6
+
+
+def test_it_works_where_there_is_no_network(tmp_path, volume):
+    alone = ["unshare", "--map-root-user", "--net"]
+    possible = shutil.which("unshare") and subprocess.run([*alone, "true"], check=False).returncode
+    if possible != 0:
+        pytest.skip("needs unshare and the right to make a network namespace")
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", NO_TORCH, str(volume), "-o", "mask.nii.gz",
+         "--preset", "fastest"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mask.nii.gz").is_file()
