@@ -28,6 +28,4 @@ def require(module: str, extra: str) -> ModuleType:
 def check_installed(module: str, extra: str) -> None:
     """See, without importing it, that a package is there; see :func:`require`."""
     if importlib.util.find_spec(module) is None:
-        raise MissingExtraError(
-            f"{module} is not installed: run pip install 'anofpdm[{extra}]'"
-        )
+        raise MissingExtraError(f"{module} is not installed: run pip install 'anofpdm[{extra}]'")

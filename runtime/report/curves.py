@@ -53,7 +53,7 @@ def draw_curves(
                 [result.M[:, c].max() for result in of],
                 "o" if unhealthy else "s",
                 color=color, ms=4.2, mec=theme.paper, mew=0.5, ls="none",
-                label=f"its t_e, median {np.median([r.t_e[c] for r in of]):g}",
+                label=f"their t_e, median {np.median([r.t_e[c] for r in of]):g}",
             )  # fmt: skip
         name = modalities[c] if c < len(modalities) else f"modality {c + 1}" if count > 1 else ""
         title = "Divergence M_t of healthy-guided and unguided prediction"

@@ -107,8 +107,8 @@ def _main(
                 void("source", srcset=png(dark), media="screen and (prefers-color-scheme: dark)"),
                 void("img", src=png(light), alt=_CURVES),
             ),
-            "M_t over the visited timesteps, one thin line a slice. The map is taken where M_t "
-            "peaks (t_e); how high it peaks decides how much of a slice is marked.",
+            "M_t over the visited timesteps, one thin line a slice. Where M_t peaks (t_e), and how "
+            "high, decides the map and, unless it is fixed, the threshold.",
         ),
         tag("h2", "Lesions"),
         lesion_table(stats),

@@ -120,7 +120,7 @@ def stats_row(content: Mapping[str, Any]) -> dict[str, str | float | int]:
         "slices": content["slices_processed"],
         "slices_left_out": content["slices_left_out"],
         "seconds": round(content["seconds"], 1) if "seconds" in content else "",
-        "device": decided["device"],
+        "device": decided["device"].partition(";")[0],  # without why not another
         "preset": decided["preset"],
         "mask_sha256": content["mask"]["sha256"],
         "notes": "; ".join(decided["notes"]),

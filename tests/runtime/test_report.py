@@ -19,6 +19,7 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import MissingExtraError, OutputError
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.report.curves import draw_curves
+from anofpdm.runtime.report.markup import tag
 from anofpdm.runtime.report.page import write_report
 from anofpdm.runtime.report.preview import write_preview
 from anofpdm.runtime.report.sheet import DARK, Sheet, drawing
@@ -171,7 +172,7 @@ def test_the_same_segmentation_gives_the_same_bytes_and_nothing_else_is_written(
     for folder in (*watched, tmp_path / "out"):
         folder.mkdir()
     home, temporary, work = watched
-    (work / "matplotlibrc").write_text("font.size: 30\naxes.facecolor: red\nsavefig.dpi: 20\n")
+    (work / "matplotlibrc").write_text("font.family: serif\nimage.origin: lower\n")
     kept = {k: v for k, v in os.environ.items() if k != "MPLCONFIGDIR" and k[:4] != "XDG_"}
     places = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
     subprocess.run(
@@ -320,6 +321,11 @@ def test_the_page_says_what_was_found_with_everything_escaped(written):
     assert said["seed"] == "0"
     assert said["every_slice"] == "true"
     assert said["files_sha256.unet.onnx"] == "0" * 64
+
+
+def test_attributes_are_escaped():
+    value = "a \"b\" <c> & 'd'"
+    assert Page(tag("p", "text", aria_label=value)).tags == [("p", {"aria-label": value})]
 
 
 def test_a_page_of_an_empty_mask(tmp_path):
