@@ -73,15 +73,14 @@ def decode(header: Header, form: Stored, frames: int) -> NDArray[np.integer]:
     pixels = require("pydicom.pixels", "dicom")
     try:
         raw = np.asarray(pixels.pixel_array(header.path, raw=True))
+        # Bits that are not in use, which may be anything, pydicom has dealt with.
         raw = raw.reshape(frames, form.rows, form.columns).astype(form.dtype, copy=False)
     except UNREADABLE as error:
         mend = "copy it again from its source"
         if header.dataset.file_meta.TransferSyntaxUID.is_compressed:
             mend += f", or {_DECOMPRESS}"
         raise VolumeError(f"{header.path}: its pixels are truncated or damaged: {mend}") from error
-    # Bits above those in use may be anything, overlays for instance; the highest in use is a sign.
-    unused = form.allocated - form.bits
-    return (raw << unused) >> unused if unused else raw
+    return raw
 
 
 def _check_transfer(header: Header, claimed: int) -> None:

@@ -298,10 +298,17 @@ def test_pydicom_is_kept_quiet(tmp_path, recwarn, caplog):
     """Its warnings quote values, which may be a patient's."""
 
     def change(data, k):
+        data.SpecificCharacterSet = "ISO_IR 192"
         data.PatientBirthDate = "ID-4711, 3.2.1961"
+        data.StudyInstanceUID = "ID-4711"
 
     with pydicom.config.disable_value_validation():
-        write_series(tmp_path / "series", values(), AFFINE, AXIAL, change)
+        folder = write_series(tmp_path / "series", values(), AFFINE, AXIAL, change)
+    for file in folder.iterdir():
+        whole = file.read_bytes()
+        # A character set that there is none of.
+        assert whole.count(b"CS\x0a\x00ISO_IR 192") == 1
+        file.write_bytes(whole.replace(b"ISO_IR 192", b"ISO_IR 999"))
     recwarn.clear()
     caplog.set_level(logging.DEBUG)
     series = read_series(tmp_path / "series")

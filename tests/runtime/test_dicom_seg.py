@@ -174,11 +174,11 @@ def test_patient_and_study_are_the_series(tmp_path):
 
 
 def test_headers_of_the_field(tmp_path, recwarn, capsys):
-    """Names of one component or in Latin-1, values that are none, and what a de-identifier took."""
+    """Names beyond ASCII, values that are none, and what a de-identifier took."""
 
     def change(data, k):
-        data.SpecificCharacterSet = "ISO_IR 100"
-        data.PatientName = "M\u00fcller"
+        data.SpecificCharacterSet = "ISO_IR 192"
+        data.PatientName = "\u0141ukasz"
         data.PatientSex, data.PatientBirthDate, data.StudyTime = "X", "unknown", "25:00"
         data.PregnancyStatus = 4
         del data.StudyID, data.AccessionNumber, data.PatientID, data.StudyDate
@@ -197,7 +197,7 @@ def test_headers_of_the_field(tmp_path, recwarn, capsys):
         recwarn.clear()
         write_seg(tmp_path / "seg.dcm", random_mask(source.image), source, **MADE_BY)
         seg = pydicom.dcmread(tmp_path / "seg.dcm")
-        assert seg.PatientName == "M\u00fcller"
+        assert seg.PatientName == "\u0141ukasz"
         assert (seg.PatientSex, seg.PatientBirthDate, seg.StudyTime) == ("X", "unknown", "25:00")
         assert seg.StudyID == seg.AccessionNumber == seg.PatientID == seg.StudyDate == ""
         assert "PregnancyStatus" not in seg
