@@ -1,10 +1,12 @@
-"""From the anomaly map to a mask (reference implementation; the paper's appendix E)."""
+"""From the anomaly map to a mask (reference implementation; the paper's appendix E).
+
+SciPy is imported where it is used: half of the time that importing the runtime would take is its.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 _TOUCHING = np.ones((3, 3), bool)
 _MEDIAN_SIZE = 5
@@ -14,6 +16,8 @@ _SMALL, _SMALL_AT = 40, 128 * 128
 
 def smooth(H: NDArray[np.float32]) -> NDArray[np.float32]:
     """The anomaly map (H, W) after a 5x5 median with mirrored borders."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.median_filter(H, size=_MEDIAN_SIZE, mode="mirror"))
 
 
@@ -35,6 +39,8 @@ def cut(H: NDArray[np.float32], Q: float) -> NDArray[np.bool_]:
 
 def drop_small(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Drop components (8-connected) whose area, holes filled, is at most 40 pixels at 128x128."""
+    from scipy import ndimage
+
     smallest = _SMALL * mask.size / _SMALL_AT
     pieces, count = ndimage.label(mask, structure=_TOUCHING)
     kept = np.zeros(mask.shape, bool)

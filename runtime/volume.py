@@ -9,7 +9,6 @@ from typing import TypeVar
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-from nibabel.processing import resample_from_to
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
@@ -116,7 +115,7 @@ def read_volume(
         for image, name in zip(images, names, strict=True):
             if image.shape[3:] not in ((), (1,)) or len(image.shape) < 3:
                 raise VolumeError(f"{name} has shape {image.shape}: give one 3-D image a modality")
-            if _unit_mm(image) != _unit_mm(first):
+            if unit_mm(image) != unit_mm(first):
                 raise VolumeError(
                     f"{name} and {where} measure space in different units: mend a header"
                 )
@@ -131,7 +130,7 @@ def read_volume(
     stored_axes = io_orientation(affine)
     to_ras = ornt_transform(stored_axes, _RAS)
     canonical = affine @ inv_ornt_aff(to_ras, first.shape[:3])
-    spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0)) * _unit_mm(first)
+    spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0)) * unit_mm(first)
     voxel_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
     if not all(_VOXEL_MM[0] <= mm <= _VOXEL_MM[1] for mm in voxel_mm):
         raise VolumeError(
@@ -227,6 +226,8 @@ def same_grid(one: SpatialImage, other: SpatialImage) -> bool:
 
 def resample_onto(image: SpatialImage, target: SpatialImage, order: int = 1) -> SpatialImage:
     """Resample a 3-D image onto the voxels of another, by their affines."""
+    from nibabel.processing import resample_from_to  # with SciPy: slow to import
+
     onto = (target.shape[:3], target.affine)
     resampled: SpatialImage = resample_from_to(image, onto, order=order)
     return resampled
@@ -262,7 +263,7 @@ def _check_affine(image: SpatialImage, name: str) -> None:
         )
 
 
-def _unit_mm(image: SpatialImage) -> float:
+def unit_mm(image: SpatialImage) -> float:
     """Millimetres in one spatial unit of the header; 1 where the header says nothing."""
     if not isinstance(image, nib.Nifti1Pair):
         return 1.0

@@ -59,8 +59,16 @@ def test_importing_the_runtime_loads_nothing_heavy():
     assert "anofpdm.runtime.segmenter" in loaded
     assert "anofpdm.runtime.gpu.cuda" in loaded
     assert "anofpdm.runtime.dicom.series" in loaded
-    for name in ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "cuda", "matplotlib",
-                 "pydicom", "highdicom"):  # fmt: skip
+    for name in (
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "tensorrt",
+        "pycuda",
+        "cuda",
+        "matplotlib",
+        "highdicom",
+    ):  # fmt: skip (pydicom, where it is installed, comes with nibabel)
         assert name not in loaded
 
 
@@ -80,3 +88,23 @@ def test_wheel_holds_the_package_and_no_plain_rooms(tmp_path):
                  "runtime/dicom/series.py", "runtime/default.anofpdm/manifest.json",
                  "runtime/report/page.css", "runtime/report/page.py"):  # fmt: skip
         assert f"anofpdm/{name}" in names
+
+
+@pytest.mark.parametrize("what", ["anofpdm.runtime", "anofpdm.runtime.segmenter"])
+def test_importing_is_quick_and_small(what):
+    """Less than 0.3 s of a core and 60 MB; the best of five, for other programs run as well."""
+    script = (
+        "import time, importlib\n"
+        f"importlib.import_module({what!r})\n"
+        "seconds = time.process_time()\n"
+        "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+        "print(seconds, int(status['VmHWM'].split()[0]) / 1024)"
+    )
+    seen = []
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                              check=True)  # fmt: skip
+        seen.append(tuple(map(float, done.stdout.split())))
+    seconds, mib = (min(values) for values in zip(*seen, strict=True))
+    assert seconds < 0.3
+    assert mib * 2**20 < 60e6

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from .space import Space, space_of
 
@@ -50,6 +49,8 @@ def find_lesions(mask: NDArray[np.generic], source: SpatialImage) -> tuple[Lesio
     mask : (X, Y, Z) or (X, Y, Z, 1), any type, not 0 in a lesion; on the voxels of ``source``
     source : the image that was segmented, or its mask; its header's spatial units are honoured
     """
+    from scipy import ndimage
+
     space = space_of(source)
     labels, count = ndimage.label(np.asarray(mask).reshape(space.shape) != 0, _TOUCHING)
     boxes = ndimage.find_objects(labels)

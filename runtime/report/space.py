@@ -9,7 +9,7 @@ from nibabel.orientations import io_orientation
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from ..volume import _unit_mm
+from ..volume import unit_mm
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,6 @@ def space_of(image: SpatialImage) -> Space:
     orientation = io_orientation(image.affine)
     axial = int(np.flatnonzero(orientation[:, 0] == 2)[0])
     affine_mm = np.array(image.affine, np.float64)
-    affine_mm[:3] *= _unit_mm(image)
+    affine_mm[:3] *= unit_mm(image)
     x, y, z = image.shape[:3]
     return Space(affine_mm, (int(x), int(y), int(z)), axial, bool(orientation[axial, 1] < 0))
