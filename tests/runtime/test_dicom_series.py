@@ -1,7 +1,10 @@
 """DICOM series against the arrays that they were written from, voxel by voxel in the world."""
 
+import gzip
 import itertools
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -148,6 +151,27 @@ def test_shared_groups_of_an_enhanced_file(tmp_path):
     values = stored_head()
     image = read_series(write_enhanced(tmp_path / "x.dcm", values, AFFINE, shared=True)).image
     assert np.array_equal(np.asarray(image.dataobj)[places_in(image, values.shape, AFFINE)], values)
+
+
+def test_a_scanner_file_lies_where_nibabel_puts_it(tmp_path):
+    """An enhanced sagittal MPRAGE, whose pixels were blanked, that nibabel is tested with."""
+    packed = Path(nib.__file__).parent / "nicom/tests/data/philips_mprage.dcm.gz"
+    if not packed.exists():
+        pytest.skip("this nibabel comes without its test data")
+    path = tmp_path / "mprage.dcm"
+    path.write_bytes(gzip.decompress(packed.read_bytes()))
+    image = read_series(path).image
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = pytest.importorskip("nibabel.nicom.dicomwrappers").wrapper_from_file(path)
+    assert image.shape == theirs.image_shape == (256, 256, 176)
+    # Theirs counts rows first, in LPS.
+    corners = np.array([(j, i, k) for j in (0, 255) for i in (0, 255) for k in (0, 175)])
+    world = nib.affines.apply_affine(theirs.affine, corners) * [-1, -1, 1]
+    places = nib.affines.apply_affine(np.linalg.inv(image.affine), world)
+    np.testing.assert_allclose(places[:, :2], corners[:, [1, 0]], atol=2e-3)
+    # ... and slices in the other direction.
+    np.testing.assert_allclose(places[:, 2], 175 - corners[:, 2], atol=2e-3)
 
 
 def test_positions_that_were_rounded_are_even_enough(tmp_path):
