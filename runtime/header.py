@@ -63,6 +63,16 @@ def open_header(path: Path) -> SpatialImage:
         If it is no NIfTI or Analyze image.
     """
     try:
+        return _open(path)
+    except VolumeError:
+        raise
+    except Exception as error:  # of a damaged header, a parser may raise anything
+        raise VolumeError(f"{path} is not a readable NIfTI image: {first_line(error)}") from error
+
+
+def _open(path: Path) -> SpatialImage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a parser finds odd, and mends
         if path.stat().st_size == 0:
             raise VolumeError(f"{path} is not a readable NIfTI image: it is empty")
         sniff = None
@@ -73,10 +83,6 @@ def open_header(path: Path) -> SpatialImage:
                 bounded = {key: _Bounded(one.filename) for key, one in files.items()}
                 image: SpatialImage = kind.from_file_map(bounded)
                 return image
-    except VolumeError:
-        raise
-    except Exception as error:  # of a damaged header, a parser may raise anything
-        raise VolumeError(f"{path} is not a readable NIfTI image: {first_line(error)}") from error
     raise VolumeError(f"{path} is not a readable NIfTI image: its header is of another kind")
 
 
