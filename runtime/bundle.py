@@ -67,17 +67,25 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in (*self.modalities, *self.scored)):
+            raise ValueError("modalities must be names")
         if not self.modalities or not set(self.scored) <= set(self.modalities) or not self.scored:
             raise ValueError("scored modalities must be some of the modalities")
         for names in (self.modalities, self.scored):
             if len(set(names)) < len(names):
                 raise ValueError(f"modalities are named twice: {', '.join(names)}")
-        if not 1 <= self.L <= self.schedule.T:
+        if not isinstance(self.L, int) or not 1 <= self.L <= self.schedule.T:
             raise ValueError(f"L must lie in 1..{self.schedule.T}, not {self.L}")
         if self.precision not in ("fp32", "fp16"):
             raise ValueError(f"precision must be fp32 or fp16, not {self.precision!r}")
-        if not isinstance(self.engines, Mapping):
-            raise ValueError("engines must be records by file name")
+        if not isinstance(self.clip, bool):
+            raise ValueError(f"clip must be true or false, not {self.clip!r}")
+        for name in ("files", "architecture", "provenance", "parity", "engines"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be an object")
+        for name in ("name", "model_card"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be text")
 
     @property
     def scored_channels(self) -> tuple[int, ...]:

@@ -64,11 +64,24 @@ class OnnxDenoiser:
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             reason = str(error).splitlines()[0]
             raise BundleError(f"{path} cannot be loaded: {reason}: export it again") from error
+        held = {one.name for one in (*self._session.get_inputs(), *self._session.get_outputs())}
+        if missing := sorted({"x_t", "t", "eps_healthy", "eps_null"} - held):
+            raise BundleError(
+                f"{path} is no network of ours, it lacks {missing[0]}: export it again"
+            )
+        self._path = path
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
         """See :class:`Denoiser`."""
         feed = {"x_t": x_t, "t": t - 1}
-        eps_healthy, eps_null = self._session.run(["eps_healthy", "eps_null"], feed)
+        try:
+            eps_healthy, eps_null = self._session.run(["eps_healthy", "eps_null"], feed)
+        except Exception as error:  # as above
+            reason = str(error).splitlines()[0]
+            raise BundleError(f"{self._path} cannot be run: {reason}: export it again") from error
+        for eps in (eps_healthy, eps_null):
+            if not isinstance(eps, np.ndarray) or (eps.shape, eps.dtype) != (x_t.shape, np.float32):
+                raise BundleError(f"{self._path} predicts no noise of slices: export it again")
         if not (np.isfinite(eps_healthy).all() and np.isfinite(eps_null).all()):
             raise BundleError(BROKEN_NETWORK)
         return eps_healthy, eps_null

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class AnofpdmError(Exception):
-    """What was wrong, where, and what to do about it, in one line."""
+    """What was wrong, where, and what to do about it, in one line, whatever is quoted there."""
+
+    def __str__(self) -> str:
+        return " ".join(line.strip() for line in super().__str__().splitlines())
 
 
 class VolumeError(AnofpdmError, ValueError):

@@ -9,6 +9,7 @@ by itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -16,10 +17,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import VolumeError
 from .intensity import Scale, scale_of, slabs
 
 Float32 = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
+_MAX_SIZE, _MAX_EXTENT_MM = 2048, 2000.0
+_MAX_WEIGHTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,12 @@ class Grid:
         ):
             if value not in known:
                 raise ValueError(f"a grid knows {' and '.join(known)}, not {value!r}")
-        if self.size < 8 or not self.pixel_mm > 0 or not self.median_multiple > 0:
-            raise ValueError(f"a grid needs size >= 8 and positive scales, not {self}")
+        if not isinstance(self.size, int) or not 8 <= self.size <= _MAX_SIZE:
+            raise ValueError(f"a grid needs a size of 8 to {_MAX_SIZE}, not {self.size!r}")
+        if not all(0 < scale < math.inf for scale in (self.pixel_mm, self.median_multiple)):
+            raise ValueError(f"a grid needs positive scales, not {self}")
+        if not self.size * self.pixel_mm <= _MAX_EXTENT_MM or not 0 <= self.min_foreground <= 1:
+            raise ValueError(f"a grid has at most {_MAX_EXTENT_MM:g} mm a side, not {self}")
 
 
 def reference_grid(size: int = 128) -> Grid:
@@ -239,6 +247,11 @@ def _weights(
     width = max(out_mm, in_mm)
     out = (np.arange(n_out) - out_center) * out_mm
     beyond = int(np.ceil((np.abs(out).max() + width) / in_mm))
+    if n_out * (n_in + 2 * beyond) > _MAX_WEIGHTS:
+        raise VolumeError(
+            f"{n_in} pixels of {in_mm:g} mm do not become {n_out} of {out_mm:g} mm: is the voxel "
+            "size right?"
+        )
     source = (np.arange(-beyond, n_in + beyond) - in_center) * in_mm
     weights = np.maximum(0.0, 1.0 - np.abs(out[:, None] - source[None]) / width)
     weights /= weights.sum(axis=1, keepdims=True)

@@ -6,6 +6,7 @@ a library reads all there is, and in a compressed file that may be any amount.
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from contextlib import suppress
 from io import BytesIO

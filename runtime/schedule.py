@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 SPACINGS = ("even", "log-snr")
+_MAX_T = 100_000
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Schedule:
     beta_last: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.T < 1 or not 0 < self.beta_first <= self.beta_last < 1:
-            raise ValueError(
-                f"a schedule needs T >= 1 and 0 < beta_first <= beta_last < 1, not {self}"
-            )
+        if not isinstance(self.T, int) or not 1 <= self.T <= _MAX_T:
+            raise ValueError(f"a schedule needs T of 1 to {_MAX_T}, not {self.T!r}")
+        if not 0 < self.beta_first <= self.beta_last < 1:
+            raise ValueError(f"a schedule needs 0 < beta_first <= beta_last < 1, not {self}")
 
     @cached_property
     def abar(self) -> Float64:

@@ -36,6 +36,12 @@ class SliceRecord:
     unhealthy: bool
     drawn: bool
 
+    def __post_init__(self) -> None:
+        kinds = (str, int, str, bool, bool)
+        for value, kind in zip(vars(self).values(), kinds, strict=True):
+            if not isinstance(value, kind):
+                raise TypeError(f"a slice has {value!r} where {kind.__name__} is expected")
+
 
 @dataclass(frozen=True)
 class SliceSet:

@@ -252,11 +252,14 @@ def read_values(image: SpatialImage, name: str, limits: Limits = LIMITS) -> NDAr
 
 def _check_affine(image: SpatialImage, name: str) -> None:
     affine = np.zeros((4, 4)) if image.affine is None else np.asarray(image.affine, np.float64)
-    linear = affine[:3, :3]
-    lengths = np.sqrt((linear**2).sum(axis=0))
-    # 1 for a box, 0 when the three axes lie in a plane.
-    volume = abs(np.linalg.det(linear)) / max(float(np.prod(lengths)), np.finfo(float).tiny)
-    if not np.isfinite(affine).all() or not volume > 1e-3:
+    with np.errstate(all="ignore"):
+        linear = affine[:3, :3]
+        lengths = np.sqrt((linear**2).sum(axis=0))
+        # 1 for a box, 0 when the three axes lie in a plane.
+        volume = abs(np.linalg.det(linear)) / max(float(np.prod(lengths)), np.finfo(float).tiny)
+        known = np.isfinite(affine).all() and volume > 1e-3
+        known = known and np.isfinite(io_orientation(affine)).all()
+    if not known:
         raise VolumeError(
             f"{name} has a singular affine: its orientation is unknown; mend the header's sform "
             "or qform"
@@ -264,7 +267,11 @@ def _check_affine(image: SpatialImage, name: str) -> None:
 
 
 def unit_mm(image: SpatialImage) -> float:
-    """Millimetres in one spatial unit of the header; 1 where the header says nothing."""
+    """Millimetres in one spatial unit of the header; 1 where it says nothing known."""
     if not isinstance(image, nib.Nifti1Pair):
         return 1.0
-    return _UNITS_MM.get(image.header.get_xyzt_units()[0], 1.0)
+    try:
+        unit = image.header.get_xyzt_units()[0]
+    except KeyError:  # a code that no standard knows
+        return 1.0
+    return _UNITS_MM.get(unit, 1.0)
