@@ -117,11 +117,14 @@ class Batch:
                 yield case, failed_row(case.key, found)
                 continue
             assert source
-            outputs = self.outputs(case)
-            outputs.write(self.segmenter, found, source, self.every_slice, case.key, timed=False)
-            row = self._kept(case)
-            assert row, "what was just written must count as done"
-            yield case, row
+            try:
+                said = self.outputs(case).write(
+                    self.segmenter, found, source, self.every_slice, case.key, timed=False
+                )
+            except VolumeError as error:
+                yield case, failed_row(case.key, error)
+            else:
+                yield case, stats_row(said)
 
     def _open(self, case: Case) -> Source:
         if case.problem:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anofpdm import __version__
 
@@ -82,7 +83,7 @@ class Outputs:
     def write(
         self, segmenter: Segmenter, found: Segmentation, source: Source, every_slice: bool = False,
         case: str | None = None, timed: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> dict[str, Any]:  # fmt: skip
         """Write them: as far as renames can be one, all or none; the mask is put in place last.
 
         Parameters
@@ -91,10 +92,16 @@ class Outputs:
         timed : whether what is written says how long it took, and when; without that, the same
             input gives the same bytes
 
+        Returns
+        -------
+        The statistics; see :func:`anofpdm.runtime.report.stats.stats`
+
         Raises
         ------
         OutputError
             If one cannot be written.
+        VolumeError
+            If the images are gone, or cannot be referred to in DICOM.
         """
         said = stats(segmenter, found, source.paths, every_slice, case, timed)
         title = str(said["case"])
@@ -117,6 +124,7 @@ class Outputs:
                 write_report(beside["report"], found, said, title)
             if "dicom-seg" in beside:
                 _write_seg(beside["dicom-seg"], segmenter, found, source, timed)
+        return said
 
 
 def _write_seg(

@@ -101,7 +101,13 @@ def write_seg(
         )
     moment = (when or datetime.now()).replace(microsecond=0)
     with quietly():
-        made = _segmentation(mask, series, model, version, bundle_sha256, series_description)
+        try:
+            made = _segmentation(mask, series, model, version, bundle_sha256, series_description)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise VolumeError(
+                f"no DICOM SEG can be made of {series.files[0].parent} ({_one_line(error)}): write "
+                "the mask as NIfTI instead"
+            ) from error
         _add_patient_and_study(made, series.references[0])
         _set_moment(made, moment)
         with whole_file(path) as beside:
@@ -253,3 +259,7 @@ def _decimals(values: Any) -> list[Any]:
 def _text(text: str) -> str:
     """At most 64 ASCII characters, which a LO holds whatever the character set."""
     return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)[:64].strip()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from dicom_files import write_enhanced, write_series
 from fuzz.mutate import damaged, damaged_json
 from support import bundle, head, toy_network, write_toy_bundle
 
@@ -24,12 +25,14 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.dicom.seg import write_seg
 from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.sliceset import SliceRecord, open_sliceset, writing
+from anofpdm.runtime.source import open_source
 from anofpdm.runtime.verdict import Logistic
 from anofpdm.runtime.volume import load_image, save_image
 
@@ -281,6 +284,36 @@ def use_slices(folder: Path) -> None:
             part.mask(i)
 
 
+@cache
+def _series(enhanced: bool) -> Files:
+    """A good DICOM series: a file a slice, or all of them in one."""
+    stored, affine = np.rint(head((20, 24, 6))).astype(np.int16), np.diag([-8.0, 8.0, 5.0, 1.0])
+    with tempfile.TemporaryDirectory() as folder:
+        if enhanced:
+            write_enhanced(Path(folder, "enhanced.dcm"), stored, affine)
+        else:
+            write_series(Path(folder), stored, affine)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def make_series(rng: Rng) -> Files:
+    files = dict(_series(rng.random() < 0.4))
+    name = sorted(files)[rng.integers(len(files))]
+    # Most of the file is pixels: the elements before them are what can mislead.
+    files[name] = damaged(files[name], rng, len(files[name]) - 900)
+    return files
+
+
+def use_series(folder: Path) -> None:
+    """Segment the series, and write the mask as NIfTI and as DICOM SEG."""
+    source = open_source([folder])
+    found = Segmenter(bundle(), HostBackend(toy_network)).segment(source.images)
+    output = folder / "out.dcm"
+    series = source.check_seg(output)
+    write_seg(output, found.mask, series, model="toy", version="0", bundle_sha256="0" * 64)
+    assert output.stat().st_size > 500
+
+
 TARGETS = {
     "nifti": Target(make_plain("plain"), use_volume, 4),
     "scaled": Target(make_plain("scaled"), use_volume, 2),
@@ -293,4 +326,5 @@ TARGETS = {
     "calibration": Target(make_calibration, use_bundle, 3),
     "network": Target(make_network, use_network, 2),
     "slices": Target(make_slices, use_slices, 3),
+    "dicom": Target(make_series, use_series, 2),
 }
