@@ -16,7 +16,7 @@ from anofpdm import __version__
 
 from .cases import Case
 from .errors import AnofpdmError, OutputError, VolumeError
-from .files import remove_leftovers, whole_file, write_json
+from .files import remove_leftovers, sole_writer, whole_file, write_json
 from .outputs import Outputs
 from .report.stats import ROW, failed_row, stats_row
 from .segmenter import Segmenter
@@ -68,9 +68,19 @@ class Batch:
         Raises
         ------
         OutputError
-            If the folder cannot be written to, or holds another run.
+            If the folder cannot be written to, holds another run, or one is at work in it.
         """
-        self._claim(overwrite)
+        self.folder.mkdir(exist_ok=True)
+        with sole_writer(self.folder):
+            self._claim(overwrite)
+            return self._run(overwrite, told, progress)
+
+    def _run(
+        self,
+        overwrite: bool,
+        told: Callable[[Row, bool], None],
+        progress: Callable[[int, int], None],
+    ) -> list[Row]:
         rows: dict[str, Row] = {}
         waiting: list[Case] = []
         for case in self.cases:
@@ -149,7 +159,6 @@ class Batch:
 
     def _claim(self, overwrite: bool) -> None:
         """Make the folder this run's, or see that it is."""
-        self.folder.mkdir(exist_ok=True)
         path = self.folder / RUN
         remove_leftovers(path)
         remove_leftovers(self.folder / TABLE)

@@ -69,6 +69,38 @@ def writable_folder(path: Path) -> None:
         raise OutputError(f"cannot write {path}: folder {folder} is read-only: choose another")
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask the same out of a folder; the system ends it with the process.
+
+    Where the system has no such locks (Windows, some network drives), nobody is kept out.
+
+    Raises
+    ------
+    OutputError
+        If another process is in it.
+    """
+    try:
+        import fcntl
+
+        held = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another run is writing to {folder}: wait for it, or name another folder"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(held)
+
+
 def check_folder(path: Path) -> None:
     """Check that a folder is there and can be written to, or can be made."""
     if path.exists() and not path.is_dir():

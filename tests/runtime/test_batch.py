@@ -213,6 +213,18 @@ def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(cases, tmp_
     assert contents(out) == want
 
 
+def test_two_runs_do_not_share_a_folder(cases, tmp_path):
+    out = tmp_path / "out"
+    first = start(cases, out)
+    first.stdout.readline()
+    while not (out / RUN).exists():
+        time.sleep(0.001)
+    with pytest.raises(OutputError, match="another run is writing"):
+        batch(cases, out).run()
+    assert first.wait(60) == 0
+    batch(cases, out).run()
+
+
 def test_sigterm_ends_as_ctrl_c_does(cases, tmp_path):
     run = start(cases, tmp_path / "out")
     run.stdout.readline()
