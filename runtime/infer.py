@@ -144,6 +144,8 @@ def main(
     if isinstance(what, OneVolume):
         _volume(what, load, talk, series_uid, every_slice, overwrite is not False)
     else:
+        if series_uid:
+            raise VolumeError(f"--series goes with one DICOM folder, not with all of {what.root}")
         cases = find_cases(what.root, opened.manifest.modalities)
         sys.exit(_cases(what, cases, load, talk, every_slice, bool(overwrite)))
 

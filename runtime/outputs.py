@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ class Outputs:
         VolumeError
             If the images are gone, or cannot be referred to in DICOM.
         """
+        found = replace(found, notes=(*source.notes, *found.notes))
         said = stats(segmenter, found, source.paths, every_slice, case, timed)
         title = str(said["case"])
         with ExitStack() as files:

@@ -151,6 +151,7 @@ def test_a_folder_without_output_has_a_name_of_its_own(toy, tmp_path):
         (["cases", "-o", "out", "--map", "m.nii.gz"], "give --also map"),
         (["cases", "-o", "no/out"], "does not exist"),
         (["empty", "-o", "out"], "no cases"),
+        (["cases", "-o", "out", "--series", "1.2"], "goes with one DICOM folder"),
         (["cases", "-o", "P.png"], "name a mask .nii or .nii.gz, or a folder"),
     ],
 )
