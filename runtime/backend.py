@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,14 @@ from .select import AnomalyDigest, Finding
 from .stop import StopRule
 
 _PAPER = MapRule()
+Cancelled = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
 Found = Iterator[tuple[Slice, Finding]]
 
 
@@ -51,7 +59,9 @@ class Backend(Protocol):
     @property
     def denoiser(self) -> Denoiser: ...
 
-    def find(self, recipe: Recipe, slices: Iterable[Slice | None]) -> Found:
+    def find(
+        self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
+    ) -> Found:
         """Take every slice through the process, and yield what was found as each is done; see
         :func:`anofpdm.runtime.forward.run`."""
         ...
@@ -74,7 +84,9 @@ class HostBackend:
             raise SetupError(f"slots must be at least 1, not {slots}")
         self.denoiser, self.device, self.slots = denoiser, device, slots
 
-    def find(self, recipe: Recipe, slices: Iterable[Slice | None]) -> Found:
+    def find(
+        self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
+    ) -> Found:
         """See :class:`Backend`."""
         row = HostRow(
             recipe.process,
@@ -83,7 +95,7 @@ class HostBackend:
             seed=recipe.seed,
             slots=self.slots,
         )
-        for item, digest in run(row, slices):
+        for item, digest in run(row, slices, cancelled):
             yield item, digest.finding()
 
     def close(self) -> None:

@@ -14,15 +14,15 @@ from nibabel.spatialimages import SpatialImage
 
 from anofpdm import __version__
 
-from .cases import Case
+from .cases import RUN, Case
 from .errors import AnofpdmError, OutputError, VolumeError
 from .files import remove_leftovers, sole_writer, whole_file, write_json
 from .outputs import Outputs
 from .report.stats import ROW, failed_row, stats_row
 from .segmenter import Segmenter
-from .source import Source, fingerprints, open_source
+from .source import Source, described, open_source
 
-RUN, TABLE, BIDS = "anofpdm-run.json", "anofpdm.csv", "dataset_description.json"
+TABLE, BIDS = "anofpdm.csv", "dataset_description.json"
 Row = dict[str, str | float | int]
 
 
@@ -51,8 +51,9 @@ class Batch:
         """Segment what has not been segmented yet, and write the table of all cases.
 
         What is wrong with a case is its row's ``reason``, and the others go on. A case counts as
-        done when all its files are there and its statistics name the same input; interrupted at any
-        moment, the run goes on when it is started again.
+        done when its statistics are there, which come last, and name the same input; interrupted at
+        any moment, the run goes on when it is started again. What failed leaves no files, not even
+        those of a former input.
 
         Parameters
         ----------
@@ -73,27 +74,28 @@ class Batch:
         self.folder.mkdir(exist_ok=True)
         with sole_writer(self.folder):
             self._claim(overwrite)
-            return self._run(overwrite, told, progress)
+            return self._run(told, progress)
 
     def _run(
-        self,
-        overwrite: bool,
-        told: Callable[[Row, bool], None],
-        progress: Callable[[int, int], None],
+        self, told: Callable[[Row, bool], None], progress: Callable[[int, int], None]
     ) -> list[Row]:
         rows: dict[str, Row] = {}
         waiting: list[Case] = []
         for case in self.cases:
             for path in self.outputs(case).paths.values():
                 remove_leftovers(path)
-            row = None if overwrite else self._kept(case)
+            row = self._kept(case)
             if row is None:
+                self._undo(case)
                 waiting.append(case)
             else:
                 rows[case.key] = row
                 told(row, True)
         try:
             for case, row in self._segmented(waiting, progress):
+                if row["status"] != "ok":
+                    for path in self.outputs(case).paths.values():
+                        path.unlink(missing_ok=True)
                 rows[case.key] = row
                 told(row, False)
         finally:
@@ -124,7 +126,7 @@ class Batch:
             case, source = taken[number]
             taken[number] = case, None
             if isinstance(found, VolumeError):
-                yield case, failed_row(case.key, found)
+                yield case, _failed(case, found)
                 continue
             assert source
             try:
@@ -132,7 +134,7 @@ class Batch:
                     self.segmenter, found, source, self.every_slice, case.key, timed=False
                 )
             except VolumeError as error:
-                yield case, failed_row(case.key, error)
+                yield case, _failed(case, error)
             else:
                 yield case, stats_row(said)
 
@@ -152,17 +154,25 @@ class Batch:
             return None
         try:
             content = json.loads(outputs.paths["stats"].read_text(encoding="utf-8"))
-            held = {k: v for one in content["inputs"] for k, v in one["files_sha256"].items()}
-            return stats_row(content) if held == fingerprints(case.images) else None
+            made_by, bundle = content["provenance"], self.segmenter.bundle
+            same = (
+                content["inputs"] == list(described(case.images))
+                and made_by["seed"] == self.segmenter.seed
+                and made_by["files_sha256"] == dict(bundle.manifest.files)
+            )
+            return stats_row(content) if same else None
         except (AnofpdmError, OSError, AttributeError, KeyError, TypeError, ValueError):
             return None
 
+    def _undo(self, case: Case) -> None:
+        """Take away what says that the case is done."""
+        self.outputs(case).paths["stats"].unlink(missing_ok=True)
+
     def _claim(self, overwrite: bool) -> None:
         """Make the folder this run's, or see that it is."""
-        path = self.folder / RUN
+        path, mine = self.folder / RUN, self._identity()
         remove_leftovers(path)
         remove_leftovers(self.folder / TABLE)
-        mine = self._identity()
         if path.is_file() and not overwrite:
             differing = _differences(path, mine)
             if differing:
@@ -170,13 +180,12 @@ class Batch:
                     f"{self.folder} holds a run with another {differing}: name another folder, or "
                     "give --overwrite to segment all cases again"
                 )
-        elif any(self.folder.iterdir()) and not overwrite:
-            raise OutputError(
-                f"{self.folder} is not empty, and no run of anofpdm-infer: name another folder, or "
-                "give --overwrite"
-            )
+        else:
+            # Before the folder says that it is this run's, nothing in it may say that it is done.
+            for case in self.cases:
+                self._undo(case)
         write_json(path, mine)
-        if any(case.folder.parts for case in self.cases):
+        if any(case.folder.parts for case in self.cases) and not (self.folder / BIDS).exists():
             write_json(self.folder / BIDS, _DERIVATIVE)
 
     def _identity(self) -> dict[str, Any]:
@@ -189,6 +198,14 @@ class Batch:
             "seed": segmenter.seed,
             "every_slice": self.every_slice,
         }
+
+
+def _failed(case: Case, error: VolumeError) -> Row:
+    """Without the folders of the images, which are often named after patients."""
+    reason = str(error)
+    for path in case.images:
+        reason = reason.replace(str(path), path.name)
+    return failed_row(case.key, reason)
 
 
 def _differences(path: Path, mine: dict[str, Any]) -> str:
@@ -204,9 +221,14 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, ROW, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     with whole_file(path) as beside:
-        beside.write_text(text.getvalue(), encoding="utf-8")
+        beside.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+
+
+def _cell(value: str | float | int) -> str | float | int:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@")) else value
 
 
 _DERIVATIVE = {

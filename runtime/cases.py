@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from .dicom.sniff import is_dicom
@@ -14,9 +14,14 @@ from .inputs import SUFFIXES, case_files, stem_and_modality
 
 # What BIDS calls them, without regard for contrast agents.
 _BIDS = {"flair": "flair", "t1w": "t1", "t2w": "t2"}
+# The record of a run, which makes a folder one of results.
+RUN = "anofpdm-run.json"
 _DERIVED = "_desc-anofpdm_"
+_NIFTI = (*SUFFIXES, ".hdr", ".img")
 _NO_SCANS = ("seg", "mask", "label")
 _HERE = PurePath()
+# Of the 255 bytes of a file's name: the rest is for what is added to it.
+_LONGEST_NAME = 180
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
     """
     if any(_subjects(root)):
         found = list(_bids(root, modalities))
+    elif holds_dicom(root):
+        found = [Case(root.resolve().name, (root,))]
     else:
         found = [*_flat(root, modalities), *_folders(root, modalities)]
     if not found:
@@ -59,7 +66,7 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
             "files, no BIDS subjects, no DICOM series"
         )
     seen: dict[str, Case] = {}
-    for case in sorted(found, key=lambda case: case.key):
+    for case in sorted(map(_nameable, found), key=lambda case: case.key):
         if case.key in seen:
             one, other = seen[case.key].images[:1], case.images[:1]
             raise VolumeError(
@@ -70,9 +77,18 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
     return list(seen.values())
 
 
+def _nameable(case: Case) -> Case:
+    if len(os.fsencode(case.name)) <= _LONGEST_NAME:
+        return case
+    return replace(case, problem=f"{case.name}: too long a name for what is written: rename it")
+
+
 def holds_dicom(folder: Path) -> bool:
-    """Whether a DICOM file lies right in this folder."""
-    return any(entry.is_file() and is_dicom(entry) for entry in sorted(folder.iterdir()))
+    """Whether a DICOM image, and no NIfTI, lies right in this folder."""
+    files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
+    if any(path.name.endswith(_NIFTI) for path in files):
+        return False
+    return any(path.name != "DICOMDIR" and is_dicom(path) for path in files)
 
 
 def holds_case(folder: Path, modalities: Sequence[str]) -> bool:
@@ -122,7 +138,7 @@ def _flat(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
     plain: list[tuple[str, Path]] = []
     for path in sorted(root.iterdir()):
         stem, name = stem_and_modality(path, modalities)
-        if not stem or not path.is_file() or _DERIVED in path.name:
+        if not stem or path.is_dir() or _DERIVED in path.name:
             continue
         if name:
             named[stem][name].append(path)
@@ -137,6 +153,8 @@ def _flat(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
 
 def _folders(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
     for folder in sorted(path for path in root.iterdir() if _visible(path)):
+        if (folder / RUN).exists():  # results of ours
+            continue
         if holds_case(folder, modalities):
             try:
                 files = case_files(folder, modalities)
@@ -145,10 +163,11 @@ def _folders(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
             else:
                 yield Case(folder.name, tuple(files[name] for name in modalities))
             continue
-        for below, _, _ in os.walk(folder):
+        for below, inner, _ in os.walk(folder):
             if holds_dicom(Path(below)):
                 name = "_".join(Path(below).relative_to(root).parts)
                 yield Case(name, (Path(below),))
+                inner.clear()  # a series is read with what lies below its folder
 
 
 def _visible(path: Path) -> bool:

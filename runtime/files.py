@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,44 @@ from .errors import OutputError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to; rename it to ``path`` if all went well.
+    """Yield a name beside ``path`` to write to; rename it to ``path`` if all went well: see
+    :func:`whole_files`."""
+    with whole_files({"": path}) as beside:
+        yield beside[""]
 
-    The temporary name keeps the suffixes of ``path``, since image libraries go by them.
+
+@contextmanager
+def whole_files(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Yield a name beside each path to write to; if all went well, when all of them are on the
+    disk, rename them to the paths, in their order.
+
+    Temporary names keep the suffixes of the paths, since image libraries go by them.
 
     Raises
     ------
     OutputError
-        If the folder is missing or cannot be written to, or the disk is full.
+        If a folder is missing or cannot be written to, or the disk is full.
     """
-    writable_folder(path)
-    name, dot, suffixes = path.name.partition(".")
-    beside = path.with_name(f".{name}-{secrets.token_hex(4)}{dot}{suffixes}")
+    beside: dict[str, Path] = {}
+    path = Path()
     try:
+        for key, path in paths.items():
+            writable_folder(path)
+            name, dot, suffixes = path.name.partition(".")
+            beside[key] = path.with_name(f".{name}-{secrets.token_hex(4)}{dot}{suffixes}")
         yield beside
-        _to_disk(beside)
-        os.replace(beside, path)
+        for key, temporary in beside.items():
+            path = paths[key]
+            _to_disk(temporary)
+        for key, path in paths.items():
+            os.replace(beside[key], path)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        for temporary in beside.values():
+            temporary.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:

@@ -9,7 +9,7 @@ first timestep. This module says who is in the row; what a step does is said by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -89,15 +89,20 @@ class Row(Protocol[R_co]):
         ...
 
 
-def run(row: Row[R_co], slices: Iterable[Slice | None]) -> Iterator[tuple[Slice, R_co]]:
+def run(
+    row: Row[R_co],
+    slices: Iterable[Slice | None],
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Slice, R_co]]:
     """Take every slice through the process.
 
     Slices are taken when there is a slot for them, and yielded with what was found on them as soon
     as they are done: memory does not grow with their number. None stands for one that has not come
-    yet: those in the row go on meanwhile.
+    yet: those in the row go on meanwhile. Once ``cancelled()``, which is asked at every step, it
+    ends, and what is in the row is dropped.
     """
     waiting, more = iter(slices), True
-    while more or row.busy:
+    while (more or row.busy) and not cancelled():
         while more and row.free:
             item = next(waiting, _END)
             if isinstance(item, Slice):

@@ -23,7 +23,7 @@ from .command import (
     slots_option,
     threads_option,
 )
-from .errors import VolumeError
+from .errors import OutputError, VolumeError
 from .extras import check_installed
 from .files import check_folder
 from .outputs import KINDS
@@ -193,6 +193,8 @@ def _cases(
 ) -> int:
     """The exit code."""
     check_folder(what.folder)
+    if what.folder.resolve() == what.root.resolve():
+        raise OutputError(f"cannot write to {what.folder}: it is the input; choose another folder")
     if {"preview", "report"} & set(what.kinds):
         check_installed("matplotlib", "report")
     with load() as segmenter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from anofpdm import __version__
 from .dicom.seg import write_seg
 from .errors import OutputError
 from .extras import check_installed
-from .files import whole_file, writable_folder
+from .files import whole_files, writable_folder
 from .report.page import write_report
 from .report.preview import write_preview
 from .report.stats import stats, write_stats
@@ -23,15 +22,16 @@ from .source import Source, taken_on
 from .trace import write_trace
 from .volume import save_image
 
-# By kind, how names end; in this order files are put in place, the mask last of all.
+# By kind, how names end; in this order files are put in place. The statistics come last: where they
+# are, all is there.
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "map": (".nii.gz", ".nii"),
-    "stats": (".json",),
     "trace": (".json",),
     "preview": (".png",),
     "report": (".html", ".htm"),
     "dicom-seg": (".dcm",),
     "mask": (".nii.gz", ".nii"),
+    "stats": (".json",),
 }
 KINDS = tuple(kind for kind in SUFFIXES if kind != "mask")
 
@@ -66,8 +66,11 @@ class Outputs:
         """
         if self.paths.keys() & {"preview", "report"}:
             check_installed("matplotlib", "report")
-        taken = {path.resolve(): "the input" for path in inputs}
+        given = [path for path in inputs if path.exists()]
+        taken: dict[Path, str] = {}
         for kind, path in self.paths.items():
+            if path.exists() and any(path.samefile(one) for one in given):
+                raise OutputError(f"cannot write {path}: it is the input; choose another name")
             if path.resolve() in taken:
                 raise OutputError(
                     f"cannot write {path}: it is {taken[path.resolve()]}; choose another name"
@@ -84,7 +87,7 @@ class Outputs:
         self, segmenter: Segmenter, found: Segmentation, source: Source, every_slice: bool = False,
         case: str | None = None, timed: bool = True,
     ) -> dict[str, Any]:  # fmt: skip
-        """Write them: as far as renames can be one, all or none; the mask is put in place last.
+        """Write them: as far as renames can be one, all or none.
 
         Parameters
         ----------
@@ -104,14 +107,12 @@ class Outputs:
             If the images are gone, or cannot be referred to in DICOM.
         """
         found = replace(found, notes=(*source.notes, *found.notes))
-        said = stats(segmenter, found, source.paths, every_slice, case, timed)
+        said = stats(
+            segmenter, found, source.paths, every_slice, case, timed=timed, inputs=source.inputs
+        )
         title = str(said["case"])
-        with ExitStack() as files:
-            beside = {
-                kind: files.enter_context(whole_file(self.paths[kind]))
-                for kind in reversed(SUFFIXES)
-                if kind in self.paths
-            }
+        ordered = {kind: self.paths[kind] for kind in SUFFIXES if kind in self.paths}
+        with whole_files(ordered) as beside:
             save_image(found.image, beside["mask"])
             if "map" in beside:
                 save_image(found.anomaly_map(), beside["map"])
@@ -120,7 +121,9 @@ class Outputs:
             if "trace" in beside:
                 write_trace(beside["trace"], segmenter, found, source.paths, every_slice)
             if "preview" in beside:
-                write_preview(beside["preview"], found, title)
+                write_preview(
+                    beside["preview"], found, title, modalities=said["provenance"]["scored"]
+                )
             if "report" in beside:
                 write_report(beside["report"], found, said, title)
             if "dicom-seg" in beside:

@@ -12,19 +12,18 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from .backend import Backend, Recipe
+from .backend import Backend, Cancelled, Recipe, never
 from .bundle import DEFAULT, Bundle, open_bundle
 from .device import open_device
 from .errors import SetupError, VolumeError
 from .forward import Slice
-from .grid import Measured, measure
 from .head import Head, as_images, numbered, on_grid
 from .postprocess import cut
 from .results import Segmentation, SliceResult
 from .select import threshold
 from .setup import Setup, resolve
-from .stream import Stream, StreamedSlice
-from .volume import mask_image, read_volume
+from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
+from .volume import mask_image
 
 _AS_CALIBRATED = Setup()
 
@@ -215,9 +214,9 @@ class Segmenter:
         images: SpatialImage | Sequence[SpatialImage] | ArrayLike,
         *,
         affine: ArrayLike | None = None,
-    ) -> Measured:
+    ) -> HeadMeasure:
         """The intensities and the middle of a head, for :meth:`segment_stream`: of an earlier
-        volume of the same patient and protocol, say.
+        volume of the same patient, protocol and field of view.
 
         Parameters
         ----------
@@ -228,9 +227,7 @@ class Segmenter:
         VolumeError
             If the volume cannot be used.
         """
-        given, manifest = as_images(images, affine), self.bundle.manifest
-        called = [image.get_filename() or "the image" for image in given]
-        return measure(read_volume(given, called, len(manifest.modalities)).data, manifest.grid)
+        return measure_head(as_images(images, affine), self.bundle.manifest)
 
     def segment_stream(
         self,
@@ -238,8 +235,8 @@ class Segmenter:
         *,
         pixel_mm: tuple[float, float],
         axes: str = "RA",
-        measured: Measured | None = None,
-        settle: int = 8,
+        measured: HeadMeasure | None = None,
+        settle: int | None = None,
         every_slice: bool = False,
         cancel: threading.Event | None = None,
     ) -> Iterator[StreamedSlice]:
@@ -254,11 +251,12 @@ class Segmenter:
         slices : (index, image): the axial index, from the feet up, which noise depends on; the
             image (H, W), or (C, H, W) of several modalities, any real type and range
         pixel_mm : spacing along the two axes of the image
-        axes : where rows and columns lead: ``RA`` (to the patient's right and front) or ``PL`` (an
-            axial DICOM image), for instance
+        axes : where these lead: ``RA`` (to the patient's right and front) or ``PL`` (rows and
+            columns of an axial DICOM image), for instance
         measured : see :meth:`measure`: with that of the whole volume, results are those of
-            :meth:`segment`; None to measure the first slices
-        settle : how many slices to wait for and measure, if nothing was measured before
+            :meth:`segment`
+        settle : without ``measured``, how many slices to wait for and measure; they have to show
+            the head, not air or the neck alone. None for all: then nothing comes before the last
         every_slice : segment slices that were found healthy, too
         cancel : set it from any thread
 
@@ -267,16 +265,18 @@ class Segmenter:
         VolumeError
             If a slice cannot be used; what ``slices`` raises is raised, too.
         """
-        stream = Stream(self, slices, pixel_mm, axes, measured, settle, every_slice, cancel)
-        return stream.results()
+        return Stream(self, slices, pixel_mm, axes, measured, settle, every_slice, cancel).results()
 
-    def analyse(self, slices: Iterable[Slice | None]) -> Iterator[SliceResult]:
-        """Find anomalies on slices that are on the bundle's grid already, as they finish."""
+    def analyse(
+        self, slices: Iterable[Slice | None], cancelled: Cancelled = never
+    ) -> Iterator[SliceResult]:
+        """Find anomalies on slices that are on the bundle's grid already, as they finish; see
+        :func:`anofpdm.runtime.forward.run`."""
         setup, scored = self.setup, self.bundle.manifest.scored_channels
         calibration = setup.calibration
         timesteps, M_max = setup.process.timesteps, np.array(calibration.M_max)
         recipe = Recipe(setup.process, calibration.w, scored, setup.rule, setup.stop, self.seed)
-        for item, found in self.backend.find(recipe, slices):
+        for item, found in self.backend.find(recipe, slices, cancelled):
             M, H = found.M, found.H
             cuts = threshold(H, M.max(axis=0), M_max, calibration.a, calibration.b)
             Q = cuts.Q if setup.Q is None else setup.Q

@@ -7,24 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from .dicom.seg import check_seg
 from .dicom.series import Series, read_series
 from .dicom.sniff import files_below, is_dicom
-from .errors import VolumeError
+from .errors import OutputError, VolumeError
 from .files import sha256
-from .volume import load_image
+from .volume import load_image, unit_mm
 
 
 @dataclass(frozen=True)
 class Source:
     """``images``: one a modality, or one with all of them; ``paths``: what was named, for
-    messages; ``series``: where the images are a DICOM series."""
+    messages; ``inputs``: see :func:`described`; ``series``: where the images are a DICOM series."""
 
     images: tuple[SpatialImage, ...]
     paths: tuple[Path, ...]
+    inputs: tuple[dict[str, Any], ...]
     series: Series | None = None
 
     @property
@@ -45,6 +48,10 @@ class Source:
                 f"{self.paths[0]} is no DICOM series: a DICOM SEG refers to DICOM images; ask for "
                 "none"
             )
+        if path.exists() and path.resolve().is_relative_to(self.paths[0].resolve()):
+            raise OutputError(
+                f"cannot write {path}: it lies among the input's; choose another name"
+            )
         check_seg(path, self.series)
         return self.series
 
@@ -63,10 +70,11 @@ def open_source(paths: Sequence[Path], series_uid: str | None = None) -> Source:
     """
     if len(paths) == 1 and (paths[0].is_dir() or is_dicom(paths[0])):
         series = read_series(paths[0], series_uid)
-        return Source((series.image,), tuple(paths), series)
+        return Source((series.image,), tuple(paths), described(paths), series)
     if series_uid:
         raise VolumeError(f"{paths[0]} is no DICOM folder: --series goes with one")
-    return Source(tuple(load_image(path) for path in paths), tuple(paths))
+    images = tuple(load_image(path) for path in paths)
+    return Source(images, tuple(paths), described(paths))
 
 
 def taken_on(series: Series) -> datetime:
@@ -78,19 +86,31 @@ def taken_on(series: Series) -> datetime:
         return datetime(1970, 1, 1)
 
 
-def fingerprints(paths: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 by name, of all files that the paths stand for: a header's and its voxels', too; one
-    for a whole DICOM series, whose files are often named after patients."""
-    found: dict[str, str] = {}
-    for path in paths:
-        if path.is_dir():
-            held = sorted(sha256(file) for file in files_below(path))
-            digest = hashlib.sha256("".join(held).encode()).hexdigest()
-            found[f"{len(held)} files"] = digest
-        elif is_dicom(path):
-            found[path.name] = sha256(path)
-        else:
-            named = (one.filename for one in load_image(path).file_map.values())
-            files = sorted({Path(name) for name in named if name})
-            found |= {file.name: sha256(file) for file in files if file.is_file()}
-    return found
+def described(paths: Sequence[Path]) -> tuple[dict[str, Any], ...]:
+    """Each input as JSON values: its name, the SHA-256 of its files by name, and, but for a DICOM
+    series, shape and voxel size. A series has one fingerprint, since its files are often named
+    after patients.
+
+    Raises
+    ------
+    VolumeError
+        If a file is not there, or is no image.
+    """
+    return tuple({"name": path.name, **_described(path)} for path in paths)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        held = sorted(sha256(file) for file in files_below(path))
+        digest = hashlib.sha256("".join(held).encode()).hexdigest()
+        return {"files_sha256": {f"{len(held)} files": digest}}
+    if is_dicom(path):
+        return {"files_sha256": {path.name: sha256(path)}}
+    image = load_image(path)
+    named = {Path(one.filename) for one in image.file_map.values() if one.filename}
+    lengths = np.sqrt(np.square(image.affine[:3, :3]).sum(axis=0)) * unit_mm(image)
+    return {
+        "files_sha256": {file.name: sha256(file) for file in sorted(named) if file.is_file()},
+        "shape": [int(n) for n in image.shape],
+        "voxel_mm": [float(mm) for mm in lengths],
+    }

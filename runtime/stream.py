@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
+from .bundle import Manifest
 from .errors import VolumeError
 from .forward import Slice
 from .grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
 from .results import SliceResult
+from .volume import read_volume
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 _LEADS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1)}
 _WAIT_S = 0.05
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,25 @@ class StreamedSlice:
     result: SliceResult | None
     mask: NDArray[np.uint8]
     anomaly_map: Float32
+
+
+@dataclass(frozen=True)
+class HeadMeasure:
+    """What a volume says of the slices to come: ``found``: on its intensities and where the head
+    is; ``shape``, ``pixel_mm``: of its axial slices, canonical (X, Y), which theirs must be."""
+
+    found: Measured
+    shape: tuple[int, int]
+    pixel_mm: tuple[float, float]
+
+
+def measure_head(images: Sequence[SpatialImage], manifest: Manifest) -> HeadMeasure:
+    """See :meth:`anofpdm.Segmenter.measure`."""
+    called = [image.get_filename() or "the image" for image in images]
+    volume = read_volume(list(images), called, len(manifest.modalities))
+    shape, mm = volume.data.shape, volume.voxel_mm
+    found = measure(volume.data, manifest.grid)
+    return HeadMeasure(found, (shape[1], shape[2]), (mm[0], mm[1]))
 
 
 @dataclass(frozen=True)
@@ -82,7 +107,7 @@ class Arrivals:
         threading.Thread(target=self._fetch, args=(slices,), daemon=True).start()
 
     def _fetch(self, slices: Iterable[tuple[int, ArrayLike]]) -> None:
-        last: object = None
+        last: object = _END
         try:
             for item in slices:
                 if not self._put(item):
@@ -101,7 +126,7 @@ class Arrivals:
         return False
 
     def take(self, wait: bool) -> object:
-        """(index, image), or None after the last.
+        """(index, image), or ``_END`` after the last.
 
         Raises
         ------
@@ -127,21 +152,28 @@ class Stream:
         slices: Iterable[tuple[int, ArrayLike]],
         pixel_mm: tuple[float, float],
         axes: str,
-        measured: Measured | None,
-        settle: int,
+        measured: HeadMeasure | None,
+        settle: int | None,
         every_slice: bool,
         cancel: threading.Event | None,
     ) -> None:
-        self._segmenter, self._axes = segmenter, Axes(axes)
+        if not all(mm > 0 and np.isfinite(mm) for mm in pixel_mm):
+            raise VolumeError(f"pixel_mm is {pixel_mm}: give two lengths above 0")
+        if settle is not None and settle < 1:
+            raise VolumeError(f"settle is {settle}: give at least 1")
+        self._segmenter, self._axes, self._given = segmenter, Axes(axes), slices
         first = _LEADS[axes[0]][0]
-        self._pixel_mm = (pixel_mm[first], pixel_mm[1 - first])
-        if not all(mm > 0 and np.isfinite(mm) for mm in pixel_mm) or settle < 1:
-            raise VolumeError(f"pixel_mm {pixel_mm} and settle {settle} must be above 0")
+        self._pixel_mm = (float(pixel_mm[first]), float(pixel_mm[1 - first]))
+        if measured and not np.allclose(measured.pixel_mm, self._pixel_mm, rtol=0.01):
+            raise VolumeError(
+                f"what was measured has pixels of {measured.pixel_mm} mm, the slices have "
+                f"{self._pixel_mm}: measure a volume of the same field of view"
+            )
         self._measured, self._settle, self._every_slice = measured, settle, every_slice
         self._cancelled = cancel or threading.Event()
-        self._given = slices
-        self._shapes: dict[int, tuple[int, int]] = {}
-        self._blank: list[StreamedSlice] = []
+        self._shape: tuple[int, ...] | None = measured.shape if measured else None
+        self._seen: set[int] = set()
+        self._blank: deque[StreamedSlice] = deque()
         self._under_way = 0
 
     @property
@@ -152,13 +184,14 @@ class Stream:
         """As they finish."""
         arrivals = Arrivals(self._given, 2 * self._segmenter.backend.slots)
         try:
-            for result in self._segmenter.analyse(self._slices(arrivals)):
-                if self._cancelled.is_set():
-                    return
+            for result in self._segmenter.analyse(self._slices(arrivals), self._cancelled.is_set):
                 self._under_way -= 1
                 yield self._back(result)
                 yield from self._blanks()
-            yield from self._blanks()
+                if self._cancelled.is_set():
+                    return
+            if not self._cancelled.is_set():
+                yield from self._blanks()
         finally:
             arrivals.close()
 
@@ -171,60 +204,68 @@ class Stream:
             except queue.Empty:
                 yield None
                 continue
-            if item is not None:
+            if item is not _END:
                 early.append(self._read(item))
-            if self._measured is None and early and (item is None or len(early) >= self._settle):
-                self._measured = measure(np.stack([image for _, image in early], -1), self._grid)
+            settled = item is _END or (self._settle is not None and len(early) >= self._settle)
+            if self._measured is None and early and settled:
+                found = measure(np.stack([image for _, image in early], -1), self._grid)
+                x, y = early[0][1].shape[1:]
+                self._measured = HeadMeasure(found, (x, y), self._pixel_mm)
             if self._measured is not None:
                 for index, image in early:
-                    yield from self._on_grid(index, image)
+                    yield from self._on_grid(index, image, self._measured.found)
                 early.clear()
-            if item is None:
+            if item is _END:
                 return
 
     def _read(self, item: object) -> tuple[int, Float32]:
-        index: Any
+        """Check a slice, and turn it to canonical axes."""
+        channels = len(self._segmenter.bundle.manifest.modalities)
+        number: Any
         given: Any
         try:
-            index, given = item  # type: ignore[misc]
-            image = np.asarray(given, np.float32)
+            number, given = item  # type: ignore[misc]
+            index, image = operator.index(number), np.asarray(given)
         except (TypeError, ValueError) as error:
             raise VolumeError(
-                f"a slice must be (index, image) with real numbers: {error}"
+                f"a slice must be (index, image), not {type(item)}: {error}"
             ) from error
-        channels = len(self._segmenter.bundle.manifest.modalities)
-        image = image[None] if image.ndim == 2 else image
+        if image.dtype.kind not in "biuf":
+            raise VolumeError(f"slice {index} holds {image.dtype} values: give real numbers")
+        image = np.asarray(image[None] if image.ndim == 2 else image, np.float32)
         if image.ndim != 3 or len(image) != channels or not np.isfinite(image).all():
             raise VolumeError(
                 f"slice {index} has shape {np.shape(given)}: give (H, W) or ({channels}, H, W), "
                 "without NaN"
             )
-        if index in self._shapes or index < 0:
+        if index in self._seen or index < 0:
             raise VolumeError(f"slice {index} has come before, or is below 0: number them")
         turned = np.ascontiguousarray(self._axes.canonical(image))
-        if any(shape != turned.shape[1:] for shape in self._shapes.values()):
-            raise VolumeError(f"slice {index} has another shape than those before")
-        self._shapes[index] = (turned.shape[1], turned.shape[2])
-        return int(index), turned
+        if self._shape not in (None, turned.shape[1:]):
+            raise VolumeError(
+                f"slice {index} has another shape than those before, or than what was measured"
+            )
+        self._shape = turned.shape[1:]
+        self._seen.add(index)
+        return index, turned
 
-    def _on_grid(self, index: int, image: Float32) -> Iterator[Slice]:
-        assert self._measured
-        if shows_head(image, self._pixel_mm, self._grid, self._measured):
+    def _on_grid(self, index: int, image: Float32, measured: Measured) -> Iterator[Slice]:
+        if shows_head(image, self._pixel_mm, self._grid, measured):
             self._under_way += 1
-            x0 = slice_to_grid(image, self._pixel_mm, self._grid, self._measured)
-            yield Slice(index, x0)
+            yield Slice(index, slice_to_grid(image, self._pixel_mm, self._grid, measured))
             return
         nothing = self._axes.back(np.zeros(image.shape[1:], np.float32))
         self._blank.append(StreamedSlice(index, None, nothing.astype(np.uint8), nothing))
 
     def _blanks(self) -> Iterator[StreamedSlice]:
         while self._blank:
-            yield self._blank.pop(0)
+            yield self._blank.popleft()
 
     def _back(self, result: SliceResult) -> StreamedSlice:
         assert self._measured
-        shape, found = self._shapes[result.key], result.unhealthy or self._every_slice
-        place = Placement((*shape, 1), self._pixel_mm, self._measured.center, np.array([0]))
+        found = result.unhealthy or self._every_slice
+        center, levels = self._measured.found.center, np.array([0])
+        place = Placement((*self._measured.shape, 1), self._pixel_mm, center, levels)
         marked, H = (
             np.ascontiguousarray(self._axes.back(from_grid(plane[None], self._grid, place)[..., 0]))
             for plane in (result.mask & found, result.H)

@@ -7,7 +7,7 @@ import functools
 import weakref
 from collections.abc import Iterable
 
-from ..backend import Found, HostBackend, Recipe
+from ..backend import Cancelled, Found, HostBackend, Recipe, never
 from ..denoiser import Denoiser
 from ..errors import DeviceMemoryError, SetupError
 from ..forward import Slice, run
@@ -50,18 +50,20 @@ class GpuBackend:
         """See :class:`anofpdm.runtime.backend.Backend`."""
         return self._host
 
-    def find(self, recipe: Recipe, slices: Iterable[Slice | None]) -> Found:
+    def find(
+        self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
+    ) -> Found:
         """See :class:`anofpdm.runtime.backend.Backend`.
 
         Maps at a multiple of t_e need every step's map: then only the network runs on the GPU.
         """
         if recipe.rule.t_e_ratio != 1:
-            yield from HostBackend(self._host, self.slots).find(recipe, slices)
+            yield from HostBackend(self._host, self.slots).find(recipe, slices, cancelled)
             return
         plan = Plan(recipe, self._channels, self._size)
         row = self._take_row(plan)
         try:
-            yield from run(row, slices)
+            yield from run(row, slices, cancelled)
         finally:
             self._give_back(plan, row)
 

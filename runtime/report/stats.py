@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dicom.sniff import is_dicom
 from ..files import write_json
 from ..provenance import provenance, versions
 from ..results import Segmentation
 from ..segmenter import Segmenter
 from ..setup import Setup
-from ..source import fingerprints
-from ..volume import load_image
+from ..source import described
 from .lesions import find_lesions
 from .space import Space, space_of
 
@@ -35,7 +33,9 @@ def stats(
     volumes: Sequence[Path] = (),
     every_slice: bool = False,
     case: str | None = None,
+    *,
     timed: bool = True,
+    inputs: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The figures of a segmentation, as JSON values.
 
@@ -53,6 +53,8 @@ def stats(
     every_slice : as given to :meth:`anofpdm.Segmenter.segment`
     case : what to call the volume; None for the first file's name without its suffix
     timed : whether to say how many seconds it took; without, the same run gives the same figures
+    inputs : what :func:`anofpdm.runtime.source.described` said of ``volumes`` when they were
+        opened; None to look at them now
 
     Raises
     ------
@@ -81,7 +83,7 @@ def stats(
             for result in found.slices
         ],
         **({"seconds": found.seconds} if timed else {}),
-        "inputs": [_input(path) for path in volumes],
+        "inputs": list(inputs if inputs is not None else described(volumes)),
         "mask": {
             "sha256": mask_sha256(found.mask),
             "shape": list(found.mask.shape),
@@ -156,16 +158,6 @@ def _marked_ml(mask: NDArray[np.generic], space: Space) -> list[float]:
     others = tuple(axis for axis in range(3) if axis != space.axial)
     counts = np.count_nonzero(mask.reshape(space.shape), axis=others)
     return [int(counts[space.level(level)]) * space.voxel_ml for level in range(space.levels)]
-
-
-def _input(path: Path) -> dict[str, Any]:
-    """An image of one file, of a header and its voxels in another, or of a DICOM series."""
-    content: dict[str, Any] = {"name": path.name, "files_sha256": fingerprints([path])}
-    if path.is_dir() or is_dicom(path):
-        return content
-    image = load_image(path)
-    shape, voxel_mm = [int(n) for n in image.shape], list(space_of(image).voxel_mm)
-    return {**content, "shape": shape, "voxel_mm": voxel_mm}
 
 
 def _stem(path: Path) -> str:

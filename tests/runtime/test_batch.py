@@ -14,8 +14,8 @@ import pytest
 from support import ROOT, bundle, head, save, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.batch import RUN, TABLE, Batch
-from anofpdm.runtime.cases import find_cases
+from anofpdm.runtime.batch import TABLE, Batch
+from anofpdm.runtime.cases import RUN, find_cases
 from anofpdm.runtime.errors import OutputError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume import load_image
@@ -114,22 +114,106 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(cases, tmp_path):
     assert contents(out) == after
 
 
-@pytest.mark.parametrize("change", ["seed", "bundle", "other files"])
-def test_a_folder_of_something_else_is_left_alone(cases, tmp_path, change):
+@pytest.mark.parametrize("change", ["seed", "bundle"])
+def test_a_folder_of_another_run_is_left_alone(cases, tmp_path, change):
     out = tmp_path / "out"
     batch(cases, out).run()
     if change == "bundle":
         identity = json.loads((out / RUN).read_text())
         (out / RUN).write_text(json.dumps({**identity, "bundle": "another"}))
-    if change == "other files":
-        (out / RUN).unlink()
     before = contents(out)
     another = batch(cases, out, seed=1 if change == "seed" else 0)
-    message = "no run of anofpdm" if change == "other files" else f"another {change}"
-    with pytest.raises(OutputError, match=message):
+    with pytest.raises(OutputError, match=f"another {change}"):
         another.run()
     assert contents(out) == before
     another.run(overwrite=True)
+
+
+class Interrupting:
+    """Raises KeyboardInterrupt at a call; before that, the toy network."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def __call__(self, x_t, t):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return toy_network(x_t, t)
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_interrupted_while_it_replaces_another_run_it_keeps_nothing_of_that(
+    cases, tmp_path, forgotten
+):
+    """Neither with --overwrite, nor where the folder does not say whose it is."""
+    out = tmp_path / "out"
+    batch(cases, tmp_path / "want", seed=1).run()
+    batch(cases, out, seed=0).run()
+    if forgotten:
+        (out / RUN).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        batch(cases, out, seed=1, network=Interrupting(20)).run(overwrite=not forgotten)
+    batch(cases, out, seed=1).run()
+    assert contents(out) == contents(tmp_path / "want")
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_killed_between_two_renames_a_changed_case_is_done_again(cases, tmp_path, at, monkeypatch):
+    import os
+
+    out = tmp_path / "out"
+    batch(cases, out).run()
+    save(cases / "P0.nii.gz", head((24, 28, 6), seed=9))
+    batch(cases, tmp_path / "want").run()
+    renames, rename = [], os.replace
+
+    def dying(source, target):
+        if "P0" in str(target):
+            if len(renames) == at:
+                raise KeyboardInterrupt
+            renames.append(target)
+        rename(source, target)
+
+    monkeypatch.setattr("os.replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        batch(cases, out).run()
+    monkeypatch.undo()
+    batch(cases, out).run()
+    assert contents(out) == contents(tmp_path / "want")
+
+
+def test_a_case_that_fails_now_leaves_nothing_of_its_former_input(cases, tmp_path):
+    out = tmp_path / "out"
+    batch(cases, out).run()
+    (cases / "P0.nii.gz").write_bytes(b"no image")
+    batch(cases, out).run()
+    row = table(out)[0]
+    assert (row["status"], row["mask_sha256"]) == ("failed", "")
+    assert str(cases) not in row["reason"]
+    assert not list(out.glob("P0*"))
+
+
+def test_a_case_whose_file_goes_away_is_told_and_the_others_go_on(cases, tmp_path):
+    def removing(x_t, t):
+        (cases / "P1.nii.gz").unlink(missing_ok=True)
+        return toy_network(x_t, t)
+
+    rows = batch(cases, tmp_path / "out", network=removing).run()
+    assert [row["status"] for row in rows] == ["ok", "failed", "failed", "ok", "ok"]
+
+
+def test_names_of_any_bytes_and_spreadsheets(cases, tmp_path):
+    import os
+
+    odd = os.fsdecode(b"M\xfcller")
+    (cases / "P0.nii.gz").rename(cases / f"{odd}.nii.gz")
+    (cases / "P1.nii.gz").rename(cases / "=1+1.nii.gz")
+    (cases / "P3.nii.gz").rename(cases / f"{'x' * 225}.nii.gz")
+    rows = batch(cases, tmp_path / "out").run()
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "failed"]
+    assert [row["case"] for row in table(tmp_path / "out")][:2] == ["'=1+1", "M\\udcfcller"]
+    assert "too long" in rows[-1]["reason"]
 
 
 def test_bids_cases_keep_their_places(tmp_path):
@@ -157,7 +241,7 @@ sys.path.insert(0, sys.argv[1])
 from support import bundle, toy_network
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.batch import Batch
-from anofpdm.runtime.cases import find_cases
+from anofpdm.runtime.cases import RUN, find_cases
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.segmenter import Segmenter
 

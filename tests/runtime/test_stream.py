@@ -90,7 +90,18 @@ def test_results_come_while_others_are_still_awaited(segmenter, volume):
     assert sorted(seen) == list(range(12))
 
 
-def test_without_a_measure_the_first_slices_are_measured(segmenter, volume):
+def test_without_a_measure_all_slices_are_waited_for_and_measured(segmenter, volume):
+    """Air before the head and all: the results are the volume's."""
+    rng = np.random.default_rng(0)
+    values = volume.get_fdata(dtype=np.float32) + rng.random((24, 30, 12)).astype(np.float32)
+    air = rng.random((24, 30, 6)).astype(np.float32)
+    volume = nib.Nifti1Image(np.concatenate([air, values], -1), AFFINE)
+    whole = segmenter.segment(volume)
+    for one in segmenter.segment_stream(planes(volume), pixel_mm=PIXEL):
+        np.testing.assert_array_equal(one.mask, whole.mask[..., one.index])
+
+
+def test_as_many_slices_as_asked_for_are_measured(segmenter, volume):
     arriving = planes(volume)[2:]
     middle = nib.Nifti1Image(volume.get_fdata(dtype=np.float32)[..., 2:7], AFFINE)
     alike = {"pixel_mm": PIXEL, "measured": segmenter.measure(middle)}
@@ -101,6 +112,31 @@ def test_without_a_measure_the_first_slices_are_measured(segmenter, volume):
         np.testing.assert_array_equal(one.mask, other.mask)
     for one, other in zip(want[:5], sorted(few, key=lambda one: one.index), strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
+
+
+def test_what_was_measured_must_have_the_slices_field_of_view(segmenter, volume):
+    measured = segmenter.measure(volume)
+    with pytest.raises(VolumeError, match="same field of view"):
+        segmenter.segment_stream([], pixel_mm=(7.5, 7.5), measured=measured)
+    cropped = [(0, planes(volume)[5][1][:20])]
+    with pytest.raises(VolumeError, match="than what was measured"):
+        list(segmenter.segment_stream(cropped, pixel_mm=PIXEL, measured=measured))
+
+
+def test_cancelling_stops_at_the_next_step(volume):
+    cancel, after = threading.Event(), []
+
+    def watched(x_t, t):
+        if cancel.is_set():
+            after.append(t)
+        if t[0] > 60:
+            cancel.set()
+        return toy_network(x_t, t)
+
+    segmenter = Segmenter(bundle(process=("ddim", 301, 1, "even")), HostBackend(watched, 3))
+    stream = segmenter.segment_stream(planes(volume), pixel_mm=PIXEL, cancel=cancel)
+    assert list(stream) == []
+    assert not after
 
 
 @pytest.mark.parametrize("how", ["event", "close"])
@@ -135,7 +171,11 @@ def test_cancelling_ends_it_and_takes_no_more(segmenter, volume, how):
         ([(0, np.ones((4, 5, 6, 7)))], "shape"),
         ([(0, np.full((24, 30), np.nan))], "without NaN"),
         ([(0, "text")], "real numbers"),
+        ([(0, np.ones((24, 30), complex))], "real numbers"),
         ([7], "index, image"),
+        ([None], "index, image"),
+        ([(1.5, np.ones((24, 30)))], "index, image"),
+        ([("a", np.ones((24, 30)))], "index, image"),
         ([(-1, np.ones((24, 30)))], "below 0"),
         ([(3, np.ones((24, 30))), (3, np.ones((24, 30)))], "come before"),
         ([(3, np.ones((24, 30))), (4, np.ones((30, 24)))], "another shape"),
