@@ -9,7 +9,7 @@ from pathlib import Path
 from .cases import holds_case, holds_dicom
 from .dicom.sniff import is_dicom
 from .errors import OutputError, VolumeError
-from .inputs import SUFFIXES, find_modalities, stem_and_modality
+from .inputs import SUFFIXES, case_files, find_modalities, stem_and_modality
 from .outputs import Outputs
 
 
@@ -65,7 +65,7 @@ def asked(
                     f"--also {next(iter(files))}"
                 )
             return Cases(root, output or Path(f"{root.resolve().name}-anofpdm"), tuple(also))
-        if holds_dicom(root):
+        if holds_dicom(root, below=True):
             return OneVolume((root,), _outputs(root.resolve().name, output, files, also))
     if len(inputs) == 1 and not named and is_dicom(inputs[0]):
         paths = [inputs[0]]
@@ -77,9 +77,9 @@ def asked(
 
 def _one(root: Path, output: Path | None, modalities: Sequence[str]) -> bool:
     if output is None:
-        return holds_dicom(root) or holds_case(root, modalities)
+        return holds_dicom(root) or _is_case(root, modalities)
     if output.name.endswith(SUFFIXES):
-        if not (holds_dicom(root) or holds_case(root, modalities)):
+        if not (holds_dicom(root, below=True) or holds_case(root, modalities)):
             raise VolumeError(
                 f"{root} is a folder without *_{modalities[0]}.nii.gz or a DICOM series: for the "
                 f"cases in its folders, name a folder instead of {output}"
@@ -88,6 +88,14 @@ def _one(root: Path, output: Path | None, modalities: Sequence[str]) -> bool:
     if not output.is_dir() and "." in output.name:
         raise OutputError(f"cannot write {output}: name a mask .nii or .nii.gz, or a folder")
     return False
+
+
+def _is_case(root: Path, modalities: Sequence[str]) -> bool:
+    try:
+        case_files(root, modalities)
+    except VolumeError:
+        return False
+    return True
 
 
 def _outputs(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from .dicom.sniff import is_dicom
+from .dicom.sniff import files_below, is_dicom
 from .errors import VolumeError
 from .inputs import SUFFIXES, case_files, stem_and_modality
 
@@ -83,12 +83,14 @@ def _nameable(case: Case) -> Case:
     return replace(case, problem=f"{case.name}: too long a name for what is written: rename it")
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Whether a DICOM image, and no NIfTI, lies right in this folder."""
+def holds_dicom(folder: Path, below: bool = False) -> bool:
+    """Whether a DICOM image lies right in this folder, or (``below``) however deep; and no NIfTI
+    right in it: a case of NIfTI files may keep what it was made of."""
     files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
     if any(path.name.endswith(_NIFTI) for path in files):
         return False
-    return any(path.name != "DICOMDIR" and is_dicom(path) for path in files)
+    found = files_below(folder) if below else files
+    return any(path.name != "DICOMDIR" and is_dicom(path) for path in found)
 
 
 def holds_case(folder: Path, modalities: Sequence[str]) -> bool:

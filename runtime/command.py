@@ -109,13 +109,12 @@ def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does; a second one while that is being done changes nothing."""
+    """SIGTERM does what Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -128,7 +127,12 @@ def _terminable() -> Iterator[None]:
 def say(text: str) -> None:
     """A line on stderr, after the progress that may stand there."""
     ProgressLine.end()
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    """Text that may name files whose bytes are no text."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class ProgressLine:

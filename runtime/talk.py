@@ -8,7 +8,7 @@ import click
 
 from .about import version_line
 from .batch import Row
-from .command import ProgressLine, say, show_device
+from .command import ProgressLine, printable, say, show_device
 from .outputs import Outputs
 from .segmenter import Segmenter
 
@@ -51,7 +51,7 @@ class Talk:
     def result(self, text: str) -> None:
         if not self._quiet:
             ProgressLine.end()
-            click.echo(text)
+            click.echo(printable(text))
 
     def row(self, row: Row, kept: bool) -> None:
         if row["status"] != "ok":

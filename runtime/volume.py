@@ -12,8 +12,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from .errors import OutputError, VolumeError
-from .files import whole_file, writable_folder
+from .errors import VolumeError
+from .files import whole_file
 from .header import is_nifti_name, open_header
 from .limits import LIMITS, Limits, check_claim, check_memory, estimate_bytes
 from .voxels import fill
@@ -199,16 +199,6 @@ def like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.N
             image.header[name] = source.header[name]
     image.header["descrip"] = what
     return image
-
-
-def check_output(path: Path, inputs: list[Path]) -> None:
-    """Refuse an output that is no NIfTI name, is one of the inputs, or could not be written."""
-    if not path.name.endswith(_SUFFIXES):
-        raise OutputError(f"cannot write {path}: name it .nii or .nii.gz")
-    for name in inputs:
-        if path.exists() and name.exists() and path.samefile(name):
-            raise OutputError(f"cannot write {path}: it is the input; choose another name")
-    writable_folder(path)
 
 
 def save_image(image: nib.Nifti1Image, path: Path) -> None:

@@ -5,6 +5,6 @@ Messages and notes name files, UIDs and series descriptions; nothing else of wha
 
 from .seg import check_seg, write_seg
 from .series import Series, read_series
-from .sniff import is_dicom, is_dicom_folder
+from .sniff import is_dicom
 
-__all__ = ["Series", "check_seg", "is_dicom", "is_dicom_folder", "read_series", "write_seg"]
+__all__ = ["Series", "check_seg", "is_dicom", "read_series", "write_seg"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ _ENHANCED = ("1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SHOWN_SERIES = 6
+_ONE_AT_A_TIME = threading.RLock()
 # What pydicom raises on files that are not what they claim to be: it has exceptions that derive
 # from nothing else, and says of none when.
 UNREADABLE = Exception
@@ -51,10 +53,11 @@ class Header:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence pydicom, whose warnings quote values: they could be a patient's."""
+    """Silence pydicom, whose warnings quote values: they could be a patient's. What is changed for
+    that belongs to the process, so one thread at a time may do it."""
     config = require("pydicom.config", "dicom")
-    silenced = config.logger.disabled
-    with warnings.catch_warnings(), config.disable_value_validation():
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), config.disable_value_validation():
+        silenced = config.logger.disabled
         warnings.simplefilter("ignore")
         config.logger.disabled = True
         try:

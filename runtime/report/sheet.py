@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 130
+# What drawing changes for a while belongs to the process.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ def drawing() -> Iterator[ModuleType]:
     MissingExtraError
         If it is not installed.
     """
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        yield matplotlib
+    with _ONE_AT_A_TIME:
+        matplotlib = _matplotlib()
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            yield matplotlib
 
 
 def _matplotlib() -> ModuleType:

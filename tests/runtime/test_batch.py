@@ -229,6 +229,9 @@ def test_bids_cases_keep_their_places(tmp_path):
     assert "sub-02/ses-a/anat/sub-02_ses-a_desc-anofpdm_stats.json" in written
     described = json.loads(written["dataset_description.json"])
     assert (described["DatasetType"], described["Name"]) == ("derivative", "anofpdm")
+    (tmp_path / "out/dataset_description.json").write_text("of somebody else")
+    Batch(segmenter, find_cases(tmp_path / "bids", ("flair",)), tmp_path / "out").run(True)
+    assert (tmp_path / "out/dataset_description.json").read_text() == "of somebody else"
     assert [row["case"] for row in table(tmp_path / "out")] == [
         "sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a",
     ]  # fmt: skip

@@ -99,6 +99,29 @@ def test_dicom_series_however_deep(tree):
     assert found(root) == {"P1_study_flair": ("P1/study/flair",), "P2": ("P2",)}
 
 
+def test_a_disc_with_a_directory_file_and_folders_of_results(tree):
+    dicom = bytes(128) + b"DICM"
+    root = tree("P1/DICOMDIR", "P1/S1/1", "P1/S1/2", "P2/1", "P2/old/1", content=dicom)
+    tree("results/a_desc-anofpdm_seg.dcm", content=dicom)
+    tree("results/anofpdm-run.json")
+    assert found(root) == {"P1_S1": ("P1/S1",), "P2": ("P2",)}
+    assert found(root / "P2") == {"P2": (".",)}
+
+
+def test_a_case_of_nifti_files_may_hold_dicom(tree):
+    root = tree("P1/P1_flair.nii.gz")
+    tree("P1/seg.dcm", content=bytes(128) + b"DICM")
+    assert found(root) == {"P1": ("P1/P1_flair.nii.gz",)}
+
+
+def test_links_that_lead_nowhere_and_names_that_are_too_long_are_told(tree):
+    root = tree(f"{'x' * 200}_flair.nii")
+    (root / "a_flair.nii").symlink_to("annex/object")
+    a, long = find_cases(root, ("flair",))
+    assert (a.name, a.images) == ("a", (root / "a_flair.nii",))
+    assert "too long a name" in long.problem
+
+
 def test_nothing_and_two_of_a_name(tree, tmp_path):
     with pytest.raises(VolumeError, match="no cases"):
         find_cases(tree("a.txt"), ("flair",))

@@ -137,6 +137,34 @@ def test_a_folder_of_cases_loads_the_model_once_and_ends_with_3_if_some_failed(t
     assert run(cases, "-o", "out", "--also", "map").stdout.count("from before") == 3
 
 
+def test_folders_that_are_one_series_and_folders_that_are_many_cases(toy, tmp_path):
+    stored = np.round(head()).astype(np.int16)
+    (tmp_path / "disc").mkdir()
+    write_series(tmp_path / "disc/IMAGES", stored, AFFINE)
+    run("disc", "-o", "one.nii.gz")
+    run("disc/IMAGES", "-o", "many")
+    mask = (tmp_path / "many/IMAGES_desc-anofpdm_mask.nii.gz").read_bytes()
+    assert (tmp_path / "one.nii.gz").read_bytes() == mask
+    for name in "ab":
+        save(tmp_path / "disc" / f"{name}_flair.nii.gz", head(), AFFINE)
+    run("disc")  # two cases: no longer one
+    assert "a_desc-anofpdm_mask.nii.gz" in names(tmp_path / "disc-anofpdm")
+
+
+def test_results_do_not_go_where_the_cases_are(toy, tmp_path):
+    (tmp_path / "cases").mkdir()
+    save(tmp_path / "cases/P1.nii.gz", head(), AFFINE)
+    assert "it is the input" in run("cases", "-o", "cases/../cases", code=2).output
+    assert names(tmp_path / "cases") == {"P1.nii.gz"}
+
+
+def test_a_link_to_the_input_is_the_input(toy, volume, tmp_path):
+    (tmp_path / "hard.nii.gz").hardlink_to(volume)
+    before = volume.read_bytes()
+    assert "it is the input" in run(volume, "-o", "hard.nii.gz", code=2).output
+    assert volume.read_bytes() == before
+
+
 def test_a_folder_without_output_has_a_name_of_its_own(toy, tmp_path):
     (tmp_path / "cases").mkdir()
     save(tmp_path / "cases/P1.nii.gz", head(), AFFINE)

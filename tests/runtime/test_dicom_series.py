@@ -14,7 +14,7 @@ from dicom_files import AXIAL, CORONAL, SAGITTAL, Acquisition, write_enhanced, w
 from support import bundle, head, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.dicom import is_dicom, is_dicom_folder, read_series
+from anofpdm.runtime.dicom import is_dicom, read_series
 from anofpdm.runtime.segmenter import Segmenter
 
 # Three spacings, so that no two axes can be taken for one another.
@@ -250,23 +250,15 @@ def test_images_in_folders_below_are_one_series(tmp_path):
         below.mkdir(exist_ok=True)
         file.rename(below / f"IM{number}")
     assert read_series(folder).image.shape == (24, 28, 10)
-    assert is_dicom_folder(folder)
 
 
 def test_the_mark_of_dicom(tmp_path):
     folder = write_series(tmp_path / "series", stored_head(), AFFINE)
     assert is_dicom(next(folder.iterdir()))
-    assert is_dicom_folder(folder)
     assert not is_dicom(folder)
-    assert not is_dicom_folder(next(folder.iterdir()))
     assert not is_dicom(tmp_path / "nothing")
-    assert not is_dicom_folder(tmp_path / "nothing")
-    (tmp_path / "empty").mkdir()
-    assert not is_dicom_folder(tmp_path / "empty")
     nib.save(nib.Nifti1Image(head(), AFFINE), tmp_path / "flair.nii.gz")
     assert not is_dicom(tmp_path / "flair.nii.gz")
-    # A case of NIfTI files that keeps its source beside them.
-    assert not is_dicom_folder(tmp_path)
 
 
 def test_one_of_several_series(tmp_path):
