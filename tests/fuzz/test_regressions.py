@@ -89,6 +89,16 @@ def test_manifests(changes, tmp_path):
     assert outcome == "refused"
 
 
+def test_a_calibration_that_knows_other_timesteps_than_it_visits(tmp_path):
+    """ValueError out of NumPy, after all the work."""
+    files = dict(targets._bundle_files())
+    content = json.loads(files[CALIBRATION])
+    content["presets"]["fast"]["conditions"]["stride"] = 1
+    files[CALIBRATION] = json.dumps(content).encode()
+    files = targets._listed(files, {CALIBRATION: files[CALIBRATION]})
+    assert attempt(targets.TARGETS["calibration"], files, tmp_path / "case") == "refused"
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
