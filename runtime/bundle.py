@@ -137,7 +137,8 @@ class Bundle:
         Raises
         ------
         BundleError
-            If it was made for another network, precision, or other inputs.
+            If it was made for another network, precision, or other inputs, or is at odds with
+            itself.
         """
         calibration, where = self.calibrations[preset], self.path / CALIBRATION
         held = calibration.conditions
@@ -157,6 +158,12 @@ class Bundle:
             raise BundleError(
                 f"{where}: preset {preset} goes to L = {held.L}, the schedule to "
                 f"{self.manifest.schedule.T}: run anofpdm-calibrate again"
+            )
+        visited = len(self.manifest.schedule.visited(held.L, held.stride, held.spacing))
+        if calibration.familiar and len(calibration.familiar.mean) != visited:
+            raise BundleError(
+                f"{where}: preset {preset} visits {visited} timesteps and knows "
+                f"{len(calibration.familiar.mean)}: run anofpdm-calibrate again"
             )
         stopped = calibration.early_stop.M_max if calibration.early_stop else calibration.M_max
         if {len(calibration.M_max), len(stopped)} != {len(self.manifest.scored)}:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 SPACINGS = ("even", "log-snr")
-_MAX_T = 100_000
+_MAX_T = 4000
 
 
 @dataclass(frozen=True)

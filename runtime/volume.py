@@ -21,7 +21,7 @@ from .voxels import fill
 S = TypeVar("S", bound=np.generic)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _SUFFIXES = (".nii", ".nii.gz")
-_VOXEL_MM = (0.01, 100.0)
+_VOXEL_MM, _MAX_MM = (0.01, 100.0), 4000.0
 _UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 # What places a mask, copied as it stands: nothing is computed, so nothing is rounded or refused.
 _PLACING_FIELDS = (
@@ -137,6 +137,13 @@ def read_volume(
             f"{where}: are its voxels really {' x '.join(f'{mm:g}' for mm in voxel_mm)} mm? Those "
             f"of a head measure {_VOXEL_MM[0]:g} to {_VOXEL_MM[1]:g} mm: mend the header"
         )
+    if (
+        max(n * mm for n, mm in zip(_turned(first.shape, stored_axes), voxel_mm, strict=True))
+        > _MAX_MM
+    ):
+        raise VolumeError(
+            f"{where} measures more than {_MAX_MM / 1000:g} m: is its voxel size right?"
+        )
     others = [image for image in images if not same_grid(image, first)]
     shape = first.shape[:3]
     needed = estimate_bytes([shape, *(o.shape[:3] for o in others)], modalities)
@@ -166,13 +173,19 @@ def _room(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Room for a volume, (C, X, Y, Z) with each axial slice in one piece, and the same memory in
     the axes of the source: (*shape, C)."""
-    to_ras, back = ornt_transform(stored_axes, _RAS), ornt_transform(_RAS, stored_axes)
-    X, Y, Z = (shape[int(axis)] for axis in np.argsort(to_ras[:, 0]))
+    back = ornt_transform(_RAS, stored_axes)
+    X, Y, Z = _turned(shape, stored_axes)
     try:
         data = np.empty((modalities, Z, Y, X), np.float32).transpose(0, 3, 2, 1)
     except (MemoryError, ValueError) as error:
         raise VolumeError(f"shape {shape} is too large for memory: resample it") from error
     return data, apply_orientation(np.moveaxis(data, 0, 3), back)
+
+
+def _turned(shape: tuple[int, ...], stored_axes: NDArray[np.generic]) -> tuple[int, int, int]:
+    """Voxels along the canonical axes."""
+    first, second, third = np.argsort(ornt_transform(stored_axes, _RAS)[:, 0])
+    return int(shape[first]), int(shape[second]), int(shape[third])
 
 
 def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image:

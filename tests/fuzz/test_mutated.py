@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fuzz import targets
 from fuzz.targets import TARGETS
 from fuzz.worker import attempt, case
 from support import ROOT
@@ -56,16 +57,9 @@ def test_twenty_thousand_damaged_inputs(name, tmp_path, request):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_examples_are_good_until_they_are_damaged(name, tmp_path, monkeypatch):
-    for function in ("damaged", "damaged_json"):
-        same = (
-            (lambda data, *_: data)
-            if function == "damaged"
-            else (lambda c, _: json.dumps(c).encode())
-        )
-        monkeypatch.setattr(f"fuzz.targets.{function}", same)
-    monkeypatch.setattr(
-        "fuzz.targets._rewired", lambda rng: __import__("fuzz.targets").targets._network()
-    )
+    monkeypatch.setattr(targets, "damaged", lambda data, *_: data)
+    monkeypatch.setattr(targets, "damaged_json", lambda content, _: json.dumps(content).encode())
+    monkeypatch.setattr(targets, "_rewired", lambda _: targets._network())
     assert attempt(TARGETS[name], case(name, 1, 0), tmp_path / "case") == "used"
 
 
