@@ -44,6 +44,8 @@ from anofpdm.train.loop import train
 @click.option("--image-size", "size", type=click.IntRange(min=16), default=64, show_default=True,
               help="Pixels a side, averaged from the slices.")  # fmt: skip
 @click.option("--only", multiple=True, type=click.Choice(list(VARIANTS)), help="Only these.")
+@click.option("--w", "w", multiple=True, type=float, help="Candidate guidance strengths: one, for "
+              "variants to be compared at the same.  [default: those of judged.py]")  # fmt: skip
 @click.option("--every", default=2, show_default=True, help="Evaluate on every k-th slice.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @reports_errors
@@ -55,6 +57,7 @@ def main(
     iterations: int,
     size: int,
     only: tuple[str, ...],
+    w: tuple[float, ...],
     every: int,
     json_path: Path | None,
 ) -> None:
@@ -76,13 +79,13 @@ def main(
         folder = output / name.replace(" ", "-")
         try:
             rows.append({"variant": name, **_row(variant, sets[variant.slices], folder, iterations,
-                                                 every, begun)})  # fmt: skip
+                                                 every, w or W, begun)})  # fmt: skip
         except AnofpdmError as error:
             click.echo(f"note: {name}: {error}", err=True)
             continue
         click.echo(" | ".join(_line(rows[-1])), err=True)
         about = {"machine": machine("torch"), "iterations": iterations, "every": every,
-                 "image_size": size, "w": W, "begun_with": init.name if init else None}  # fmt: skip
+                 "image_size": size, "w": w or W, "begun_with": init.name if init else None}  # fmt: skip
         write_json(json_path or output / "ablation.json", {**about, "rows": rows})
     click.echo(table(_HEAD, [_line(row) for row in rows]))
 
@@ -123,9 +126,10 @@ def _row(
     folder: Path,
     iterations: int,
     every: int,
+    w: tuple[float, ...],
     begun: Checkpoint | None,
 ) -> dict[str, Any]:
-    """Train and evaluate, unless both are done."""
+    """Train and evaluate, unless one or both are done."""
     configs = variant.configs(len(slices.modalities), slices.grid.size, iterations)
     if begun:
         configs = variant.further(begun.unet, iterations) or configs
@@ -140,31 +144,38 @@ def _row(
             }
         )
     )
-    done = folder / "row.json"
+    done, how = folder / "row.json", {"every": every, "tried": list(w)}
+    row: dict[str, Any] = {}
     if done.is_file():
-        row: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        if {name: row.get(name) for name in asked} == asked and row["every"] == every:
-            return row
+        row = json.loads(done.read_text(encoding="utf-8"))
+    trained = {name: row.get(name) for name in asked} == asked
+    if trained and {name: row.get(name) for name in how} == how:
+        return row
     folder.mkdir(parents=True, exist_ok=True)
-    began, checkpoint = time.process_time(), folder / "model.pt"
-    losses = train(slices.split("train"), unet, training, checkpoint, data={}, init=begun)
-    # Of the whole run, also where a part of it was run before.
-    per_iteration = (time.process_time() - began) / len(losses) if losses else None
+    checkpoint = folder / "model.pt"
+    if not trained:
+        began = time.process_time()
+        losses = train(slices.split("train"), unet, training, checkpoint, data={}, init=begun)
+        # Of the whole run, also where a part of it was run before.
+        per_iteration = (time.process_time() - began) / len(losses) if losses else None
+        row = {
+            "seconds": None if per_iteration is None else per_iteration * iterations,
+            "loss": float(np.mean(losses[-100:])) if losses else None,
+        }
     network = load_checkpoint(checkpoint).network()
     row = {
+        **row,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "seconds": None if per_iteration is None else per_iteration * iterations,
-        "loss": float(np.mean(losses[-100:])) if losses else None,
-        "every": every,
+        **how,
         **asked,
-        **judged(network, slices.split("val"), every),
+        **judged(network, slices.split("val"), every, w),
     }
     write_json(done, row)
     return row
 
 
 _HEAD = ["variant", "iterations", "seconds", "M parameters", "w", "accuracy", "AUROC",
-         "Dice", "AUPRC"]  # fmt: skip
+         "M_t largest at L", "Dice", "AUPRC"]  # fmt: skip
 
 
 def _line(row: dict[str, Any]) -> list[str]:
@@ -176,6 +187,7 @@ def _line(row: dict[str, Any]) -> list[str]:
         f"{row['w']:g}",
         f"{row['accuracy']:.3f}",
         f"{row['auroc']:.3f}",
+        f"{row['at_L']:.0%}",
         f"{row['dice']:.3f}",
         f"{row['auprc']:.3f}",
     ]

@@ -26,15 +26,15 @@ W = (1.0, 2.0, 4.0, 8.0, 20.0)
 _SLOTS = 16
 
 
-def judged(network: UNet, slices: SliceSet, every: int) -> dict[str, Any]:
-    """Of every k-th slice; what comes first of the modalities is scored.
+def judged(network: UNet, slices: SliceSet, every: int, w: tuple[float, ...] = W) -> dict[str, Any]:
+    """Of every k-th slice; what comes first of the modalities is scored. ``w``: the candidates.
 
     ``accuracy`` is on patients left out of the verdict's fit, at the w that is chosen; ``dice`` and
     ``auprc`` are those of unhealthy slices, each segmented.
     """
     labelled = slices.take(range(0, len(slices), every))
     denoiser = torch_denoiser(network)
-    curves = sweep(labelled, denoiser, _PROCESS, W, (0,), slots=_SLOTS,
+    curves = sweep(labelled, denoiser, _PROCESS, w, (0,), slots=_SLOTS,
                    progress=ProgressLine("slices"))  # fmt: skip
     labels = Labels(labelled.unhealthy, labelled.patients)
     best = choose({_PROCESS.L: curves}, labels, "calibrated").best

@@ -78,9 +78,15 @@ def test_rows_are_made_once_and_again_when_asked_for_something_else(benchmarks, 
     assert [row["variant"] for row in rows] == ["base", "no contrast"]
     assert [row["train"]["contrast"] > 0 for row in rows] == [True, False]
     assert all(line in table for line in ("| base | 3 |", "| no contrast | 3 |"))
-    written = (tmp_path / "base/row.json").stat().st_mtime_ns
+    written, trained = ((tmp_path / "base" / name).stat for name in ("row.json", "model.pt"))
+    before = written().st_mtime_ns, trained().st_mtime_ns
     assert command(benchmarks[0].main, *asked, "--iterations", 3).stdout == table
-    assert (tmp_path / "base/row.json").stat().st_mtime_ns == written
+    assert (written().st_mtime_ns, trained().st_mtime_ns) == before
+    command(benchmarks[0].main, *asked, "--iterations", 3, "--w", 4)
+    again = json.loads((tmp_path / "ablation.json").read_text())["rows"]
+    assert [row["w"] for row in again] == [4, 4]
+    assert [row["seconds"] for row in again] == [row["seconds"] for row in rows]
+    assert trained().st_mtime_ns == before[1]
 
 
 def test_checkpoints_are_compared_in_the_order_of_training(benchmarks, cohort, tmp_path):
