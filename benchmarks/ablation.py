@@ -85,7 +85,8 @@ def main(
             continue
         click.echo(" | ".join(_line(rows[-1])), err=True)
         about = {"machine": machine("torch"), "iterations": iterations, "every": every,
-                 "image_size": size, "w": w or W, "begun_with": init.name if init else None}  # fmt: skip
+                 "image_size": size, "w": w or W,
+                 "begun_with": init.name if init else None}  # fmt: skip
         write_json(json_path or output / "ablation.json", {**about, "rows": rows})
     click.echo(table(_HEAD, [_line(row) for row in rows]))
 
