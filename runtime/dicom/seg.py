@@ -55,7 +55,14 @@ def check_seg(path: Path, series: Series) -> None:
         if path.exists() and file.exists() and path.samefile(file):
             raise OutputError(f"cannot write {path}: it is the input; choose another name")
     with quietly():
-        for header in {plane.header.path: plane.header for plane in series.planes}.values():
+        headers = list({plane.header.path: plane.header for plane in series.planes}.values())
+        uids = [header.text("SOPInstanceUID") for header in headers]
+        if len(set(uids)) < len(uids) or not all(uids):
+            raise VolumeError(
+                f"images of {series.files[0].parent} share a SOPInstanceUID, or have none: a DICOM "
+                "SEG could not tell them apart; write the mask as NIfTI instead"
+            )
+        for header in headers:
             for needed in ("StudyInstanceUID", "FrameOfReferenceUID"):
                 if not header.text(needed):
                     raise VolumeError(
@@ -103,13 +110,13 @@ def write_seg(
     with quietly():
         try:
             made = _segmentation(mask, series, model, version, bundle_sha256, series_description)
+            _add_patient_and_study(made, series.references[0])
+            _set_moment(made, moment)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise VolumeError(
                 f"no DICOM SEG can be made of {series.files[0].parent} ({_one_line(error)}): write "
                 "the mask as NIfTI instead"
             ) from error
-        _add_patient_and_study(made, series.references[0])
-        _set_moment(made, moment)
         with whole_file(path) as beside:
             made.save_as(beside)
 
@@ -241,7 +248,7 @@ def _set_moment(made: Any, moment: datetime) -> None:
     made.ContentDate, made.ContentTime = date, clock
     made.InstanceCreationDate, made.InstanceCreationTime = date, clock
     for item in made.get("ContributingEquipmentSequence", ()):
-        if item.get("Manufacturer", "").startswith("Highdicom"):
+        if str(item.get("Manufacturer") or "").startswith("Highdicom"):
             item.ContributionDateTime = date + clock
 
 

@@ -267,6 +267,38 @@ def test_series_without_what_a_seg_names(tmp_path, keyword):
         check_seg(tmp_path / "seg.dcm", found)
 
 
+def test_images_that_a_seg_could_not_tell_apart(tmp_path):
+    def same(dataset, k):
+        if k in (3, 4):
+            dataset.SOPInstanceUID = "1.2.3"
+
+    found = series(tmp_path, change=same)
+    with pytest.raises(VolumeError, match=r"share a SOPInstanceUID.*NIfTI"):
+        check_seg(tmp_path / "out.dcm", found)
+
+
+def test_series_of_two_studies_end_in_one_line(tmp_path):
+    def two(dataset, k):
+        if k == 3:
+            dataset.StudyInstanceUID = "1.2.3.4"
+
+    found = series(tmp_path, change=two)
+    with pytest.raises(VolumeError, match=r"no DICOM SEG can be made.*NIfTI") as raised:
+        write_seg(tmp_path / "out.dcm", random_mask(found.image), found, **MADE_BY)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_several_manufacturers_do_no_harm(tmp_path):
+    def several(dataset, k):
+        dataset.Manufacturer = ["One", "Two"]
+
+    found = series(tmp_path, change=several)
+    mask = random_mask(found.image)
+    write_seg(tmp_path / "out.dcm", mask, found, **MADE_BY)
+    assert hd.seg.segread(tmp_path / "out.dcm").pixel_array.sum() == mask.sum()
+
+
 def test_nothing_is_left_of_a_seg_that_failed(tmp_path, monkeypatch):
     found = series(tmp_path)
 
