@@ -1,5 +1,7 @@
 """DICOM SEG read back with highdicom and pydicom, and compared with the mask in the world."""
 
+import shutil
+import subprocess
 from dataclasses import replace
 from datetime import datetime
 
@@ -297,6 +299,25 @@ def test_several_manufacturers_do_no_harm(tmp_path):
     mask = random_mask(found.image)
     write_seg(tmp_path / "out.dcm", mask, found, **MADE_BY)
     assert hd.seg.segread(tmp_path / "out.dcm").pixel_array.sum() == mask.sum()
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy, of dicom3tools")
+@pytest.mark.parametrize("form", ["classic", "enhanced"])
+def test_a_validator_of_the_standard_finds_nothing_wrong(tmp_path, form):
+    """It is told to warn of what is deprecated or odd as well; broken, the file is noticed."""
+    found = series(tmp_path, form)
+    path = tmp_path / "out.dcm"
+    write_seg(path, random_mask(found.image), found, **MADE_BY)
+
+    def said():
+        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        return done.returncode, [line for line in done.stderr.splitlines() if "rror" in line]
+
+    assert said() == (0, [])
+    broken = pydicom.dcmread(path)
+    del broken.SegmentSequence[0].SegmentAlgorithmType
+    broken.save_as(path)
+    assert any("SegmentAlgorithmType" in line for line in said()[1])
 
 
 def test_nothing_is_left_of_a_seg_that_failed(tmp_path, monkeypatch):
