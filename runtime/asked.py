@@ -9,7 +9,7 @@ from pathlib import Path
 from .cases import holds_case, holds_dicom
 from .dicom.sniff import is_dicom
 from .errors import OutputError, VolumeError
-from .inputs import SUFFIXES, case_files, find_modalities, stem_and_modality
+from .inputs import SUFFIXES, case_files, find_modalities, stem_and_modality, stem_of
 from .outputs import Outputs
 
 
@@ -101,6 +101,8 @@ def _is_case(root: Path, modalities: Sequence[str]) -> bool:
 def _outputs(
     name: str, output: Path | None, files: Mapping[str, Path], also: Sequence[str]
 ) -> Outputs:
+    if output and output.is_dir() and not stem_of(output):
+        return Outputs({**Outputs.named(name, output, also).paths, **files})
     folder = output.parent if output else Path()
     if output:
         suffix = next((end for end in SUFFIXES if output.name.endswith(end)), "")

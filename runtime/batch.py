@@ -23,6 +23,8 @@ from .segmenter import Segmenter
 from .source import Source, described, open_source
 
 TABLE, BIDS = "anofpdm.csv", "dataset_description.json"
+# Without what differs from run to run.
+_COLUMNS = tuple(name for name in ROW if name != "seconds")
 Row = dict[str, str | float | int]
 
 
@@ -44,9 +46,9 @@ class Batch:
 
     def run(
         self,
-        overwrite: bool = False,
+        overwrite: bool | None = None,
         told: Callable[[Row, bool], None] = lambda row, kept: None,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int, int], None] = lambda cases, done, total: None,
     ) -> list[Row]:
         """Segment what has not been segmented yet, and write the table of all cases.
 
@@ -57,9 +59,11 @@ class Batch:
 
         Parameters
         ----------
-        overwrite : segment all cases again, whatever is there
+        overwrite : True to segment all cases again, whatever is there; False to refuse where a mask
+            would be replaced, because its case's input has changed; None to replace such masks
         told : called with each row as it is known, and whether it was kept from before
-        progress : called with the number of slices done, and in all volumes taken so far
+        progress : called with the number of cases done, of slices done, and of slices in all
+            volumes taken so far
 
         Returns
         -------
@@ -71,28 +75,34 @@ class Batch:
         OutputError
             If the folder cannot be written to, holds another run, or one is at work in it.
         """
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with sole_writer(self.folder):
-            self._claim(overwrite)
-            return self._run(told, progress)
+            kept = self._claim(bool(overwrite))
+            waiting = [case for case in self.cases if case.key not in kept]
+            there = [case.key for case in waiting if self.outputs(case).mask.exists()]
+            if there and overwrite is False:
+                raise OutputError(
+                    f"{self.folder} holds masks of {', '.join(there[:3])}, whose input has "
+                    "changed: name another folder, or leave out --no-overwrite"
+                )
+            return self._run(kept, waiting, told, progress)
 
     def _run(
-        self, told: Callable[[Row, bool], None], progress: Callable[[int, int], None]
+        self,
+        kept: dict[str, Row],
+        waiting: Sequence[Case],
+        told: Callable[[Row, bool], None],
+        progress: Callable[[int, int, int], None],
     ) -> list[Row]:
-        rows: dict[str, Row] = {}
-        waiting: list[Case] = []
-        for case in self.cases:
-            for path in self.outputs(case).paths.values():
-                remove_leftovers(path)
-            row = self._kept(case)
-            if row is None:
-                self._undo(case)
-                waiting.append(case)
-            else:
-                rows[case.key] = row
-                told(row, True)
+        rows = dict(kept)
+        for row in kept.values():
+            told(row, True)
+        for case in waiting:
+            self._undo(case)
         try:
-            for case, row in self._segmented(waiting, progress):
+            for case, row in self._segmented(
+                waiting, lambda done, total: progress(len(rows), done, total)
+            ):
                 if row["status"] != "ok":
                     for path in self.outputs(case).paths.values():
                         path.unlink(missing_ok=True)
@@ -100,7 +110,7 @@ class Batch:
                 told(row, False)
         finally:
             ordered = [rows[case.key] for case in self.cases if case.key in rows]
-            _write_table(self.folder / TABLE, ordered)
+            self._write_table(ordered)
         return ordered
 
     def _segmented(
@@ -168,8 +178,8 @@ class Batch:
         """Take away what says that the case is done."""
         self.outputs(case).paths["stats"].unlink(missing_ok=True)
 
-    def _claim(self, overwrite: bool) -> None:
-        """Make the folder this run's, or see that it is."""
+    def _claim(self, overwrite: bool) -> dict[str, Row]:
+        """Make the folder this run's, or see that it is; the rows of the cases that are done."""
         path, mine = self.folder / RUN, self._identity()
         remove_leftovers(path)
         remove_leftovers(self.folder / TABLE)
@@ -185,8 +195,29 @@ class Batch:
             for case in self.cases:
                 self._undo(case)
         write_json(path, mine)
+        kept: dict[str, Row] = {}
+        for case in self.cases:
+            for name in self.outputs(case).paths.values():
+                remove_leftovers(name)
+            row = self._kept(case)
+            if row is not None:
+                kept[case.key] = row
         if any(case.folder.parts for case in self.cases) and not (self.folder / BIDS).exists():
             write_json(self.folder / BIDS, _DERIVATIVE)
+        return kept
+
+    def _write_table(self, rows: Sequence[Row]) -> None:
+        """These rows, and those that the table has of cases of other folders."""
+        path, mine = self.folder / TABLE, {case.key for case in self.cases}
+        plain = [{name: _cell(row[name]) for name in _COLUMNS} for row in rows]
+        known = {_cell(key) for key in mine}
+        others = [row for row in _read_table(path) if row["case"] not in known]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted([*plain, *others], key=lambda row: str(row["case"])))
+        with whole_file(path) as beside:
+            beside.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -217,13 +248,12 @@ def _differences(path: Path, mine: dict[str, Any]) -> str:
         return "(unreadable) record"
 
 
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ROW, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    with whole_file(path) as beside:
-        beside.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+def _read_table(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if set(row) == set(_COLUMNS)]
+    except (OSError, ValueError, csv.Error):
+        return []
 
 
 def _cell(value: str | float | int) -> str | float | int:

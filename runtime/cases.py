@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from .dicom.sniff import files_below, is_dicom
 from .errors import VolumeError
-from .inputs import SUFFIXES, case_files, stem_and_modality
+from .inputs import SUFFIXES, case_files, stem_and_modality, stem_of
+from .volume import load_image, made_here
 
 # What BIDS calls them, without regard for contrast agents.
 _BIDS = {"flair": "flair", "t1w": "t1", "t2w": "t2"}
@@ -55,15 +56,17 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
         If there are none, or two have the same name.
     """
     if any(_subjects(root)):
-        found = list(_bids(root, modalities))
+        found = list(_bids(_subjects(root), root, modalities))
+    elif _is_subject(root.resolve()):
+        found = list(_bids([root], root.resolve().parent, modalities))
     elif holds_dicom(root):
         found = [Case(root.resolve().name, (root,))]
     else:
         found = [*_flat(root, modalities), *_folders(root, modalities)]
     if not found:
         raise VolumeError(
-            f"{root} holds no cases: no NIfTI files *_{modalities[0]}.nii.gz, no folders of such "
-            "files, no BIDS subjects, no DICOM series"
+            f"{root} holds no cases: no NIfTI files (*_{modalities[0]}.nii.gz, or of any name for "
+            "a model of one modality), no folders of such, no BIDS subjects, no DICOM series"
         )
     seen: dict[str, Case] = {}
     for case in sorted(map(_nameable, found), key=lambda case: case.key):
@@ -87,7 +90,7 @@ def holds_dicom(folder: Path, below: bool = False) -> bool:
     """Whether a DICOM image lies right in this folder, or (``below``) however deep; and no NIfTI
     right in it: a case of NIfTI files may keep what it was made of."""
     files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
-    if any(path.name.endswith(_NIFTI) for path in files):
+    if any(path.name.lower().endswith(_NIFTI) for path in files):
         return False
     found = files_below(folder) if below else files
     return any(path.name != "DICOMDIR" and is_dicom(path) for path in found)
@@ -98,14 +101,27 @@ def holds_case(folder: Path, modalities: Sequence[str]) -> bool:
     return any(stem_and_modality(path, modalities)[1] for path in folder.iterdir())
 
 
+def left_out(root: Path, cases: Sequence[Case]) -> list[str]:
+    """The names of NIfTI files right in the folder that belong to no case."""
+    taken = {path.resolve() for case in cases for path in case.images}
+    return sorted(
+        path.name
+        for path in root.iterdir()
+        if stem_of(path) and not path.is_dir() and path.resolve() not in taken
+    )
+
+
 def _subjects(root: Path) -> Iterator[Path]:
-    for path in sorted(root.glob("sub-*")):
-        if path.is_dir() and (any(path.glob("anat")) or any(path.glob("ses-*/anat"))):
-            yield path
+    return (path for path in sorted(root.iterdir()) if _is_subject(path))
 
 
-def _bids(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
-    for subject in _subjects(root):
+def _is_subject(path: Path) -> bool:
+    named = path.name.startswith("sub-") and path.is_dir()
+    return named and (any(path.glob("anat")) or any(path.glob("ses-*/anat")))
+
+
+def _bids(subjects: Iterable[Path], root: Path, modalities: Sequence[str]) -> Iterator[Case]:
+    for subject in subjects:
         for anat in sorted([*subject.glob("anat"), *subject.glob("ses-*/anat")]):
             scans: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
             for path in sorted(anat.iterdir()):
@@ -114,16 +130,16 @@ def _bids(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
                     # A model of one modality takes every scan, others what belongs together.
                     group = entities if len(modalities) == 1 else _visit(entities)
                     scans[group][name].append(path)
-            below = anat.relative_to(root)
+            below = anat.resolve().relative_to(root.resolve())
             for group, files in scans.items():
                 yield _case(group, files, modalities, below)
 
 
 def _bids_name(path: Path, modalities: Sequence[str]) -> tuple[str, str]:
-    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-    if suffix is None or path.name.startswith(".") or _DERIVED in path.name:
+    stem = stem_of(path)
+    if not stem or path.name.startswith(".") or _DERIVED in path.name:
         return "", ""
-    entities, _, last = path.name.removesuffix(suffix).rpartition("_")
+    entities, _, last = stem.rpartition("_")
     name = _BIDS.get(last.lower(), "")
     if name == "t1" and "_ce-" in entities:
         name = "t1ce"
@@ -144,13 +160,21 @@ def _flat(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
             continue
         if name:
             named[stem][name].append(path)
-        elif not stem.lower().endswith(_NO_SCANS):
+        elif not stem.lower().endswith(_NO_SCANS) and not _is_ours(path):
             plain.append((stem, path))
     for stem, files in named.items():
         yield _case(stem, files, modalities, _HERE)
     if not named and len(modalities) == 1:
         for stem, path in plain:
             yield Case(stem, (path,))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a mask or a map that was written here."""
+    try:
+        return made_here(load_image(path))
+    except VolumeError:
+        return False
 
 
 def _folders(root: Path, modalities: Sequence[str]) -> Iterator[Case]:

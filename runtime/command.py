@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -107,6 +108,46 @@ def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+class OneLineCommand(click.Command):
+    """A command that says in one line what is wrong with its options, as with all else."""
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        **extra: Any,
+    ) -> Any:
+        """See :meth:`click.Command.main`."""
+        standalone = extra.pop("standalone_mode", True)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            return sys.exit(code or 0) if standalone else code
+        except click.ClickException as error:
+            said = " ".join(error.format_message().split()).rstrip(".")
+            say(f"error: {said}: --help lists the options")
+            sys.exit(2)
+        except click.Abort:
+            say("interrupted")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # nobody reads on: nothing to say, nor anybody to say it to
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+class FilePath(click.Path):
+    """A path that is not empty, as a variable that was never set would make it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See :meth:`click.ParamType.convert`."""
+        if value == "":
+            self.fail("an empty name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM does what Ctrl-C does."""
@@ -153,13 +194,15 @@ class ProgressLine:
             click.echo(f"{what} ...", nl=False, err=True)
             ProgressLine._open = True
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are done, and the time left."""
+    def __call__(self, done: int, total: int, more: str = "") -> None:
+        """Show that ``done`` of ``total`` are done, the time left, and what else is known."""
         if not self._shown:
             return
-        left = (time.monotonic() - self._started) / max(done, 1) * (total - done)
         steps = f" (step {done * self._steps} of {total * self._steps})" if self._steps else ""
-        text = f"{self._what} {done}/{total}{steps}, {left:.0f} s left"
+        text = f"{self._what} {done}/{total}{steps}{', ' if more else ''}{more}"
+        if done:
+            left = (time.monotonic() - self._started) / done * (total - done)
+            text += f", {left:.0f} s left"
         click.echo(f"\r{text:<60}", nl=False, err=True)
         ProgressLine._open = True
         if done == total:

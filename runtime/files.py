@@ -123,10 +123,11 @@ def check_folder(path: Path) -> None:
     """Check that a folder is there and can be written to, or can be made."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"cannot write to {path}: it is a file: name a folder")
-    if not path.exists():
-        writable_folder(path)
-    elif not os.access(path, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write to {path}: it is read-only: choose another folder")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise OutputError(f"cannot write to {path}: {there} is a file: name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {path}: {there} is read-only: choose another folder")
 
 
 def sha256(path: Path) -> str:

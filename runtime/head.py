@@ -106,4 +106,6 @@ def as_images(
     matrix = np.asarray(affine, np.float64)
     if matrix.shape != (4, 4):
         raise VolumeError(f"affine has shape {matrix.shape}: it must be (4, 4)")
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+        raise VolumeError("affine is singular: it must lead from voxels to millimetres")
     return [nib.Nifti1Image(array.astype(np.float32, copy=False), matrix)]

@@ -13,8 +13,10 @@ from .about import version_line
 from .asked import Cases, OneVolume, asked
 from .batch import TABLE, Batch
 from .bundle import DEFAULT, open_bundle
-from .cases import Case, find_cases
+from .cases import Case, find_cases, left_out
 from .command import (
+    FilePath,
+    OneLineCommand,
     bundle_option,
     device_option,
     reports_errors,
@@ -33,7 +35,7 @@ from .source import open_source
 from .talk import Talk
 
 SOME_FAILED = 3
-_FILE = click.Path(path_type=Path)
+_FILE = FilePath()
 _EXAMPLES = """
 Examples:
 
@@ -50,7 +52,7 @@ For research, not for diagnosis.
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=OneLineCommand, epilog=_EXAMPLES)
 @click.argument("volumes", nargs=-1, type=_FILE)
 @click.option("-i", "--input", "inputs", multiple=True, type=_FILE, help="The same as VOLUMES.")
 @click.option("-o", "--output", type=_FILE, help="The mask; for a folder of cases, a folder.  "
@@ -147,7 +149,11 @@ def main(
         if series_uid:
             raise VolumeError(f"--series goes with one DICOM folder, not with all of {what.root}")
         cases = find_cases(what.root, opened.manifest.modalities)
-        sys.exit(_cases(what, cases, load, talk, every_slice, bool(overwrite)))
+        names = left_out(what.root, cases)
+        if names:
+            few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            talk.note(f"note: {len(names)} NIfTI files of {what.root} are no cases: {few}")
+        sys.exit(_cases(what, cases, load, talk, every_slice, overwrite))
 
 
 def _volume(
@@ -189,7 +195,7 @@ def _cases(
     load: Callable[[], Segmenter],
     talk: Talk,
     every_slice: bool,
-    overwrite: bool,
+    overwrite: bool | None,
 ) -> int:
     """The exit code."""
     check_folder(what.folder)
@@ -199,7 +205,7 @@ def _cases(
         check_installed("matplotlib", "report")
     with load() as segmenter:
         batch = Batch(segmenter, cases, what.folder, what.kinds, every_slice)
-        rows = batch.run(overwrite, talk.row, talk.progress(segmenter))
+        rows = batch.run(overwrite, talk.row, talk.cases(segmenter, len(cases)))
     count = Counter(str(row["status"]) for row in rows)
     failed = len(rows) - count["ok"]
     told = f"{count['ok']} of {len(rows)} cases done"

@@ -31,7 +31,7 @@ def find_modalities(
     if volumes and named:
         raise VolumeError("name files by modality or give them in order, not both")
     if not volumes and not named:
-        raise VolumeError(f"no volume given: the model expects {wanted}")
+        raise VolumeError(f"no volume given: the model expects {wanted}; --help has examples")
     if len(volumes) == 1 and volumes[0].is_dir():
         named = case_files(volumes[0], modalities)
     elif named:
@@ -81,11 +81,16 @@ def stem_and_modality(path: Path, modalities: Sequence[str]) -> tuple[str, str |
     stem : empty where this is no NIfTI file, or a hidden one
     modality : None where the name does not end with one of these
     """
-    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-    if suffix is None or path.name.startswith("."):
+    stem = stem_of(path)
+    if not stem or path.name.startswith("."):
         return "", None
-    stem = path.name.removesuffix(suffix)
     last = stem.replace("-", "_").split("_")[-1]
     known = {name.lower(): name for name in modalities}
     name = known.get(last.lower()) or known.get(_ALSO.get(last.lower(), ""))
     return (stem, None) if name is None else (stem[: -len(last)].rstrip("_-") or stem, name)
+
+
+def stem_of(path: Path) -> str:
+    """The name without .nii or .nii.gz, in whatever case; empty where it has neither."""
+    suffix = next((one for one in SUFFIXES if path.name.lower().endswith(one)), None)
+    return path.name[: -len(suffix)] if suffix else ""

@@ -73,4 +73,4 @@ class Segmentation:
         """H (eq. 20, the mean over modalities, whatever the verdicts) on the input's grid: float32,
         from 0 on; 0 where no slice was processed."""
         H = self.head.to_source(np.stack([result.H for result in self.slices]))
-        return like(H, self.head.source, b"anofpdm anomaly map")
+        return like(H, self.head.source, b"map")

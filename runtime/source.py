@@ -17,7 +17,7 @@ from .dicom.series import Series, read_series
 from .dicom.sniff import files_below, is_dicom
 from .errors import OutputError, VolumeError
 from .files import sha256
-from .volume import load_image, unit_mm
+from .volume import load_image, made_here, unit_mm
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ def open_source(paths: Sequence[Path], series_uid: str | None = None) -> Source:
     if series_uid:
         raise VolumeError(f"{paths[0]} is no DICOM folder: --series goes with one")
     images = tuple(load_image(path) for path in paths)
+    for path, image in zip(paths, images, strict=True):
+        if made_here(image):
+            raise VolumeError(f"{path} is a mask or a map of anofpdm: name the scan")
     return Source(images, tuple(paths), described(paths))
 
 

@@ -37,6 +37,21 @@ class Talk:
 
         return show
 
+    def cases(self, segmenter: Segmenter, count: int) -> Callable[[int, int, int], None]:
+        """Likewise for many cases: to be called with cases and slices done, and slices in all that
+        were read so far."""
+        if self._quiet:
+            return lambda cases, done, total: None
+        shown: list[ProgressLine] = []
+
+        def show(cases: int, done: int, total: int) -> None:
+            if not shown:
+                self._used(segmenter)
+                shown.append(ProgressLine("cases"))
+            shown[0](cases, count, f"slices {done}/{total}")
+
+        return show
+
     def _used(self, segmenter: Segmenter) -> None:
         show_device(self._device, segmenter.backend)
         if self._verbose:
@@ -57,8 +72,8 @@ class Talk:
         if row["status"] != "ok":
             say(f"failed: {row['case']}: {row['reason']}")
             return
-        for note in filter(None, str(row["notes"]).split("; ")) if not kept else ():
-            self.note(f"note: {row['case']}: {note}")
+        if row["notes"] and not kept:
+            self.note(f"note: {row['case']}: {row['notes']}")
         self.result(
             f"{row['case']}: {row['unhealthy_slices']} of {row['slices']} slices unhealthy, "
             f"{row['volume_ml']:.1f} ml marked{', from before' if kept else ''}"

@@ -20,7 +20,7 @@ from .voxels import fill
 
 S = TypeVar("S", bound=np.generic)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_SUFFIXES = (".nii", ".nii.gz")
+_OURS = b"anofpdm anomaly "
 _VOXEL_MM, _MAX_MM = (0.01, 100.0), 4000.0
 _UNITS_MM = {"meter": 1000.0, "micron": 0.001}
 # What places a mask, copied as it stands: nothing is computed, so nothing is rounded or refused.
@@ -111,7 +111,10 @@ def read_volume(
     notes: list[str] = []
     if len(images) > 1:
         if len(images) != modalities:
-            raise VolumeError(f"{len(images)} images given, the model expects {modalities}")
+            raise VolumeError(
+                f"{len(images)} images given, the model expects {modalities}: for several cases, "
+                "give a folder of them"
+            )
         for image, name in zip(images, names, strict=True):
             if image.shape[3:] not in ((), (1,)) or len(image.shape) < 3:
                 raise VolumeError(f"{name} has shape {image.shape}: give one 3-D image a modality")
@@ -123,7 +126,9 @@ def read_volume(
         pass
     elif len(first.shape) != 4 or first.shape[3] != modalities:
         wanted = "(X, Y, Z)" if modalities == 1 else f"(X, Y, Z, {modalities})"
-        raise VolumeError(f"{where} has shape {first.shape}, the model expects {wanted}")
+        raise VolumeError(
+            f"{where} has shape {first.shape}, the model expects {wanted}: give one volume"
+        )
     if min(first.shape) < 1:
         raise VolumeError(f"{where} has shape {first.shape}: it holds no voxels")
     affine = np.asarray(first.affine, dtype=np.float64)
@@ -188,9 +193,16 @@ def _turned(shape: tuple[int, ...], stored_axes: NDArray[np.generic]) -> tuple[i
     return int(shape[first]), int(shape[second]), int(shape[third])
 
 
+def made_here(image: SpatialImage) -> bool:
+    """Whether it is a mask or a map that :func:`like` made."""
+    if not isinstance(image, nib.Nifti1Pair):
+        return False
+    return bytes(image.header["descrip"]).startswith(_OURS)
+
+
 def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image:
     """A binary mask, uint8 in the source's axes and shape, as an image: see :func:`like`."""
-    image = like(mask, source, b"anofpdm anomaly mask")
+    image = like(mask, source, b"mask")
     image.header["cal_max"] = 1
     return image
 
@@ -201,7 +213,7 @@ def like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.N
     Parameters
     ----------
     array : in the source's axes and shape
-    what : the header's description, at most 79 bytes
+    what : ends the header's description, at most 60 bytes
     """
     kind: type[nib.Nifti1Image] = nib.Nifti1Image
     if isinstance(source, nib.Nifti2Image):
@@ -210,7 +222,7 @@ def like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.N
     if isinstance(source, nib.Nifti1Pair):
         for name in _PLACING_FIELDS:
             image.header[name] = source.header[name]
-    image.header["descrip"] = what
+    image.header["descrip"] = _OURS + what
     return image
 
 

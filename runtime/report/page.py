@@ -98,7 +98,7 @@ def _main(
             void("img", src=png(slices), alt=_described(shown)),
             "Left of each pair: the image, with the mask outlined in red. Right: the anomaly map "
             "H, the same scale on all slices. Radiological convention: the patient's right is on "
-            "the left. Slices are counted from the feet up.",
+            "the left. Slices are counted from the feet up, from 0.",
         ),
         tag("h2", "Divergence"),
         _figure(

@@ -153,7 +153,7 @@ def test_interrupted_while_it_replaces_another_run_it_keeps_nothing_of_that(
     if forgotten:
         (out / RUN).unlink()
     with pytest.raises(KeyboardInterrupt):
-        batch(cases, out, seed=1, network=Interrupting(20)).run(overwrite=not forgotten)
+        batch(cases, out, seed=1, network=Interrupting(20)).run(None if forgotten else True)
     batch(cases, out, seed=1).run()
     assert contents(out) == contents(tmp_path / "want")
 
@@ -192,6 +192,35 @@ def test_a_case_that_fails_now_leaves_nothing_of_its_former_input(cases, tmp_pat
     assert (row["status"], row["mask_sha256"]) == ("failed", "")
     assert str(cases) not in row["reason"]
     assert not list(out.glob("P0*"))
+
+
+def test_masks_of_changed_inputs_are_kept_if_nothing_may_be_replaced(cases, tmp_path):
+    out = tmp_path / "out"
+    batch(cases, out).run()
+    batch(cases, out).run(overwrite=False)
+    before = contents(out)
+    save(cases / "P0.nii.gz", head((24, 28, 6), seed=9))
+    with pytest.raises(OutputError, match="masks of P0, whose input has changed"):
+        batch(cases, out).run(overwrite=False)
+    assert contents(out) == before
+
+
+def test_the_table_keeps_the_cases_of_other_folders(cases, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    save(other / "P9.nii.gz", head())
+    (cases / "P4.nii.gz").rename(other / "A4.nii.gz")
+    batch(other, tmp_path / "out").run()
+    batch(cases, tmp_path / "out").run()
+    assert [row["case"] for row in table(tmp_path / "out")] == ["A4", "P0", "P1", "P2", "P3", "P9"]
+
+
+def test_progress_counts_cases(cases, tmp_path):
+    seen = []
+    batch(cases, tmp_path / "out").run(progress=lambda *numbers: seen.append(numbers))
+    assert [done for _, done, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[0][0] == 0
+    assert max(cases for cases, _, _ in seen) >= 3
 
 
 def test_a_case_whose_file_goes_away_is_told_and_the_others_go_on(cases, tmp_path):

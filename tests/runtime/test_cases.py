@@ -2,10 +2,14 @@
 
 from pathlib import PurePath
 
+import nibabel as nib
+import numpy as np
 import pytest
+from support import head, save
 
-from anofpdm.runtime.cases import find_cases
+from anofpdm.runtime.cases import find_cases, left_out
 from anofpdm.runtime.errors import VolumeError
+from anofpdm.runtime.volume import mask_image
 
 BOTH = ("flair", "t1")
 
@@ -40,6 +44,19 @@ def test_flat_files_of_any_name_for_one_modality(tree):
     assert found(root) == {"a": ("a.nii",), "b": ("b.nii.gz",)}
     with pytest.raises(VolumeError, match="no cases"):
         find_cases(root, BOTH)
+
+
+def test_names_in_capitals_and_what_is_no_case(tree):
+    root = tree("A.NII.GZ", "b.nii", "c_mask.nii")
+    save(root / "made.nii.gz", head())
+    ours = mask_image(np.zeros((2, 2, 2), np.uint8), nib.load(root / "made.nii.gz"))
+    nib.save(ours, root / "made.nii.gz")
+    cases = find_cases(root, ("flair",))
+    assert [case.name for case in cases] == ["A", "b"]
+    assert left_out(root, cases) == ["c_mask.nii", "made.nii.gz"]
+    tree("d_flair.nii")
+    cases = find_cases(root, ("flair",))
+    assert left_out(root, cases) == ["A.NII.GZ", "b.nii", "c_mask.nii", "made.nii.gz"]
 
 
 def test_flat_files_of_several_modalities(tree):
@@ -79,6 +96,15 @@ def test_bids_subjects_and_sessions(tree):
     }
     case = find_cases(root, ("flair",))[0]
     assert (case.name, case.folder) == ("sub-01", PurePath("sub-01/anat"))
+
+
+def test_one_subject_of_bids_keeps_its_name(tree):
+    root = tree("sub-01/anat/sub-01_FLAIR.nii.gz", "sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz")
+    for name, key in (
+        ("sub-01", "sub-01/anat/sub-01"),
+        ("sub-02", "sub-02/ses-a/anat/sub-02_ses-a"),
+    ):
+        assert [case.key for case in find_cases(root / name, ("flair",))] == [key]
 
 
 def test_bids_scans_that_belong_together(tree):

@@ -158,6 +158,46 @@ def test_results_do_not_go_where_the_cases_are(toy, tmp_path):
     assert names(tmp_path / "cases") == {"P1.nii.gz"}
 
 
+def test_folders_for_results_are_made(toy, tmp_path):
+    (tmp_path / "cases").mkdir()
+    save(tmp_path / "cases/P1.nii.gz", head(), AFFINE)
+    save(tmp_path / "cases/P1_seg.nii.gz", head(), AFFINE)
+    done = run("cases", "-o", "derivatives/anofpdm")
+    assert "note: 1 NIfTI files of cases are no cases: P1_seg.nii.gz" in done.stderr
+    assert "P1_desc-anofpdm_mask.nii.gz" in names(tmp_path / "derivatives/anofpdm")
+
+
+def test_a_folder_for_one_volume(toy, volume, tmp_path):
+    (tmp_path / "out").mkdir()
+    run(volume, "-o", "out", "--also", "map")
+    assert names(tmp_path / "out") == {
+        "P1_desc-anofpdm_mask.nii.gz", "P1_desc-anofpdm_map.nii.gz",
+    }  # fmt: skip
+
+
+def test_a_mask_of_ours_is_no_scan(toy, volume):
+    run(volume, "-o", "mask.nii.gz", "--map", "map.nii.gz")
+    for name in ("mask.nii.gz", "map.nii.gz"):
+        assert "name the scan" in run(name, "-o", "again.nii.gz", code=2).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([""], "an empty name"),
+        (["v.nii", "--threads", "0"], "--threads"),
+        (["v.nii", "--also", "seg"], "--also"),
+        (["v.nii", "--nothing"], "--nothing"),
+        (["v.nii", "-o"], "-o"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(toy, arguments, message):
+    said = run(*arguments, code=2).output
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    assert message in said
+
+
 def test_a_link_to_the_input_is_the_input(toy, volume, tmp_path):
     (tmp_path / "hard.nii.gz").hardlink_to(volume)
     before = volume.read_bytes()
@@ -177,7 +217,7 @@ def test_a_folder_without_output_has_a_name_of_its_own(toy, tmp_path):
     [
         (["cases", "-o", "m.nii.gz"], "is a folder"),
         (["cases", "-o", "out", "--map", "m.nii.gz"], "give --also map"),
-        (["cases", "-o", "no/out"], "does not exist"),
+        (["cases", "-o", "cases/P1.nii.gz/out"], "is a file"),
         (["empty", "-o", "out"], "no cases"),
         (["cases", "-o", "out", "--series", "1.2"], "goes with one DICOM folder"),
         (["cases", "-o", "P.png"], "name a mask .nii or .nii.gz, or a folder"),

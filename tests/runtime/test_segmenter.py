@@ -246,3 +246,11 @@ def test_analyse_accepts_slices_as_they_come():
     x0 = np.random.default_rng(0).uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
     results = list(segmenter.analyse(Slice(i, x) for i, x in enumerate(x0)))
     assert sorted(result.key for result in results) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1]), np.full((4, 4), np.nan)]
+)
+def test_an_affine_that_leads_nowhere_is_refused(affine):
+    with pytest.raises(VolumeError, match="affine is singular"):
+        Segmenter(bundle(), HostBackend(toy_network)).segment(head(), affine=affine)
