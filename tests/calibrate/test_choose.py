@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from support import bundle, labelled, recalibrated, toy_network
 
 from anofpdm.calibrate.choose import choose
 from anofpdm.calibrate.evaluation import evaluate
+from anofpdm.calibrate.report import report
 from anofpdm.calibrate.sweep import Curves, sweep, sweeps
 from anofpdm.calibrate.threshold import best_threshold
 from anofpdm.runtime.backend import HostBackend
@@ -177,6 +179,16 @@ def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
     assert np.mean(seen) > 0.58
     assert abs(np.mean(found["cosine"]) - 0.5) < 0.06
     assert abs(np.mean(found["calibrated"]) - 0.5) < 0.06
+
+
+def test_the_report_says_when_the_largest_w_was_chosen():
+    curves, unhealthy = separable()
+    bare = SimpleNamespace(peaks=None, early_stop=None)
+    for told, largest in ((curves, False), (standing_out(curves, unhealthy), True)):
+        choice = choose(by_L(told), labelled(unhealthy), "calibrated" if largest else "cosine")
+        assert (choice.best.w == 5.0) == largest
+        said = list(report(choice, bare, labelled(unhealthy)))
+        assert any("w = 5 is the largest that was tried" in line for line in said) == largest
 
 
 def test_one_patient_is_too_few_for_the_calibrated_verdict():

@@ -1,9 +1,10 @@
 import json
+import os
 
 import pytest
 
 from anofpdm.runtime.errors import OutputError
-from anofpdm.runtime.files import sha256, whole_file, write_json
+from anofpdm.runtime.files import remove_leftovers, sha256, whole_file, whole_files, write_json
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path):
@@ -34,3 +35,41 @@ def test_json_is_whole_and_strict(tmp_path):
 def test_sha256_of_nothing(tmp_path):
     (tmp_path / "x").write_bytes(b"")
     assert sha256(tmp_path / "x").startswith("e3b0c44298fc1c14")
+
+
+def test_what_cannot_be_written_is_said_once(tmp_path):
+    with (
+        pytest.raises(OutputError) as raised,
+        whole_files({"a": tmp_path / "a"}),
+        whole_file(tmp_path / "no" / "b"),
+    ):
+        pass
+    assert str(raised.value).count("cannot write") == 1
+
+
+def test_several_files_are_put_in_place_together_in_their_order(tmp_path, monkeypatch):
+    renamed, rename = [], os.replace
+    monkeypatch.setattr(
+        "os.replace", lambda one, other: (renamed.append(other.name), rename(one, other))
+    )
+    paths = {name: tmp_path / name for name in ("b", "a", "c")}
+    with whole_files(paths) as beside:
+        for name in ("a", "c", "b"):
+            beside[name].write_text(name)
+            assert not paths[name].exists()
+    assert renamed == ["b", "a", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    with pytest.raises(OutputError), whole_files(paths) as beside:
+        beside["a"].write_text("new")  # the others are not written
+    assert [path.read_text() for path in paths.values()] == ["b", "a", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
+    left = [".m-0a1b2c3d.nii.gz", ".-0a1b2c3d.m-89abcdef.nii.gz"]
+    others = ["m.nii.gz", ".m-0a1b2c3.nii.gz", ".mm-0a1b2c3d.nii.gz", ".m-0a1b2c3d.json",
+              "m-0a1b2c3d.nii.gz"]  # fmt: skip
+    for name in left + others:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "m.nii.gz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

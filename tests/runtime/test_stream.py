@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import nibabel as nib
 import numpy as np
 import pytest
-from support import bundle, head, toy_network
+from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import VolumeError
@@ -52,6 +52,15 @@ def test_with_the_volumes_measure_the_results_are_the_volumes(segmenter, volume)
     assert sum(one.mask.sum() for one in found.values()) > 0
 
 
+def test_slices_that_are_found_healthy_stay_empty_unless_asked_for(volume):
+    toy = Segmenter(recalibrated(bundle(), Cos_w=-2.0), HostBackend(toy_network))
+    alike = {"pixel_mm": PIXEL, "measured": toy.measure(volume)}
+    healthy = list(toy.segment_stream(planes(volume), **alike))
+    assert not any(one.result.unhealthy or one.mask.any() for one in healthy if one.result)
+    every = toy.segment_stream(planes(volume), every_slice=True, **alike)
+    assert any(one.mask.any() for one in every)
+
+
 @pytest.mark.parametrize("axes", ["RA", "LA", "AR", "PL", "PR", "LP"])
 def test_results_lie_on_the_pixels_that_were_handed_over(segmenter, volume, axes):
     """Rows and columns that lead elsewhere are the same head."""
@@ -73,9 +82,9 @@ def test_results_lie_on_the_pixels_that_were_handed_over(segmenter, volume, axes
         np.testing.assert_array_equal(turned(one.anomaly_map), other.anomaly_map)
 
 
-def test_results_come_while_others_are_still_awaited(segmenter, volume):
-    """The source waits for the first result before it goes on."""
-    came = threading.Event()
+def test_results_come_while_others_are_still_awaited(volume):
+    """The source waits for the first result before it goes on, with room for more in the row."""
+    segmenter, came = Segmenter(bundle(), HostBackend(toy_network, 20)), threading.Event()
 
     def slow():
         for k, image in planes(volume):
