@@ -97,8 +97,6 @@ class Batch:
         rows = dict(kept)
         for row in kept.values():
             told(row, True)
-        for case in waiting:
-            self._undo(case)
         try:
             for case, row in self._segmented(
                 waiting, lambda done, total: progress(len(rows), done, total)
@@ -174,10 +172,6 @@ class Batch:
         except (AnofpdmError, OSError, AttributeError, KeyError, TypeError, ValueError):
             return None
 
-    def _undo(self, case: Case) -> None:
-        """Take away what says that the case is done."""
-        self.outputs(case).paths["stats"].unlink(missing_ok=True)
-
     def _claim(self, overwrite: bool) -> dict[str, Row]:
         """Make the folder this run's, or see that it is; the rows of the cases that are done."""
         path, mine = self.folder / RUN, self._identity()
@@ -193,7 +187,7 @@ class Batch:
         else:
             # Before the folder says that it is this run's, nothing in it may say that it is done.
             for case in self.cases:
-                self._undo(case)
+                self.outputs(case).paths["stats"].unlink(missing_ok=True)
         write_json(path, mine)
         kept: dict[str, Row] = {}
         for case in self.cases:

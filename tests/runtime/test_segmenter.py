@@ -254,3 +254,12 @@ def test_analyse_accepts_slices_as_they_come():
 def test_an_affine_that_leads_nowhere_is_refused(affine):
     with pytest.raises(VolumeError, match="affine is singular"):
         Segmenter(bundle(), HostBackend(toy_network)).segment(head(), affine=affine)
+
+
+def test_planes_come_back_to_their_levels():
+    found = Segmenter(bundle(), HostBackend(toy_network)).segment(head(), affine=AFFINE)
+    planes = np.stack([np.full((32, 32), result.key + 1.0) for result in found.slices])
+    back = found.head.to_source(planes)
+    levels = {result.key for result in found.slices}
+    for level in range(back.shape[2]):
+        assert back[12, 14, level] == (level + 1 if level in levels else 0)
