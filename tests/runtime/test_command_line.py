@@ -293,6 +293,7 @@ def test_shells_can_complete(tmp_path):
 
 def test_progress_has_slices_steps_and_the_time_left(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(ProgressLine, "_open", False)
     line = ProgressLine("slices", 13)
     line(3, 55)
     shown = capsys.readouterr().err

@@ -217,7 +217,7 @@ def test_engines_that_are_no_records(path):
     (path / MANIFEST).write_text(json.dumps({**manifest, "engines": {"x.engine": 1}}))
     refuse("record of engine x.engine is damaged", read_engines, open_bundle(path))
     (path / MANIFEST).write_text(json.dumps({**manifest, "engines": ["x"]}))
-    refuse(r"manifest.json is damaged \(engines must be records", open_bundle, path)
+    refuse(r"manifest.json is damaged \(engines must be an object", open_bundle, path)
 
 
 def test_what_others_added_meanwhile_is_kept(path):
