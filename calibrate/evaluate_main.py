@@ -8,6 +8,7 @@ import click
 
 from anofpdm.runtime.bundle import write_card_section
 from anofpdm.runtime.command import (
+    OneLineCommand,
     ProgressLine,
     bundle_option,
     device_option,
@@ -30,7 +31,7 @@ from .labelled import fitting
 _HEADING = "## Figures"
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("slices", type=click.Path(path_type=Path))
 @bundle_option
 @click.option("--split", default="test", show_default=True)

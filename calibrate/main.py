@@ -11,6 +11,7 @@ from anofpdm.runtime.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
 from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.command import (
+    OneLineCommand,
     ProgressLine,
     device_option,
     reports_errors,
@@ -37,7 +38,7 @@ from .sweep import sweeps
 _LARGEST = 10_000
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("slices", type=click.Path(path_type=Path))
 @click.option("--bundle", required=True, type=click.Path(path_type=Path), help="Is completed.")
 @click.option("--split", default="val", show_default=True)

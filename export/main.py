@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from anofpdm.runtime.bundle import NETWORK, NETWORK_FP16
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.command import OneLineGroup, reports_errors
 from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.engines import rebuild
 from anofpdm.runtime.errors import AnofpdmError
@@ -16,7 +16,9 @@ from anofpdm.runtime.extras import require
 from .engine_main import build_if_possible, engine
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]")
+@click.group(
+    cls=OneLineGroup, invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]"
+)
 @click.option("--ckpt", type=click.Path(path_type=Path), help="The checkpoint.  [required]")
 @click.option("--modalities", help="Channels in order, with commas: of a reference checkpoint.")
 @click.option("--heads", type=click.IntRange(min=1), help="Of its attention.  [default: 4]")

@@ -108,8 +108,8 @@ def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
-class OneLineCommand(click.Command):
-    """A command that says in one line what is wrong with its options, as with all else."""
+class _OneLine(click.Command):
+    """Says in one line what is wrong with options, as with all else."""
 
     def main(  # type: ignore[override]
         self,
@@ -125,7 +125,7 @@ class OneLineCommand(click.Command):
             return sys.exit(code or 0) if standalone else code
         except click.ClickException as error:
             said = " ".join(error.format_message().split()).rstrip(".")
-            say(f"error: {said}: --help lists the options")
+            say(f"error: {said} (--help lists the options)")
             sys.exit(2)
         except click.Abort:
             say("interrupted")
@@ -133,6 +133,14 @@ class OneLineCommand(click.Command):
         except BrokenPipeError:  # nobody reads on: nothing to say, nor anybody to say it to
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+
+
+class OneLineCommand(_OneLine):
+    """A command that says in one line what is wrong with its options."""
+
+
+class OneLineGroup(_OneLine, click.Group):
+    """Likewise, with commands of its own."""
 
 
 class FilePath(click.Path):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import click
 
 from anofpdm.runtime.bundle import open_bundle
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.command import OneLineCommand, ProgressLine, reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.extras import require
 from anofpdm.runtime.files import write_json
@@ -23,7 +23,7 @@ from .options import config_options, run_config
 from .run_config import RunConfig
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("cohort", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--modalities", help="Names, with commas.  [default: flair]")

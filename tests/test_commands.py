@@ -1,0 +1,36 @@
+"""What all commands have in common."""
+
+from importlib import import_module
+
+import pytest
+from support import call
+
+COMMANDS = {
+    "anofpdm-infer": "anofpdm.runtime.infer",
+    "anofpdm-train": "anofpdm.train.main",
+    "anofpdm-export": "anofpdm.export.main",
+    "anofpdm-calibrate": "anofpdm.calibrate.main",
+    "anofpdm-evaluate": "anofpdm.calibrate.evaluate_main",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_options_are_told_in_one_line(name):
+    said = call(import_module(COMMANDS[name]).main, "--nothing-of-the-kind", code=2)
+    assert said.startswith("error: No such option")
+    assert said.endswith("(--help lists the options)\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["anofpdm-train", "anofpdm-export", "anofpdm-evaluate"])
+def test_what_is_missing_is_named(name):
+    said = call(import_module(COMMANDS[name]).main, code=2)
+    assert said.startswith("error: Missing ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_version_end_well(name):
+    main = import_module(COMMANDS[name]).main
+    assert "Example" in call(main, "--help")
+    assert "0.1.0" in call(main, "--version")
