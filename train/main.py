@@ -67,6 +67,8 @@ def main(
     COHORT is a folder laid out like BraTS or ATLAS v2.0, a CSV file, or a folder of prepared
     slices. The run folder receives slices/, config.json, losses.csv and model.pt; the same command
     again resumes. With torchrun, many processes train together.
+
+    Example: anofpdm-train BraTS2021/ -o run --iterations 10000
     """
     require("torch", "train")
     if bundle:
