@@ -68,7 +68,7 @@ def main(
     slices. The run folder receives slices/, config.json, losses.csv and model.pt; the same command
     again resumes. With torchrun, many processes train together.
 
-    Example: anofpdm-train BraTS2021/ -o run --iterations 10000
+    Example: anofpdm-train BraTS2021/ -o run --modalities flair
     """
     require("torch", "train")
     if bundle:
