@@ -12,6 +12,10 @@ from .errors import OutputError, VolumeError
 from .inputs import SUFFIXES, case_files, find_modalities, stem_and_modality, stem_of
 from .outputs import Outputs
 
+# What is taken for the name of a file, and not of a folder.
+_FILES = {".gz", ".img", ".hdr", ".mgz", ".mgh", ".mha", ".nrrd", ".dcm", ".png", ".jpg", ".json",
+          ".html", ".csv", ".txt", ".zip"}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class OneVolume:
@@ -56,6 +60,9 @@ def asked(
     VolumeError, OutputError
         If it cannot be done.
     """
+    for path in (*inputs, *named.values()):
+        if not path.exists():
+            raise VolumeError(f"{path} does not exist")
     if len(inputs) == 1 and not named and inputs[0].is_dir():
         root = inputs[0]
         if not _one(root, output, modalities):
@@ -85,7 +92,7 @@ def _one(root: Path, output: Path | None, modalities: Sequence[str]) -> bool:
                 f"cases in its folders, name a folder instead of {output}"
             )
         return True
-    if not output.is_dir() and "." in output.name:
+    if not output.is_dir() and output.suffix.lower() in _FILES:
         raise OutputError(f"cannot write {output}: name a mask .nii or .nii.gz, or a folder")
     return False
 

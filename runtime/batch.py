@@ -18,9 +18,10 @@ from .cases import RUN, Case
 from .errors import AnofpdmError, OutputError, VolumeError
 from .files import remove_leftovers, sole_writer, whole_file, write_json
 from .outputs import Outputs
-from .report.stats import ROW, failed_row, stats_row
+from .report.stats import ROW, failed_row, mask_sha256, stats_row
 from .segmenter import Segmenter
 from .source import Source, described, open_source
+from .volume import read_mask
 
 TABLE, BIDS = "anofpdm.csv", "dataset_description.json"
 # Without what differs from run to run.
@@ -167,6 +168,7 @@ class Batch:
                 content["inputs"] == list(described(case.images))
                 and made_by["seed"] == self.segmenter.seed
                 and made_by["files_sha256"] == dict(bundle.manifest.files)
+                and content["mask"]["sha256"] == mask_sha256(read_mask(outputs.mask))
             )
             return stats_row(content) if same else None
         except (AnofpdmError, OSError, AttributeError, KeyError, TypeError, ValueError):
@@ -185,9 +187,11 @@ class Batch:
                     "give --overwrite to segment all cases again"
                 )
         else:
-            # Before the folder says that it is this run's, nothing in it may say that it is done.
+            # Before the folder says that it is this run's, nothing may be left of another.
+            (self.folder / TABLE).unlink(missing_ok=True)
             for case in self.cases:
-                self.outputs(case).paths["stats"].unlink(missing_ok=True)
+                for name in self.outputs(case).paths.values():
+                    name.unlink(missing_ok=True)
         write_json(path, mine)
         kept: dict[str, Row] = {}
         for case in self.cases:

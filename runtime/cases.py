@@ -131,6 +131,9 @@ def _bids(subjects: Iterable[Path], root: Path, modalities: Sequence[str]) -> It
                     group = entities if len(modalities) == 1 else _visit(entities)
                     scans[group][name].append(path)
             below = anat.resolve().relative_to(root.resolve())
+            if not scans:
+                name = "_".join(part for part in below.parts if part != "anat")
+                scans[name] = defaultdict(list)
             for group, files in scans.items():
                 yield _case(group, files, modalities, below)
 

@@ -147,7 +147,10 @@ def main(
         _volume(what, load, talk, series_uid, every_slice, overwrite is not False)
     else:
         if series_uid:
-            raise VolumeError(f"--series goes with one DICOM folder, not with all of {what.root}")
+            raise VolumeError(
+                f"--series goes with one DICOM folder and a mask, not with all of {what.root}: "
+                "give -o mask.nii.gz"
+            )
         cases = find_cases(what.root, opened.manifest.modalities)
         names = left_out(what.root, cases)
         if names:

@@ -82,6 +82,8 @@ def stem_and_modality(path: Path, modalities: Sequence[str]) -> tuple[str, str |
     modality : None where the name does not end with one of these
     """
     stem = stem_of(path)
+    if path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists():
+        stem = path.stem
     if not stem or path.name.startswith("."):
         return "", None
     last = stem.replace("-", "_").split("_")[-1]

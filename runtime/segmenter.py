@@ -263,7 +263,8 @@ class Segmenter:
         Raises
         ------
         VolumeError
-            If a slice cannot be used; what ``slices`` raises is raised, too.
+            If a slice cannot be used, when those before it are done; likewise what ``slices``
+            raises.
         """
         return Stream(self, slices, pixel_mm, axes, measured, settle, every_slice, cancel).results()
 

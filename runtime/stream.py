@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 _LEADS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1)}
 _WAIT_S = 0.05
+_SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
 _END = object()
 
 
@@ -72,9 +73,8 @@ class Axes:
     names: str
 
     def __post_init__(self) -> None:
-        if len(self.names) != 2 or sorted(_LEADS.get(one, (9, 0))[0] for one in self.names) != [
-            0, 1,
-        ]:  # fmt: skip
+        axes = [_LEADS.get(one, (-1, 0))[0] for one in str(self.names)]
+        if sorted(axes) != [0, 1]:
             raise VolumeError(
                 f"axes {self.names!r}: give two letters, where rows and columns lead: RA, or PL"
             )
@@ -110,7 +110,7 @@ class Arrivals:
         last: object = _END
         try:
             for item in slices:
-                if not self._put(item):
+                if not self._put(_own(item)):
                     return
         except BaseException as error:  # raised again by take()
             last = error
@@ -143,6 +143,17 @@ class Arrivals:
         self._closed.set()
 
 
+def _own(item: object) -> object:
+    """With a copy of the image: the source may use its memory again for the next one."""
+    index: Any
+    image: Any
+    try:
+        index, image = item  # type: ignore[misc]
+        return index, np.array(image)
+    except (TypeError, ValueError):
+        return item  # whoever reads it says what is wrong
+
+
 class Stream:
     """See :meth:`anofpdm.Segmenter.segment_stream`."""
 
@@ -157,13 +168,19 @@ class Stream:
         every_slice: bool,
         cancel: threading.Event | None,
     ) -> None:
-        if not all(mm > 0 and np.isfinite(mm) for mm in pixel_mm):
-            raise VolumeError(f"pixel_mm is {pixel_mm}: give two lengths above 0")
+        try:
+            rows_mm, columns_mm = map(float, pixel_mm)
+        except (TypeError, ValueError):
+            raise VolumeError(f"pixel_mm is {pixel_mm!r}: give two lengths in mm") from None
+        if not all(_SMALLEST_MM <= mm <= _LARGEST_MM for mm in (rows_mm, columns_mm)):
+            raise VolumeError(f"pixel_mm is {pixel_mm}: no head has pixels of that size")
+        if measured is not None and not isinstance(measured, HeadMeasure):
+            raise VolumeError("measured is none of Segmenter.measure()")
         if settle is not None and settle < 1:
             raise VolumeError(f"settle is {settle}: give at least 1")
         self._segmenter, self._axes, self._given = segmenter, Axes(axes), slices
         first = _LEADS[axes[0]][0]
-        self._pixel_mm = (float(pixel_mm[first]), float(pixel_mm[1 - first]))
+        self._pixel_mm = (columns_mm, rows_mm) if first else (rows_mm, columns_mm)
         if measured and not np.allclose(measured.pixel_mm, self._pixel_mm, rtol=0.01):
             raise VolumeError(
                 f"what was measured has pixels of {measured.pixel_mm} mm, the slices have "
@@ -175,6 +192,7 @@ class Stream:
         self._seen: set[int] = set()
         self._blank: deque[StreamedSlice] = deque()
         self._under_way = 0
+        self._wrong: BaseException | None = None
 
     @property
     def _grid(self) -> Grid:
@@ -192,6 +210,8 @@ class Stream:
                     return
             if not self._cancelled.is_set():
                 yield from self._blanks()
+                if self._wrong:
+                    raise self._wrong
         finally:
             arrivals.close()
 
@@ -201,14 +221,20 @@ class Stream:
         while not self._cancelled.is_set():
             try:
                 item = arrivals.take(wait=not self._under_way)
+                if item is not _END:
+                    early.append(self._read(item))
             except queue.Empty:
                 yield None
                 continue
-            if item is not _END:
-                early.append(self._read(item))
+            except BaseException as error:  # raised when what came before is done
+                self._wrong, item = error, _END
             settled = item is _END or (self._settle is not None and len(early) >= self._settle)
             if self._measured is None and early and settled:
-                found = measure(np.stack([image for _, image in early], -1), self._grid)
+                try:
+                    found = measure(np.stack([image for _, image in early], -1), self._grid)
+                except VolumeError as error:
+                    self._wrong = self._wrong or error  # what was wrong first is told
+                    return
                 x, y = early[0][1].shape[1:]
                 self._measured = HeadMeasure(found, (x, y), self._pixel_mm)
             if self._measured is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -205,6 +206,20 @@ def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image
     image = like(mask, source, b"mask")
     image.header["cal_max"] = 1
     return image
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """The voxels of a mask that was written here.
+
+    Raises
+    ------
+    VolumeError
+        If it cannot be read.
+    """
+    try:
+        return np.asarray(load_image(path).dataobj, np.uint8)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise VolumeError(f"{path} is damaged: {error}") from error
 
 
 def like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.Nifti1Image:

@@ -154,7 +154,9 @@ def choose_series(
     if series_uid:
         safe = "".join(c for c in series_uid if c in "0123456789.")[-64:]
         problem += f", {'none' if not wanted else 'several'} with a UID that ends in {safe!r}"
-    raise VolumeError(f"{where} {problem} ({listed}): choose one by its UID, or the end shown")
+    raise VolumeError(
+        f"{where} {problem} ({listed}): choose one by its UID or the end shown, with --series"
+    )
 
 
 def _read(file: Path) -> Header | str:

@@ -114,6 +114,26 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(cases, tmp_path):
     assert contents(out) == after
 
 
+@pytest.mark.parametrize("damage", [b"", b"junk"])
+def test_a_damaged_mask_is_made_again(cases, tmp_path, damage):
+    out = tmp_path / "out"
+    batch(cases, out).run()
+    before = contents(out)
+    mask = out / "P1_desc-anofpdm_mask.nii.gz"
+    mask.write_bytes(damage or mask.read_bytes()[:50])
+    batch(cases, out).run()
+    assert contents(out) == before
+
+
+def test_replacing_a_run_leaves_no_rows_of_it(cases, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    save(few / "P0.nii.gz", head())
+    batch(cases, tmp_path / "out").run()
+    batch(few, tmp_path / "out", seed=1).run(overwrite=True)
+    assert [row["case"] for row in table(tmp_path / "out")] == ["P0"]
+
+
 @pytest.mark.parametrize("change", ["seed", "bundle"])
 def test_a_folder_of_another_run_is_left_alone(cases, tmp_path, change):
     out = tmp_path / "out"

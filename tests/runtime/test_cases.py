@@ -107,6 +107,15 @@ def test_one_subject_of_bids_keeps_its_name(tree):
         assert [case.key for case in find_cases(root / name, ("flair",))] == [key]
 
 
+def test_subjects_without_the_scan_and_pairs_of_files_are_cases(tree):
+    root = tree("sub-01/anat/sub-01_T1w.nii.gz", "sub-02/ses-a/anat/sub-02_ses-a_FLAIR.nii.gz")
+    lacking, whole = find_cases(root, ("flair",))
+    assert (lacking.key, lacking.problem) == ("sub-01/anat/sub-01", "sub-01: flair is missing")
+    assert whole.problem == ""
+    pairs = tree("pairs/a.img", "pairs/a.hdr", "pairs/b.img") / "pairs"
+    assert found(pairs) == {"a": ("a.img",)}
+
+
 def test_bids_scans_that_belong_together(tree):
     root = tree(
         *(f"sub-1/anat/sub-1_{name}.nii" for name in ("FLAIR", "T1w", "ce-gd_T1w")),

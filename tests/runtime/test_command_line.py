@@ -167,6 +167,13 @@ def test_folders_for_results_are_made(toy, tmp_path):
     assert "P1_desc-anofpdm_mask.nii.gz" in names(tmp_path / "derivatives/anofpdm")
 
 
+def test_a_folder_may_have_a_dot_in_its_name(toy, tmp_path):
+    (tmp_path / "cases").mkdir()
+    save(tmp_path / "cases/P1.nii.gz", head(), AFFINE)
+    run("cases", "-o", "results-1.2")
+    assert "P1_desc-anofpdm_mask.nii.gz" in names(tmp_path / "results-1.2")
+
+
 def test_a_folder_for_one_volume(toy, volume, tmp_path):
     (tmp_path / "out").mkdir()
     run(volume, "-o", "out", "--also", "map")
@@ -221,6 +228,7 @@ def test_a_folder_without_output_has_a_name_of_its_own(toy, tmp_path):
         (["empty", "-o", "out"], "no cases"),
         (["cases", "-o", "out", "--series", "1.2"], "goes with one DICOM folder"),
         (["cases", "-o", "P.png"], "name a mask .nii or .nii.gz, or a folder"),
+        (["mistyped", "-o", "out"], "mistyped does not exist"),
     ],
 )
 def test_folders_that_cannot_be_run(toy, tmp_path, arguments, message):

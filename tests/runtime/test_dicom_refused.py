@@ -166,7 +166,7 @@ def test_several_series(tmp_path):
     message = refused(tmp_path, "holds 2 series")
     assert "...0.99999999 'AX FLAIR', 10 images" in message
     assert "...1.99999999 'a description that is too lon...', 10 images" in message
-    assert "choose one by its UID" in message
+    assert "choose one by its UID or the end shown, with --series" in message
     assert read_series(tmp_path, "0.99999999").uid == "1.2.30.99999999"
     refused(tmp_path, "several with a UID that ends in '99999999'", "99999999")
     refused(tmp_path, "none with a UID that ends in '5'", "5")

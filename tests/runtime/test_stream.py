@@ -196,16 +196,42 @@ def test_bad_slices(segmenter, slices, message):
         list(segmenter.segment_stream(slices, pixel_mm=PIXEL))
 
 
-def test_what_the_source_raises_is_raised(segmenter, volume):
+@pytest.mark.parametrize("settled", [True, False])
+def test_what_the_source_raises_is_raised_when_what_came_before_is_done(segmenter, volume, settled):
     def broken():
-        yield from planes(volume)[:3]
+        yield from planes(volume)[:7]
         raise ConnectionError("the scanner went away")
 
+    seen, measured = [], segmenter.measure(volume) if settled else None
+    stream = segmenter.segment_stream(broken(), pixel_mm=PIXEL, measured=measured)
     with pytest.raises(ConnectionError, match="went away"):
-        list(segmenter.segment_stream(broken(), pixel_mm=PIXEL))
+        seen.extend(one.index for one in stream)
+    assert sorted(seen) == list(range(7))
 
 
-@pytest.mark.parametrize("wrong", [{"axes": "RR"}, {"axes": "SA"}, {"pixel_mm": (0, 1)}])
+def test_the_source_may_use_its_memory_again(segmenter, volume):
+    measured, frame = segmenter.measure(volume), np.zeros((24, 30), np.float32)
+
+    def reusing():
+        for k, image in planes(volume):
+            frame[...] = image
+            yield k, frame
+            frame[...] = 0
+
+    alike = {"pixel_mm": PIXEL, "measured": measured}
+    want = {one.index: one for one in segmenter.segment_stream(planes(volume), **alike)}
+    for one in segmenter.segment_stream(reusing(), **alike):
+        np.testing.assert_array_equal(one.anomaly_map, want[one.index].anomaly_map)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"axes": "RR"}, {"axes": "SA"}, {"axes": None}, {"axes": "R"}, {"measured": "x"}]
+    + [
+        {"pixel_mm": mm}
+        for mm in ((0, 1), (200, 200), (0.001, 1), 2.0, None, "ab", (2,), (2, 2, 2))
+    ],
+)
 def test_bad_geometry(segmenter, volume, wrong):
     with pytest.raises(VolumeError):
         list(segmenter.segment_stream(planes(volume), **{"pixel_mm": PIXEL, **wrong}))
