@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from .anomaly_map import MapRule
 from .denoiser import Denoiser
 from .errors import SetupError
-from .forward import Process, Slice, run
+from .forward import Cancelled, Process, Slice, never, run
 from .host_row import HostRow
 from .select import AnomalyDigest, Finding
 from .stop import StopRule
 
 _PAPER = MapRule()
-Cancelled = Callable[[], bool]
-
-
-def never() -> bool:
-    """Nobody cancels."""
-    return False
-
-
 Found = Iterator[tuple[Slice, Finding]]
 
 

@@ -15,7 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from anofpdm import __version__
 
 from .cases import RUN, Case
-from .errors import AnofpdmError, OutputError, VolumeError
+from .errors import AnofpdmError, OutputError, VolumeError, printable
 from .files import remove_leftovers, sole_writer, whole_file, write_json
 from .outputs import Outputs
 from .report.stats import ROW, failed_row, mask_sha256, stats_row
@@ -31,8 +31,8 @@ Row = dict[str, str | float | int]
 
 @dataclass(frozen=True)
 class Batch:
-    """``cases`` of ``root`` to segment into ``folder``, each with a mask, its statistics, and the
-    ``kinds`` of files that are wanted besides (see :mod:`anofpdm.runtime.outputs`)."""
+    """``cases`` to segment into ``folder``, each with a mask, its statistics, and the ``kinds`` of
+    files that are wanted besides (see :mod:`anofpdm.runtime.outputs`)."""
 
     segmenter: Segmenter
     cases: Sequence[Case]
@@ -61,7 +61,7 @@ class Batch:
         Parameters
         ----------
         overwrite : True to segment all cases again, whatever is there; False to refuse where a mask
-            would be replaced, because its case's input has changed; None to replace such masks
+            would be replaced, because its case's input has changed, say; None to replace such masks
         told : called with each row as it is known, and whether it was kept from before
         progress : called with the number of cases done, of slices done, and of slices in all
             volumes taken so far
@@ -78,14 +78,8 @@ class Batch:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with sole_writer(self.folder):
-            kept = self._claim(bool(overwrite))
+            kept = self._claim(overwrite)
             waiting = [case for case in self.cases if case.key not in kept]
-            there = [case.key for case in waiting if self.outputs(case).mask.exists()]
-            if there and overwrite is False:
-                raise OutputError(
-                    f"{self.folder} holds masks of {', '.join(there[:3])}, whose input has "
-                    "changed: name another folder, or leave out --no-overwrite"
-                )
             return self._run(kept, waiting, told, progress)
 
     def _run(
@@ -174,32 +168,36 @@ class Batch:
         except (AnofpdmError, OSError, AttributeError, KeyError, TypeError, ValueError):
             return None
 
-    def _claim(self, overwrite: bool) -> dict[str, Row]:
+    def _claim(self, overwrite: bool | None) -> dict[str, Row]:
         """Make the folder this run's, or see that it is; the rows of the cases that are done."""
         path, mine = self.folder / RUN, self._identity()
+        going_on = path.is_file() and not overwrite
+        differing = _differences(path, mine) if going_on else ""
+        if differing:
+            raise OutputError(
+                f"{self.folder} holds a run with another {differing}: name another folder, or give "
+                "--overwrite to segment all cases again"
+            )
+        found = [(case, self._kept(case) if going_on else None) for case in self.cases]
+        kept = {case.key: row for case, row in found if row is not None}
+        masks = {case.key: self.outputs(case).mask for case, row in found if row is None}
+        there = [key for key, mask in masks.items() if mask.exists()]
+        if there and overwrite is False:
+            raise OutputError(
+                f"{self.folder} holds masks of {', '.join(there[:3])} that would be replaced: name "
+                "another folder, or leave out --no-overwrite"
+            )
+        if not going_on:
+            # Before the folder says that it is this run's, nothing in it may say that it is done.
+            (self.folder / TABLE).unlink(missing_ok=True)
+        for case in self.cases:
+            for kind, output in self.outputs(case).paths.items():
+                remove_leftovers(output)
+                if overwrite or (kind == "stats" and not going_on):
+                    output.unlink(missing_ok=True)
         remove_leftovers(path)
         remove_leftovers(self.folder / TABLE)
-        if path.is_file() and not overwrite:
-            differing = _differences(path, mine)
-            if differing:
-                raise OutputError(
-                    f"{self.folder} holds a run with another {differing}: name another folder, or "
-                    "give --overwrite to segment all cases again"
-                )
-        else:
-            # Before the folder says that it is this run's, nothing may be left of another.
-            (self.folder / TABLE).unlink(missing_ok=True)
-            for case in self.cases:
-                for name in self.outputs(case).paths.values():
-                    name.unlink(missing_ok=True)
         write_json(path, mine)
-        kept: dict[str, Row] = {}
-        for case in self.cases:
-            for name in self.outputs(case).paths.values():
-                remove_leftovers(name)
-            row = self._kept(case)
-            if row is not None:
-                kept[case.key] = row
         if any(case.folder.parts for case in self.cases) and not (self.folder / BIDS).exists():
             write_json(self.folder / BIDS, _DERIVATIVE)
         return kept
@@ -215,7 +213,7 @@ class Batch:
         writer.writeheader()
         writer.writerows(sorted([*plain, *others], key=lambda row: str(row["case"])))
         with whole_file(path) as beside:
-            beside.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+            beside.write_text(text.getvalue(), encoding="utf-8")
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -255,8 +253,10 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _cell(value: str | float | int) -> str | float | int:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@")) else value
+    """Text that can be written, and that a spreadsheet does not take for a formula."""
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.startswith(tuple("=+-@")) else printable(value)
 
 
 _DERIVATIVE = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import signal
 import sys
 import threading
@@ -19,7 +18,7 @@ import click
 
 from .anomaly_map import ANOMALY_MAPS, SUB_MAPS
 from .backend import Backend
-from .errors import AnofpdmError
+from .errors import AnofpdmError, printable
 from .forward import ENCODINGS
 from .schedule import SPACINGS
 from .setup import Setup
@@ -130,9 +129,6 @@ class _OneLine(click.Command):
         except click.Abort:
             say("interrupted")
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # nobody reads on: nothing to say, nor anybody to say it to
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
 
 
 class OneLineCommand(_OneLine):
@@ -177,11 +173,6 @@ def say(text: str) -> None:
     """A line on stderr, after the progress that may stand there."""
     ProgressLine.end()
     click.echo(printable(text), err=True)
-
-
-def printable(text: str) -> str:
-    """Text that may name files whose bytes are no text."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 class ProgressLine:

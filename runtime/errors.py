@@ -52,3 +52,8 @@ class EngineError(AnofpdmError, RuntimeError):
 
 class ParityError(AnofpdmError, ValueError):
     """An exported network that does not compute what the original computes."""
+
+
+def printable(text: str) -> str:
+    """Text that may name files whose bytes are no text."""
+    return text.encode(errors="backslashreplace").decode()

@@ -59,7 +59,13 @@ class Slice:
 
 
 _END = object()
+Cancelled = Callable[[], bool]
 R_co = TypeVar("R_co", covariant=True)
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
 
 
 class Row(Protocol[R_co]):
@@ -90,9 +96,7 @@ class Row(Protocol[R_co]):
 
 
 def run(
-    row: Row[R_co],
-    slices: Iterable[Slice | None],
-    cancelled: Callable[[], bool] = lambda: False,
+    row: Row[R_co], slices: Iterable[Slice | None], cancelled: Cancelled = never
 ) -> Iterator[tuple[Slice, R_co]]:
     """Take every slice through the process.
 

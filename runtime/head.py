@@ -67,9 +67,7 @@ def on_grid(
     VolumeError
         If the images cannot be used.
     """
-    if names and len(names) != len(images):
-        raise VolumeError(f"{len(names)} names for {len(images)} images")
-    called = list(names) if names else [image.get_filename() or "the image" for image in images]
+    called = names_of(images, names)
     volume = read_volume(list(images), called, len(modalities), limits)
     slices, placement = to_grid(volume.data, volume.voxel_mm, grid)
     if not len(slices):
@@ -80,6 +78,13 @@ def on_grid(
     # The voxels have been resampled: what is needed from here on is where they were.
     without = Volume(volume.data[:, :0].copy(), volume.voxel_mm, volume.source, volume.notes)
     return Head(without, grid, placement), slices
+
+
+def names_of(images: Sequence[SpatialImage], names: Sequence[str] | None = None) -> list[str]:
+    """What messages call the images: as they are told to, or by their files."""
+    if names and len(names) != len(images):
+        raise VolumeError(f"{len(names)} names for {len(images)} images")
+    return list(names) if names else [image.get_filename() or "the image" for image in images]
 
 
 def numbered(head: Head, slices: NDArray[np.float32], volume: int) -> list[Slice]:

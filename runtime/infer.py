@@ -26,9 +26,8 @@ from .command import (
     threads_option,
 )
 from .errors import OutputError, VolumeError
-from .extras import check_installed
 from .files import check_folder
-from .outputs import KINDS
+from .outputs import KINDS, check_kinds
 from .segmenter import Segmenter
 from .setup import Setup
 from .source import open_source
@@ -204,8 +203,7 @@ def _cases(
     check_folder(what.folder)
     if what.folder.resolve() == what.root.resolve():
         raise OutputError(f"cannot write to {what.folder}: it is the input; choose another folder")
-    if {"preview", "report"} & set(what.kinds):
-        check_installed("matplotlib", "report")
+    check_kinds(what.kinds)
     with load() as segmenter:
         batch = Batch(segmenter, cases, what.folder, what.kinds, every_slice)
         rows = batch.run(overwrite, talk.row, talk.cases(segmenter, len(cases)))

@@ -33,6 +33,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "mask": (".nii.gz", ".nii"),
     "stats": (".json",),
 }
+# By kind, the package and the extra that installs it.
+_NEEDS = {"preview": ("matplotlib", "report"), "report": ("matplotlib", "report"),
+          "dicom-seg": ("highdicom", "dicom")}  # fmt: skip
 KINDS = tuple(kind for kind in SUFFIXES if kind != "mask")
 
 
@@ -62,10 +65,9 @@ class Outputs:
         OutputError
             If not; or if one is there already, and is not to be overwritten.
         MissingExtraError
-            If something that draws is not installed.
+            See :func:`check_kinds`.
         """
-        if self.paths.keys() & {"preview", "report"}:
-            check_installed("matplotlib", "report")
+        check_kinds(self.paths)
         given = [path for path in inputs if path.exists()]
         taken: dict[Path, str] = {}
         for kind, path in self.paths.items():
@@ -129,6 +131,19 @@ class Outputs:
             if "dicom-seg" in beside:
                 _write_seg(beside["dicom-seg"], segmenter, found, source, timed)
         return said
+
+
+def check_kinds(kinds: Iterable[str]) -> None:
+    """See that what writes these is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        If not.
+    """
+    for kind in kinds:
+        if kind in _NEEDS:
+            check_installed(*_NEEDS[kind])
 
 
 def _write_seg(

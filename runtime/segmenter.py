@@ -12,11 +12,11 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from .backend import Backend, Cancelled, Recipe, never
+from .backend import Backend, Recipe
 from .bundle import DEFAULT, Bundle, open_bundle
 from .device import open_device
 from .errors import SetupError, VolumeError
-from .forward import Slice
+from .forward import Cancelled, Slice, never
 from .head import Head, as_images, numbered, on_grid
 from .postprocess import cut
 from .results import Segmentation, SliceResult

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 
 from .dicom.seg import check_seg
@@ -111,9 +111,8 @@ def _described(path: Path) -> dict[str, Any]:
         return {"files_sha256": {path.name: sha256(path)}}
     image = load_image(path)
     named = {Path(one.filename) for one in image.file_map.values() if one.filename}
-    lengths = np.sqrt(np.square(image.affine[:3, :3]).sum(axis=0)) * unit_mm(image)
     return {
         "files_sha256": {file.name: sha256(file) for file in sorted(named) if file.is_file()},
         "shape": [int(n) for n in image.shape],
-        "voxel_mm": [float(mm) for mm in lengths],
+        "voxel_mm": [float(mm) for mm in voxel_sizes(image.affine) * unit_mm(image)],
     }

@@ -18,6 +18,7 @@ from .bundle import Manifest
 from .errors import VolumeError
 from .forward import Slice
 from .grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
+from .head import names_of
 from .results import SliceResult
 from .volume import read_volume
 
@@ -55,8 +56,7 @@ class HeadMeasure:
 
 def measure_head(images: Sequence[SpatialImage], manifest: Manifest) -> HeadMeasure:
     """See :meth:`anofpdm.Segmenter.measure`."""
-    called = [image.get_filename() or "the image" for image in images]
-    volume = read_volume(list(images), called, len(manifest.modalities))
+    volume = read_volume(list(images), names_of(images), len(manifest.modalities))
     shape, mm = volume.data.shape, volume.voxel_mm
     found = measure(volume.data, manifest.grid)
     return HeadMeasure(found, (shape[1], shape[2]), (mm[0], mm[1]))
@@ -192,7 +192,7 @@ class Stream:
         self._seen: set[int] = set()
         self._blank: deque[StreamedSlice] = deque()
         self._under_way = 0
-        self._wrong: BaseException | None = None
+        self._wrong: Exception | None = None
 
     @property
     def _grid(self) -> Grid:
@@ -226,7 +226,7 @@ class Stream:
             except queue.Empty:
                 yield None
                 continue
-            except BaseException as error:  # raised when what came before is done
+            except Exception as error:  # raised when what came before is done
                 self._wrong, item = error, _END
             settled = item is _END or (self._settle is not None and len(early) >= self._settle)
             if self._measured is None and early and settled:

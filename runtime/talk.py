@@ -8,7 +8,8 @@ import click
 
 from .about import version_line
 from .batch import Row
-from .command import ProgressLine, printable, say, show_device
+from .command import ProgressLine, say, show_device
+from .errors import printable
 from .outputs import Outputs
 from .segmenter import Segmenter
 

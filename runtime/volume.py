@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
@@ -136,7 +137,7 @@ def read_volume(
     stored_axes = io_orientation(affine)
     to_ras = ornt_transform(stored_axes, _RAS)
     canonical = affine @ inv_ornt_aff(to_ras, first.shape[:3])
-    spacing = np.sqrt((canonical[:3, :3] ** 2).sum(axis=0)) * unit_mm(first)
+    spacing = voxel_sizes(canonical) * unit_mm(first)
     voxel_mm = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
     if not all(_VOXEL_MM[0] <= mm <= _VOXEL_MM[1] for mm in voxel_mm):
         raise VolumeError(

@@ -7,10 +7,10 @@ import functools
 import weakref
 from collections.abc import Iterable
 
-from ..backend import Cancelled, Found, HostBackend, Recipe, never
+from ..backend import Found, HostBackend, Recipe
 from ..denoiser import Denoiser
 from ..errors import DeviceMemoryError, SetupError
-from ..forward import Slice, run
+from ..forward import Cancelled, Slice, never, run
 from .cuda import Gpu
 from .layout import Plan
 from .network import DeviceNetwork, FromHost

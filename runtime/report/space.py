@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class Space:
     @property
     def voxel_mm(self) -> tuple[float, float, float]:
         """Spacing along the image's own axes."""
-        x, y, z = np.sqrt((self.affine_mm[:3, :3] ** 2).sum(axis=0))
+        x, y, z = voxel_sizes(self.affine_mm)
         return float(x), float(y), float(z)
 
     @property

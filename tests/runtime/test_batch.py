@@ -220,9 +220,28 @@ def test_masks_of_changed_inputs_are_kept_if_nothing_may_be_replaced(cases, tmp_
     batch(cases, out).run(overwrite=False)
     before = contents(out)
     save(cases / "P0.nii.gz", head((24, 28, 6), seed=9))
-    with pytest.raises(OutputError, match="masks of P0, whose input has changed"):
+    with pytest.raises(OutputError, match="masks of P0 that would be replaced"):
         batch(cases, out).run(overwrite=False)
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, None])
+def test_masks_of_no_run_are_kept_until_they_are_replaced(cases, tmp_path, overwrite):
+    """Those that single volumes left in the folder, say."""
+    out = tmp_path / "out"
+    out.mkdir()
+    mask = out / "P4_desc-anofpdm_mask.nii.gz"
+    mask.write_bytes(b"of somebody")
+    if overwrite is False:
+        with pytest.raises(OutputError, match="masks of P4 that would be replaced"):
+            batch(cases, out).run(overwrite=False)
+        assert contents(out) == {mask.name: b"of somebody"}
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            batch(cases, out, network=Interrupting(2)).run()
+        assert mask.read_bytes() == b"of somebody"
+        batch(cases, out).run()
+        assert mask.read_bytes() != b"of somebody"
 
 
 def test_the_table_keeps_the_cases_of_other_folders(cases, tmp_path):
@@ -263,6 +282,9 @@ def test_names_of_any_bytes_and_spreadsheets(cases, tmp_path):
     assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "failed"]
     assert [row["case"] for row in table(tmp_path / "out")][:2] == ["'=1+1", "M\\udcfcller"]
     assert "too long" in rows[-1]["reason"]
+    before = contents(tmp_path / "out")
+    batch(cases, tmp_path / "out").run()
+    assert contents(tmp_path / "out") == before
 
 
 def test_bids_cases_keep_their_places(tmp_path):
