@@ -35,10 +35,11 @@ def cases(tmp_path):
     return folder
 
 
-def batch(cases, out, seed=0, kinds=KINDS, network=toy_network):
+def batch(cases, out, seed=0, kinds=KINDS, network=toy_network, every_slice=False):
     toy = bundle()
     segmenter = Segmenter(toy, HostBackend(network), seed=seed)
-    return Batch(segmenter, find_cases(cases, toy.manifest.modalities), out, kinds)
+    found = find_cases(cases, toy.manifest.modalities)
+    return Batch(segmenter, found, out, kinds, every_slice)
 
 
 def contents(folder):
@@ -162,19 +163,20 @@ class Interrupting:
         return toy_network(x_t, t)
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"every_slice": True}], ids=str)
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_interrupted_while_it_replaces_another_run_it_keeps_nothing_of_that(
-    cases, tmp_path, forgotten
+    cases, tmp_path, forgotten, other
 ):
     """Neither with --overwrite, nor where the folder does not say whose it is."""
     out = tmp_path / "out"
-    batch(cases, tmp_path / "want", seed=1).run()
-    batch(cases, out, seed=0).run()
+    batch(cases, tmp_path / "want", **other).run()
+    batch(cases, out).run()
     if forgotten:
         (out / RUN).unlink()
     with pytest.raises(KeyboardInterrupt):
-        batch(cases, out, seed=1, network=Interrupting(20)).run(None if forgotten else True)
-    batch(cases, out, seed=1).run()
+        batch(cases, out, network=Interrupting(20), **other).run(None if forgotten else True)
+    batch(cases, out, **other).run()
     assert contents(out) == contents(tmp_path / "want")
 
 
