@@ -12,10 +12,10 @@ from anofpdm import __version__
 from .dicom.seg import write_seg
 from .errors import OutputError
 from .extras import check_installed
-from .files import whole_files, writable_folder
+from .files import whole_files, writable_folder, write_json
 from .report.page import write_report
 from .report.preview import write_preview
-from .report.stats import stats, write_stats
+from .report.stats import stats
 from .results import Segmentation
 from .segmenter import Segmenter
 from .source import Source, taken_on
@@ -119,7 +119,7 @@ class Outputs:
             if "map" in beside:
                 save_image(found.anomaly_map(), beside["map"])
             if "stats" in beside:
-                write_stats(beside["stats"], said)
+                write_json(beside["stats"], said)
             if "trace" in beside:
                 write_trace(beside["trace"], segmenter, found, source.paths, every_slice)
             if "preview" in beside:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import write_json
+from ..inputs import stem_of
 from ..provenance import provenance, versions
 from ..results import Segmentation
 from ..segmenter import Segmenter
@@ -24,7 +24,6 @@ ROW = (
     "case", "status", "reason", "volume_ml", "lesions", "largest_ml", "unhealthy_slices", "slices",
     "slices_left_out", "seconds", "device", "preset", "mask_sha256", "notes",
 )  # fmt: skip
-_SUFFIXES = (".gz", ".nii", ".hdr", ".img")
 
 
 def stats(
@@ -97,17 +96,6 @@ def stats(
     }
 
 
-def write_stats(path: Path, content: Mapping[str, Any]) -> None:
-    """Write what :func:`stats` gives as JSON, whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    write_json(path, content)
-
-
 def stats_row(content: Mapping[str, Any]) -> dict[str, str | float | int]:
     """What :func:`stats` gives as a row of a table of many cases, with the columns :data:`ROW`."""
     lesions, decided = content["lesions"], content["provenance"]
@@ -161,7 +149,4 @@ def _marked_ml(mask: NDArray[np.generic], space: Space) -> list[float]:
 
 
 def _stem(path: Path) -> str:
-    name = path.name
-    while name.endswith(_SUFFIXES) and not name.startswith("."):
-        name = name[: name.rindex(".")]
-    return name
+    return stem_of(path) or (path.stem if path.suffix in (".hdr", ".img") else path.name)

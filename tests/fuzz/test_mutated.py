@@ -1,7 +1,7 @@
 """Damaged inputs of every kind end well: with success, or one line that a user can act on.
 
 A default run tries some 300 inputs, in one process. ``pytest -m fuzz`` tries 20,000, a process a
-target, which takes some ten minutes.
+target, which takes some minutes.
 """
 
 import json

@@ -13,6 +13,7 @@ from support import bundle, head, recalibrated, save, toy_network
 
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import OutputError, VolumeError
+from anofpdm.runtime.files import write_json
 from anofpdm.runtime.report.lesions import find_lesions
 from anofpdm.runtime.report.stats import (
     ROW,
@@ -21,7 +22,6 @@ from anofpdm.runtime.report.stats import (
     mask_sha256,
     stats,
     stats_row,
-    write_stats,
 )
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
@@ -94,7 +94,7 @@ def test_statistics_are_enough_to_make_the_mask_again(tmp_path):
         toy, segmenter = chosen(Q=Q)
         found = segmenter.segment(nib.load(volume), every_slice=every_slice)
         assert found.mask.any()
-        write_stats(tmp_path / "stats.json", stats(segmenter, found, [volume], every_slice))
+        write_json(tmp_path / "stats.json", stats(segmenter, found, [volume], every_slice))
         read = json.loads((tmp_path / "stats.json").read_text())
         assert read == stats(segmenter, found, [volume], every_slice)
         # From here on only what was written, the bundle and the file that has this fingerprint.
@@ -182,4 +182,4 @@ def test_rows_of_a_table(tmp_path):
 
 def test_statistics_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
-        write_stats(tmp_path / "no" / "stats.json", {})
+        write_json(tmp_path / "no" / "stats.json", {})
