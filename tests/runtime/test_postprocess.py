@@ -11,6 +11,18 @@ def test_smooth_is_the_median_of_the_mirrored_neighbourhood():
     np.testing.assert_array_equal(smooth(H), np.median(windows, axis=(2, 3)))
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
+def test_cutting_a_map_is_cutting_its_median(share):
+    """`cut` counts neighbours instead of sorting them; also with many values that are equal."""
+    rng = np.random.default_rng(1)
+    for H in (rng.random((128, 128)), rng.integers(0, 4, (128, 128)), rng.random((40, 64)) ** 8):
+        H = H.astype(np.float32)
+        Q = float(np.quantile(H, share))
+        filtered = smooth(H)
+        want = drop_small((filtered >= Q) & (filtered > 0))
+        np.testing.assert_array_equal(cut(H, Q), want)
+
+
 @pytest.mark.parametrize(("side", "kept"), [(6, False), (7, True)])
 def test_components_of_up_to_40_pixels_are_dropped(side, kept):
     mask = np.zeros((128, 128), bool)
