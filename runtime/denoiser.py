@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 
 from .errors import BundleError
 from .extras import require
+from .ways import Fastest, InParts, Predict, usable_cores
 
 Float32 = NDArray[np.float32]
 BROKEN_NETWORK = "the network gives infinite or undefined predictions: export it again"
+# A network is held twice, once for each way to share a batch, unless its file is larger: large
+# layers spread well over threads.
+_LARGEST_TWICE = 64 << 20
 
 
 class Denoiser(Protocol):
@@ -46,42 +51,67 @@ def load_onnxruntime(extra: str = "cpu") -> ModuleType:
 
 
 class OnnxDenoiser:
-    """ONNX Runtime on the CPU.
+    """ONNX Runtime on the CPU, in FP32.
 
-    ``threads``: how many the network may use, None for as many as there are cores.
+    ``threads``: how many the network may use, None for as many as there are cores. How they share
+    a batch does not change a prediction; see :mod:`anofpdm.runtime.ways`.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        cores = threads or usable_cores()
+        together = _OnnxSession(path, cores)
+        ways: dict[str, Callable[[], Predict]] = {"together": lambda: together.predict}
+        if cores > 1 and path.stat().st_size <= _LARGEST_TWICE:
+            ways["in parts"] = lambda: InParts(_OnnxSession(path, 1).predict, cores)
+        self._predict = Fastest(ways)
+
+    def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
+        """See :class:`Denoiser`."""
+        return self._predict(x_t, t)
+
+
+class _OnnxSession:
+    """The network in one session, which many threads may run at once."""
+
+    def __init__(self, path: Path, threads: int) -> None:
         ort = load_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        if threads:
-            options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            reason = str(error).splitlines()[0]
-            raise BundleError(f"{path} cannot be loaded: {reason}: export it again") from error
-        held = {one.name for one in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if missing := sorted({"x_t", "t", "eps_healthy", "eps_null"} - held):
-            raise BundleError(
-                f"{path} is no network of ours, it lacks {missing[0]}: export it again"
-            )
+            raise cannot_be(path, "loaded", error) from error
+        held = (*self._session.get_inputs(), *self._session.get_outputs())
+        check_names(path, (one.name for one in held))
         self._path = path
 
-    def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`Denoiser`."""
-        feed = {"x_t": x_t, "t": t - 1}
+    def predict(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
         try:
-            eps_healthy, eps_null = self._session.run(["eps_healthy", "eps_null"], feed)
+            eps = self._session.run(["eps_healthy", "eps_null"], {"x_t": x_t, "t": t - 1})
         except Exception as error:  # as above
-            reason = str(error).splitlines()[0]
-            raise BundleError(f"{self._path} cannot be run: {reason}: export it again") from error
-        for eps in (eps_healthy, eps_null):
-            if not isinstance(eps, np.ndarray) or (eps.shape, eps.dtype) != (x_t.shape, np.float32):
-                raise BundleError(f"{self._path} predicts no noise of slices: export it again")
-        if not (np.isfinite(eps_healthy).all() and np.isfinite(eps_null).all()):
-            raise BundleError(BROKEN_NETWORK)
-        return eps_healthy, eps_null
+            raise cannot_be(self._path, "run", error) from error
+        return checked(self._path, x_t, eps[0]), checked(self._path, x_t, eps[1])
+
+
+def cannot_be(path: Path, done: str, error: Exception) -> BundleError:
+    """What to say where a library cannot load or run a network."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return BundleError(f"{path} cannot be {done}: {lines[0]}: export it again")
+
+
+def check_names(path: Path, held: Iterable[str]) -> None:
+    """Raise BundleError unless these inputs and outputs are those of a network of ours."""
+    if missing := sorted({"x_t", "t", "eps_healthy", "eps_null"} - set(held)):
+        raise BundleError(f"{path} is no network of ours, it lacks {missing[0]}: export it again")
+
+
+def checked(path: Path, x_t: Float32, eps: object) -> Float32:
+    """A prediction, if it is one of the noise in ``x_t``: BundleError otherwise."""
+    if not isinstance(eps, np.ndarray) or (eps.shape, eps.dtype) != (x_t.shape, np.float32):
+        raise BundleError(f"{path} predicts no noise of slices: export it again")
+    if not np.isfinite(eps).all():
+        raise BundleError(BROKEN_NETWORK)
+    return eps
