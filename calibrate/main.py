@@ -9,7 +9,7 @@ import click
 
 from anofpdm.runtime.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
-from anofpdm.runtime.calibration import Calibration
+from anofpdm.runtime.calibration import LOWERED, Calibration
 from anofpdm.runtime.command import (
     OneLineCommand,
     ProgressLine,
@@ -24,6 +24,7 @@ from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import ENCODINGS, Process
 from anofpdm.runtime.schedule import SPACINGS
+from anofpdm.runtime.setup import PRECISIONS
 from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.runtime.verdict import VERDICTS
 
@@ -52,6 +53,8 @@ _LARGEST = 10_000
               help="Evenly spread over t, or over log SNR.")  # fmt: skip
 @click.option("--encoding", type=click.Choice(ENCODINGS), default="ddim", show_default=True,
               help="Where x_t comes from: eq. 4 or eq. 2 of the paper.")  # fmt: skip
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+              help="bf16: for CPUs that have it; takes the extra bf16.")  # fmt: skip
 @click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), default="aggregate",
               show_default=True, help="What is cut unless asked otherwise: the mean of the maps up "
               "to t_e, or the one at t_e.")  # fmt: skip
@@ -77,6 +80,7 @@ def main(
     stride: int,
     spacing: str,
     encoding: str,
+    precision: str,
     anomaly_map: str,
     verdict: str | None,
     every: int,
@@ -100,7 +104,7 @@ def main(
     labelled = labelled.take(range(0, len(labelled), every))
     labels = Labels(labelled.unhealthy, labelled.patients)
     check_labels(labels.unhealthy, f"the slices of split {split!r}")
-    backend = open_device(device, opened, threads=threads, engines=False)
+    backend = open_device(device, opened, threads=threads, engines=False, precision=precision)
     schedule, clip = opened.manifest.schedule, opened.manifest.clip
     with closing(backend):
         curves = sweeps(
@@ -123,7 +127,9 @@ def main(
         Cos_w=best.Cos_w,
         logistic=best.logistic,
         M_max=best.M_max,
-        conditions=opened.conditions(encoding, best.L, stride, spacing),
+        conditions=opened.conditions(
+            encoding, best.L, stride, spacing, precision if precision in LOWERED else ""
+        ),
         verdict=choice.verdict,
         anomaly_map=anomaly_map,
         early_stop=choose_stop(own, labels, best, choice.verdict),
@@ -141,7 +147,7 @@ def main(
             "left_out_accuracy": dict(choice.cross_validated),
         },
     )
-    name = preset or _usual_name(encoding, stride, anomaly_map)
+    name = preset or _usual_name(encoding, stride, anomaly_map, precision)
     replaced = opened.calibrations.get(name)
     write_calibration(opened, name, calibration, is_default)
     for line in report(choice, calibration, labels):
@@ -152,9 +158,10 @@ def main(
     click.echo(f"written to {bundle} as preset {name} ({calibration.conditions}){instead}")
 
 
-def _usual_name(encoding: str, stride: int, anomaly_map: str) -> str:
+def _usual_name(encoding: str, stride: int, anomaly_map: str, precision: str) -> str:
     parts = [encoding if encoding != "ddim" else "", "exact" if stride == 1 else "fast",
-             anomaly_map if anomaly_map != "aggregate" else ""]  # fmt: skip
+             anomaly_map if anomaly_map != "aggregate" else "",
+             precision if precision in LOWERED else ""]  # fmt: skip
     return "-".join(part for part in parts if part)
 
 

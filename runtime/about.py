@@ -8,7 +8,7 @@ from anofpdm import __version__
 
 from .bundle import Bundle
 
-_ENGINES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13")
+_ENGINES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "openvino")
 
 
 def version_line(bundle: Bundle) -> str:

@@ -37,13 +37,16 @@ class Recipe:
 class Backend(Protocol):
     """A network, and a place where the forward process runs around it.
 
-    ``device``: what it is, for people; ``notes``: what they may want to know, a line each;
-    ``slots``: how many slices share the network's batch; ``denoiser``: the network alone, on arrays
-    of the host.
+    ``device``: what it is, for people; ``precision``: whose calibrations hold for it, ``fp32`` (for
+    an FP16 engine, too: that is what it is compared with when it is built) or ``bf16``; ``notes``:
+    what people may want to know, a line each; ``slots``: how many slices share the network's batch;
+    ``denoiser``: the network alone, on arrays of the host.
     """
 
     @property
     def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
     @property
@@ -66,15 +69,18 @@ class Backend(Protocol):
 class HostBackend:
     """NumPy, around a network that takes and gives arrays of the host.
 
-    ``slots``: how many slices share the network's batch.
+    ``slots``: how many slices share the network's batch; ``precision``: see :class:`Backend`.
     """
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, denoiser: Denoiser, slots: int = 4, device: str = "cpu") -> None:
+    def __init__(
+        self, denoiser: Denoiser, slots: int = 4, device: str = "cpu", precision: str = "fp32"
+    ) -> None:
         if slots < 1:
             raise SetupError(f"slots must be at least 1, not {slots}")
-        self.denoiser, self.device, self.slots = denoiser, device, slots
+        self.denoiser, self.slots = denoiser, slots
+        self.device, self.precision = device, precision
 
     def find(
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never

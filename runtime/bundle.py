@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .calibration import Calibration, Conditions, parse_calibration
+from .calibration import LOWERED, Calibration, Conditions, parse_calibration
 from .errors import BundleError, OutputError
 from .files import sha256, whole_file
 from .grid import Grid
@@ -122,13 +122,16 @@ class Bundle:
         files = json.dumps(dict(self.manifest.files), sort_keys=True)
         return hashlib.sha256(files.encode()).hexdigest()
 
-    def conditions(self, encoding: str, L: int, stride: int, spacing: str = "even") -> Conditions:
-        """The conditions under which this bundle runs such a process."""
+    def conditions(
+        self, encoding: str, L: int, stride: int, spacing: str = "even", precision: str = ""
+    ) -> Conditions:
+        """The conditions under which this bundle runs such a process; ``precision``: where its
+        network is not computed in the manifest's, ``bf16``."""
         m = self.manifest
         inputs = [m.modalities, m.scored, asdict(m.grid), asdict(m.schedule)]
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         return Conditions(
-            encoding, L, stride, spacing, m.precision, m.clip, m.files[NETWORK], digest
+            encoding, L, stride, spacing, precision or m.precision, m.clip, m.files[NETWORK], digest
         )
 
     def check(self, preset: str) -> None:
@@ -142,7 +145,8 @@ class Bundle:
         """
         calibration, where = self.calibrations[preset], self.path / CALIBRATION
         held = calibration.conditions
-        wanted = self.conditions(held.encoding, held.L, held.stride, held.spacing)
+        lowered = held.precision if held.precision in LOWERED else ""
+        wanted = self.conditions(held.encoding, held.L, held.stride, held.spacing, lowered)
         if held.inputs_sha256 != wanted.inputs_sha256:
             raise BundleError(
                 f"{where}: preset {preset} was made for other modalities, another grid or another "

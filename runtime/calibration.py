@@ -17,12 +17,15 @@ from .stop import StopRule
 from .verdict import VERDICTS, Logistic, Statistics
 
 _AGREEMENT = 0.99
+# What the FP32 network may be computed in with calibrations of its own.
+LOWERED = ("bf16",)
 
 
 @dataclass(frozen=True)
 class Conditions:
     """What a calibration holds for; thresholds mean nothing under any other.
 
+    ``precision``: what the network computes in: the manifest's, or one of :data:`LOWERED`;
     ``inputs_sha256``: fingerprint of the modalities, the scored ones, the grid and the schedule.
     """
 
@@ -45,7 +48,8 @@ class Conditions:
 
     def __str__(self) -> str:
         spaced = "" if self.spacing == "even" else f" {self.spacing}"
-        return f"{self.encoding}, L {self.L}, stride {self.stride}{spaced}"
+        lowered = f", {self.precision}" if self.precision in LOWERED else ""
+        return f"{self.encoding}, L {self.L}, stride {self.stride}{spaced}{lowered}"
 
 
 @dataclass(frozen=True)

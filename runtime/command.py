@@ -21,7 +21,7 @@ from .backend import Backend
 from .errors import AnofpdmError, printable
 from .forward import ENCODINGS
 from .schedule import SPACINGS
-from .setup import Setup
+from .setup import PRECISIONS, Setup
 
 P = ParamSpec("P")
 INTERRUPTED = 130
@@ -39,7 +39,8 @@ device_option = click.option(
 )  # fmt: skip
 slots_option = click.option(
     "--slots", type=click.IntRange(min=1),
-    help="Slices that share a batch: for speed and memory.  [default: 4, on a GPU 64]",
+    help="Slices that share a batch: for speed and memory.  [default: 4, or one a thread; on a "
+    "GPU 64]",
 )  # fmt: skip
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: all cores]"
@@ -51,6 +52,8 @@ _SETUP = (
     click.option("--length", "L", type=click.IntRange(min=1), help="L; needs a calibration."),
     click.option("--stride", type=click.IntRange(min=1), help="Needs a calibration for it."),
     click.option("--spacing", type=click.Choice(SPACINGS), help="Needs a calibration for it."),
+    click.option("--precision", type=click.Choice(PRECISIONS), help="bf16: faster on CPUs that "
+                 "have it; needs a calibration.  [default: the preset's]"),
     click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), help="Mean of the maps up to "
                  "t_e, or the one at t_e.  [default: the calibration's]"),
     click.option("--early-stop/--no-early-stop", default=None, help="Leave a slice when its peak "

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 from .backend import Backend, HostBackend
+from .bf16_denoiser import Bf16Denoiser
 from .bundle import Bundle
 from .denoiser import OnnxDenoiser
 from .errors import AnofpdmError, SetupError
+from .ways import usable_cores
 
 DEVICES = "auto, cpu, cuda, trt, or cuda:1 and trt:1 for the second GPU"
 _HOST_SLOTS = 4
@@ -20,6 +22,7 @@ def open_device(
     threads: int | None = None,
     slots: int | None = None,
     engines: bool = True,
+    precision: str = "fp32",
 ) -> Backend:
     """Load a bundle's network on a device.
 
@@ -31,6 +34,7 @@ def open_device(
     threads : of the CPU; None for as many as there are cores
     slots : how many slices share the network's batch; None for what suits the device
     engines : whether FP16 will do; not for calibrations, which are of the FP32 network
+    precision : ``fp32``; ``bf16`` for calibrations made in it, which is for the CPU
 
     Returns
     -------
@@ -48,8 +52,13 @@ def open_device(
         raise SetupError(f"device {wish!r} is none of {DEVICES}")
     kind, index = asked[1], int(asked[2] or 0)
     refused: dict[str, str] = {}
+    if precision == "bf16" and kind not in ("auto", "cpu"):
+        raise SetupError(f"bf16 is for the CPU: choose a preset of the FP32 network for {wish}")
     if kind == "trt" and not engines:
         raise SetupError("thresholds are calibrated on the FP32 network: use cuda or cpu, not trt")
+    if precision == "bf16":
+        network = Bf16Denoiser(bundle.network, threads)
+        return HostBackend(network, _slots(slots, threads), "cpu in bfloat16", precision)
     if kind == "auto":
         for candidate in ("trt", "cuda") if engines else ("cuda",):
             try:
@@ -58,8 +67,13 @@ def open_device(
                 refused[candidate] = str(error)
     elif kind != "cpu":
         return _open_gpu(kind, index, bundle, slots)
-    network = OnnxDenoiser(bundle.network, threads)
-    return HostBackend(network, _HOST_SLOTS if slots is None else slots, f"cpu{_because(refused)}")
+    on_the_cpu = OnnxDenoiser(bundle.network, threads)
+    return HostBackend(on_the_cpu, _slots(slots, threads), f"cpu{_because(refused)}")
+
+
+def _slots(wish: int | None, threads: int | None) -> int:
+    """On the CPU: enough for each thread to have a slice of its own."""
+    return max(_HOST_SLOTS, threads or usable_cores()) if wish is None else wish
 
 
 def _because(refused: dict[str, str]) -> str:

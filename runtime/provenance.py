@@ -14,7 +14,7 @@ from .results import Segmentation
 from .segmenter import Segmenter
 
 _ALWAYS = ("numpy", "scipy", "nibabel")
-_IF_USED = ("onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda")
+_IF_USED = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
 
 
 def provenance(

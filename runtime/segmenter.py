@@ -55,6 +55,12 @@ class Segmenter:
         if seed < 0:
             raise SetupError(f"seed must be at least 0, not {seed}")
         self.bundle, self.setup = bundle, resolve(bundle, setup)
+        wanted = self.setup.calibration.conditions.precision
+        if (wanted == "bf16") != (backend.precision == "bf16"):
+            raise SetupError(
+                f"preset {self.setup.preset} was calibrated in {wanted}, the backend computes as "
+                f"{backend.precision}: take another preset or backend"
+            )
         self.backend, self.seed = backend, seed
 
     @classmethod
@@ -88,8 +94,8 @@ class Segmenter:
             If a package that it needs is not installed.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle or DEFAULT))
-        resolve(opened, setup)
-        backend = open_device(device, opened, threads=threads, slots=slots)
+        precision = resolve(opened, setup).calibration.conditions.precision
+        backend = open_device(device, opened, threads=threads, slots=slots, precision=precision)
         return cls(opened, backend, setup=setup, seed=seed)
 
     def close(self) -> None:

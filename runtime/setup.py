@@ -8,12 +8,13 @@ from typing import Any
 
 from .anomaly_map import MapRule
 from .bundle import CALIBRATION, Bundle
-from .calibration import Calibration, Conditions
+from .calibration import LOWERED, Calibration, Conditions
 from .errors import BundleError, SetupError
 from .forward import Process
 from .stop import StopRule
 
-_PICKS = ("encoding", "L", "stride", "spacing")
+_PICKS = ("encoding", "L", "stride", "spacing", "precision")
+PRECISIONS = ("fp32", *LOWERED)
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Setup:
     """A wish. None leaves the choice to the bundle.
 
     ``preset``: the name of a calibration; ``encoding``: ``ddim`` or ``ddpm``; ``L``, ``stride``,
-    ``spacing`` (``even`` or ``log-snr``): which timesteps are visited. These pick one of the
-    bundle's calibrations.
+    ``spacing`` (``even`` or ``log-snr``): which timesteps are visited; ``precision``: ``fp32``, or
+    ``bf16``, which the CPU computes faster. These pick one of the bundle's calibrations.
 
     ``early_stop``: whether slices may leave before L, by the calibrated rule; ``w``: another
     guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
@@ -35,6 +36,7 @@ class Setup:
     L: int | None = None
     stride: int | None = None
     spacing: str | None = None
+    precision: str | None = None
     early_stop: bool | None = None
     anomaly_map: str | None = None
     w: float | None = None
@@ -129,11 +131,17 @@ def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
         names = [setup.preset]
     else:
         names = sorted(held, key=lambda name: name != bundle.default)
-        # Other timesteps do not mean another encoding.
-        usual = held[bundle.default].conditions.encoding
-        setup = replace(setup, encoding=setup.encoding or usual)
+        usual = held[bundle.default].conditions
+        # Other timesteps mean neither another encoding nor another precision.
+        setup = replace(setup, encoding=setup.encoding or usual.encoding,
+                        precision=setup.precision or usual.precision)  # fmt: skip
     fitting = [name for name in names if _fits(held[name].conditions, setup)]
-    if len(fitting) == 1 or bundle.default in fitting:
+    if setup.preset is None:
+        # The default one, or what it is in another precision.
+        alike = replace(usual, precision=setup.precision or usual.precision)
+        twins = [name for name in fitting if held[name].conditions == alike]
+        fitting = [bundle.default] if bundle.default in fitting else twins or fitting
+    if len(fitting) == 1:
         return fitting[0], held[fitting[0]]
     if fitting:
         raise BundleError(

@@ -24,6 +24,8 @@ class GpuBackend:
     ``slots``: how many share the network's batch; halved, with a note, where memory is short.
     """
 
+    precision = "fp32"
+
     def __init__(
         self, gpu: Gpu, network: DeviceNetwork, device: str, channels: int, size: int, slots: int
     ) -> None:
