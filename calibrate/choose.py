@@ -131,15 +131,16 @@ def _cross_validated(curves: Mapping[int, Curves], labels: Labels) -> dict[str, 
         others = {L: curves[L].take(kept) for L in curves}
         rest = Labels(labels.unhealthy[kept], labels.patients[kept])
         for name, best in _best_of_each(_candidates(others, rest)).items():
-            called = _called(curves[best.L].take(judged), best, name)
-            right[name].append(called == labels.unhealthy[judged])
+            found = called(curves[best.L].take(judged), best, name)
+            right[name].append(found == labels.unhealthy[judged])
     return {
         name: float(np.concatenate(found).mean()) if found else None
         for name, found in right.items()
     }
 
 
-def _called(curves: Curves, chosen: Candidate, verdict: str) -> NDArray[np.bool_]:
+def called(curves: Curves, chosen: Candidate, verdict: str) -> NDArray[np.bool_]:
+    """Which slices a candidate calls unhealthy, by ``cosine`` or ``calibrated``: (N,)."""
     k = curves.w.index(chosen.w)
     M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
     if verdict == "cosine":

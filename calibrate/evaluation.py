@@ -88,6 +88,10 @@ def evaluate(
     boot, heads = Bootstrap(slices.patients), _by_patient(seen, slices)
     everything = [seen[i] for i in range(len(slices))]
     sick = [one for one, row in zip(everything, ordered, strict=True) if row.unhealthy]
+    margins: dict[str, Callable[[SliceScores], float]] = {
+        "cosine": lambda row: calibration.Cos_w - row.cosine,
+        "calibrated": lambda row: row.probability - 0.5,
+    }
     calibration, known = segmenter.setup.calibration, segmenter.setup.calibration.familiar
     return Evaluation(
         unhealthy=_over_slices(boot, sick, gated=False),
@@ -96,8 +100,8 @@ def evaluate(
         patients=_over_patients(boot, heads),
         verdict=calibration.verdict,
         verdicts={
-            "cosine": _verdict(boot, ordered, lambda row: calibration.Cos_w - row.cosine),
-            "calibrated": _verdict(boot, ordered, lambda row: row.probability - 0.5),
+            name: _verdict(boot, ordered, margin, in_use=name == calibration.verdict)
+            for name, margin in margins.items()
         },
         accuracy_all_healthy=float((~slices.unhealthy).mean()),
         unlike=tuple(
@@ -155,12 +159,16 @@ def _scores(
 
 
 def _verdict(
-    boot: Bootstrap, rows: Sequence[SliceScores], margin: Callable[[SliceScores], float]
+    boot: Bootstrap,
+    rows: Sequence[SliceScores],
+    margin: Callable[[SliceScores], float],
+    in_use: bool,
 ) -> VerdictScores:
-    """Of the verdict that calls slices unhealthy whose ``margin`` is at least 0."""
+    """Of the verdict that calls slices unhealthy whose ``margin`` is at least 0; where it is in
+    use, but for those that leave as healthy."""
     margins = np.array([margin(row) for row in rows])
     unhealthy = np.array([row.unhealthy for row in rows])
-    called = margins >= 0
+    called = np.array([row.called_unhealthy for row in rows]) if in_use else margins >= 0
     right = called == unhealthy
     return VerdictScores(
         accuracy=float(right.mean()),

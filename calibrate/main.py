@@ -30,6 +30,7 @@ from anofpdm.runtime.verdict import VERDICTS
 
 from .choose import Labels, check_labels, choose
 from .early_stop import choose_stop
+from .healthy_leave import choose_leave
 from .known import familiar_volumes
 from .labelled import fitting
 from .peaks import failures, peak_report
@@ -133,6 +134,7 @@ def main(
         verdict=choice.verdict,
         anomaly_map=anomaly_map,
         early_stop=choose_stop(own, labels, best, choice.verdict),
+        healthy_leave=choose_leave(own, labels, best, choice.verdict),
         familiar=familiar_volumes(own.MSE_0, labels),
         peaks=peak_report(own, best.w, labels),
         warnings=failures(own, choice, labels),

@@ -64,8 +64,9 @@ class Evaluation:
     ``unhealthy_gated``: the same slices, empty where the verdict is healthy; ``mixed``: all slices,
     gated, where an empty mask on a healthy slice counts 1; ``patients``: gated, over all voxels of
     a patient, mean over the patients with a lesion. AUPRC is pooled over the slices, and for
-    patients the mean of their own. ``verdicts``: both, ``verdict`` being the one in use;
-    ``unlike``: patients said to be unlike those of the calibration.
+    patients the mean of their own. ``verdicts``: both, ``verdict`` being the one in
+    use, where slices may leave as healthy, too; ``unlike``: patients said to be unlike those of the
+    calibration.
     """
 
     unhealthy: Scores

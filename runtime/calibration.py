@@ -13,7 +13,7 @@ from .errors import BundleError
 from .familiar import Familiar
 from .forward import ENCODINGS
 from .schedule import SPACINGS
-from .stop import StopRule
+from .stop import LeaveRule, StopRule
 from .verdict import VERDICTS, Logistic, Statistics
 
 _AGREEMENT = 0.99
@@ -118,6 +118,35 @@ class EarlyStop:
 
 
 @dataclass(frozen=True)
+class HealthyLeave:
+    """A rule to leave as healthy, and what it was found to do.
+
+    ``bounds``: see :class:`anofpdm.runtime.stop.LeaveRule`; ``margin``: they are this times the
+    least of the calibration's slices that were called unhealthy; ``agreement``: share of slices
+    with the verdict of the full sweep, and ``mean_steps`` of ``full_steps`` visited, both on
+    patients that were left out.
+    """
+
+    bounds: tuple[tuple[float, ...], ...]
+    margin: float
+    agreement: float
+    mean_steps: float
+    full_steps: int
+
+    def __post_init__(self) -> None:
+        rule, numbers = self.rule, (self.margin, self.mean_steps)
+        if not all(math.isfinite(number) for number in numbers) or not 0 <= self.agreement <= 1:
+            raise ValueError(f"{rule} needs finite numbers and a share in 0..1")
+        if len(self.bounds) != self.full_steps:
+            raise ValueError(f"{len(self.bounds)} bounds do not fit {self.full_steps} steps")
+
+    @property
+    def rule(self) -> LeaveRule:
+        """When to leave."""
+        return LeaveRule(self.bounds)
+
+
+@dataclass(frozen=True)
 class PeakReport:
     """Where M_t is largest: ``at_L``, the share of slices (times modalities) on which that is the
     last visited timestep, so that t_e is no peak; medians of t_e over either class."""
@@ -135,7 +164,8 @@ class Calibration:
     ``calibrated``: ``logistic`` gives it a probability of at least one half; ``M_max``: per
     scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
     :class:`anofpdm.runtime.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
-    ``early_stop``: None where no rule saves a tenth of the steps; ``familiar``: which volumes it
+    ``early_stop``: None where no rule saves a tenth of the steps; ``healthy_leave``: likewise, or
+    where none keeps 99 % of the verdicts; ``familiar``: which volumes it
     holds for; ``peaks``: where M_t peaked; ``warnings``: where the paper's rules fail on this
     network, a line each; ``candidates``: every w and L that was tried; ``slices``: what they were
     chosen on.
@@ -151,6 +181,7 @@ class Calibration:
     a: float = 0.90
     b: float = 0.98
     early_stop: EarlyStop | None = None
+    healthy_leave: HealthyLeave | None = None
     familiar: Familiar | None = None
     peaks: PeakReport | None = None
     warnings: tuple[str, ...] = ()
@@ -174,8 +205,8 @@ class Calibration:
         return self.logistic.probability(statistics) >= 0.5
 
     def with_w(self, w: float, where: Path) -> Calibration:
-        """The same for another guidance strength that was tried; without early stop, and what was
-        found of M_t.
+        """The same for another guidance strength that was tried; without early stop, leaving, and
+        what was found of M_t.
 
         Raises
         ------
@@ -199,6 +230,7 @@ class Calibration:
             logistic=one.logistic,
             M_max=one.M_max,
             early_stop=None,
+            healthy_leave=None,
             peaks=None,
             warnings=(),
         )
@@ -229,6 +261,10 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
     if content["early_stop"] is not None:
         stop = content["early_stop"]
         content["early_stop"] = EarlyStop(**{**stop, **_thresholds(stop)})
+    if content.get("healthy_leave") is not None:
+        leave = content["healthy_leave"]
+        bounds = tuple(tuple(float(v) for v in bound) for bound in leave["bounds"])
+        content["healthy_leave"] = HealthyLeave(**{**leave, "bounds": bounds})
     if content["familiar"] is not None:
         known = content["familiar"]
         curves = {name: tuple(float(v) for v in known[name]) for name in ("mean", "spread")}

@@ -134,7 +134,7 @@ class Segmenter:
             If the volume cannot be segmented.
         """
         taken = self._on_grid(as_images(images, affine), names)
-        for result in self.analyse(taken.slices(0)):
+        for result in self.analyse(taken.slices(0), to_the_end=every_slice):
             taken.results.append(result)
             progress(len(taken.results), len(taken.on_grid))
         return self._finish(taken, every_slice)
@@ -207,7 +207,7 @@ class Segmenter:
                 following += 1
                 yield one if isinstance(one, VolumeError) else self._finish(one, every_slice)
 
-        for done, result in enumerate(self.analyse(slices()), 1):
+        for done, result in enumerate(self.analyse(slices(), to_the_end=every_slice), 1):
             owner = taken[result.volume]
             assert isinstance(owner, _Taken)
             owner.results.append(result)
@@ -275,14 +275,25 @@ class Segmenter:
         return Stream(self, slices, pixel_mm, axes, measured, settle, every_slice, cancel).results()
 
     def analyse(
-        self, slices: Iterable[Slice | None], cancelled: Cancelled = never
+        self,
+        slices: Iterable[Slice | None],
+        cancelled: Cancelled = never,
+        *,
+        to_the_end: bool = True,
     ) -> Iterator[SliceResult]:
         """Find anomalies on slices that are on the bundle's grid already, as they finish; see
-        :func:`anofpdm.runtime.forward.run`."""
+        :func:`anofpdm.runtime.forward.run`.
+
+        ``to_the_end``: whether slices that are certain to be healthy go on, for the sake of their
+        maps; no verdict depends on it.
+        """
         setup, scored = self.setup, self.bundle.manifest.scored_channels
         calibration = setup.calibration
         timesteps, M_max = setup.process.timesteps, np.array(calibration.M_max)
-        recipe = Recipe(setup.process, calibration.w, scored, setup.rule, setup.stop, self.seed)
+        leave = None if to_the_end else setup.leave
+        recipe = Recipe(
+            setup.process, calibration.w, scored, setup.rule, setup.stop, leave, self.seed
+        )
         for item, found in self.backend.find(recipe, slices, cancelled):
             M, H = found.M, found.H
             cuts = threshold(H, M.max(axis=0), M_max, calibration.a, calibration.b)
@@ -292,7 +303,7 @@ class Segmenter:
             yield SliceResult(
                 key=item.key,
                 volume=item.volume,
-                unhealthy=calibration.unhealthy(statistics),
+                unhealthy=calibration.unhealthy(statistics) and not self._left(M),
                 cosine=statistics.cosine,
                 peak=statistics.peak,
                 alignment=statistics.alignment,
@@ -308,6 +319,10 @@ class Segmenter:
                 H=mean_H,
                 mask=cut(mean_H, Q),
             )
+
+    def _left(self, M: NDArray[np.float64]) -> bool:
+        """Whether a slice is healthy by the rule that lets it leave, whether it did or not."""
+        return self.setup.leave is not None and bool(self.setup.leave.healthy(M))
 
     def _on_grid(self, images: Sequence[SpatialImage], names: Sequence[str] | None) -> _Taken:
         started = time.perf_counter()

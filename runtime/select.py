@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .anomaly_map import MapRule, SnapshotMap, StoredMap
 from .host_row import Step
-from .stop import StopRule, Watch
+from .stop import LeaveRule, StopRule, Watch
 from .verdict import Statistics, alignment, cosine, peak
 
 Float32 = NDArray[np.float32]
@@ -47,7 +47,8 @@ class AnomalyDigest:
     """What is kept of one slice for one guidance strength; memory is constant but for the curves.
 
     ``scored``: the modalities that count, as positions; all arrays below are over these.
-    ``rule``: how the map that is cut is made; ``stop``: when the slice may leave before L.
+    ``rule``: how the map that is cut is made; ``stop``, ``leave``: when the slice may leave before
+    L, because t_e is certain, or because it is healthy.
 
     ``M``, ``MSE_h``, ``MSE_0``: one (C,) float64 a visited step, eqs. 12, 14, 16.
     ``t_e``: (C,) int64, the timestep of the largest M (eq. 21).
@@ -57,6 +58,7 @@ class AnomalyDigest:
     scored: tuple[int, ...]
     rule: MapRule = _PAPER
     stop: StopRule | None = None
+    leave: LeaveRule | None = None
     M: list[Float64] = field(default_factory=list)
     MSE_h: list[Float64] = field(default_factory=list)
     MSE_0: list[Float64] = field(default_factory=list)
@@ -88,7 +90,9 @@ class AnomalyDigest:
         self._aggregated.add(step.t, S, higher)
         if self._cut is not self._aggregated:
             self._cut.add(step.t, self.rule.sub_anomaly(step, HGP, UGP, x0, self.w), higher)
-        return self._watch is not None and self._watch.certain(M, self._best)
+        if self._watch is not None and self._watch.certain(M, self._best):
+            return True
+        return self.leave is not None and self.leave.leaves(self._best, len(self.M) - 1)
 
     @property
     def H(self) -> Float32:

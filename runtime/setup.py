@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from .anomaly_map import MapRule
@@ -11,7 +12,7 @@ from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
 from .errors import BundleError, SetupError
 from .forward import Process
-from .stop import StopRule
+from .stop import LeaveRule, StopRule
 
 _PICKS = ("encoding", "L", "stride", "spacing", "precision")
 PRECISIONS = ("fp32", *LOWERED)
@@ -25,7 +26,8 @@ class Setup:
     ``spacing`` (``even`` or ``log-snr``): which timesteps are visited; ``precision``: ``fp32``, or
     ``bf16``, which the CPU computes faster. These pick one of the bundle's calibrations.
 
-    ``early_stop``: whether slices may leave before L, by the calibrated rule; ``w``: another
+    ``early_stop``: whether slices may leave before L, by the calibrated rule; ``healthy_leave``:
+    whether they are called healthy, and leave, by another one; ``w``: another
     guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
     ``t_e_ratio``: see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``Q``: a fixed threshold in
     place of Algorithm 1's. Except for ``anomaly_map``, these last are for ablations.
@@ -38,6 +40,7 @@ class Setup:
     spacing: str | None = None
     precision: str | None = None
     early_stop: bool | None = None
+    healthy_leave: bool | None = None
     anomaly_map: str | None = None
     w: float | None = None
     sub_map: str = "residual"
@@ -53,6 +56,7 @@ class Resolved:
     calibration: Calibration
     process: Process
     stop: StopRule | None
+    leave: LeaveRule | None
     rule: MapRule
     Q: float | None
 
@@ -63,6 +67,7 @@ class Resolved:
             "preset": self.preset,
             "conditions": asdict(c.conditions),
             "early_stop": asdict(self.stop) if self.stop else None,
+            "healthy_leave": self.leave is not None,
             "anomaly_map": asdict(self.rule),
             "threshold": self.Q,
             "w": c.w,
@@ -112,9 +117,22 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
         calibration.stopping() if stops else calibration,
         Process(bundle.manifest.schedule, c.L, c.stride, c.clip, c.encoding, c.spacing),
         found.rule if stops and found else None,
+        _leave(calibration, setup, stops, where),
         rule,
         setup.Q,
     )
+
+
+def _leave(calibration: Calibration, setup: Setup, stops: bool, where: Path) -> LeaveRule | None:
+    """When slices leave as healthy. It was calibrated without early stop, whose verdict is another:
+    so that takes its place."""
+    found = calibration.healthy_leave
+    if setup.healthy_leave and (not found or stops):
+        reason = "with early stop" if found else f"at w = {calibration.w:g}"
+        raise BundleError(
+            f"{where} holds no rule by which slices leave as healthy {reason}: leave it out"
+        )
+    return found.rule if found and not stops and setup.healthy_leave is not False else None
 
 
 def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:

@@ -202,7 +202,9 @@ class Stream:
         """As they finish."""
         arrivals = Arrivals(self._given, 2 * self._segmenter.backend.slots)
         try:
-            for result in self._segmenter.analyse(self._slices(arrivals), self._cancelled.is_set):
+            for result in self._segmenter.analyse(
+                self._slices(arrivals), self._cancelled.is_set, to_the_end=self._every_slice
+            ):
                 self._under_way -= 1
                 yield self._back(result)
                 yield from self._blanks()

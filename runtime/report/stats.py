@@ -130,6 +130,7 @@ def as_setup(content: Mapping[str, Any]) -> Setup:
     return Setup(
         preset=decided["preset"],
         early_stop=decided["early_stop"] is not None,
+        healthy_leave=decided["healthy_leave"],
         w=decided["w"],
         Q=decided["threshold"],
         **decided["anomaly_map"],

@@ -183,7 +183,7 @@ def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
 
 def test_the_report_says_when_the_largest_w_was_chosen():
     curves, unhealthy = separable()
-    bare = SimpleNamespace(peaks=None, early_stop=None)
+    bare = SimpleNamespace(peaks=None, early_stop=None, healthy_leave=None)
     for told, largest in ((curves, False), (standing_out(curves, unhealthy), True)):
         choice = choose(by_L(told), labelled(unhealthy), "calibrated" if largest else "cosine")
         assert (choice.best.w == 5.0) == largest

@@ -1,12 +1,13 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from host_gpu import on_gpu
 from support import bundle, fading_network, head, recalibrated, toy_network
 from transcription import alpha_bar
 
 import anofpdm
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import EarlyStop
+from anofpdm.runtime.calibration import EarlyStop, HealthyLeave
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
 from anofpdm.runtime.familiar import Familiar
@@ -14,6 +15,7 @@ from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.grid import to_grid
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.select import threshold
+from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.verdict import Logistic
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
@@ -147,10 +149,52 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
     assert len(steps) > 1
 
 
+def leaving(**changes):
+    """A bundle by whose rule some slices of `head` leave: those with little M_t at first."""
+    toy = bundle(process=("ddim", 401, 10, "even"), **changes)
+    found = Segmenter(toy, HostBackend(fading_network)).segment(head(), affine=AFFINE)
+    assert all(result.unhealthy for result in found.slices)
+    tenth = [result.M[:10].max() for result in found.slices]
+    bounds = [0.0] * 41
+    bounds[9] = float(np.quantile(tenth, 0.8))
+    return recalibrated(toy, healthy_leave=HealthyLeave(tuple((b,) for b in bounds), 1.0, 1, 9, 41))
+
+
+def test_healthy_slices_leave_and_no_verdict_depends_on_it():
+    toy = leaving()
+    segmenter = Segmenter(toy, HostBackend(fading_network))
+    off = Segmenter(toy, HostBackend(fading_network), setup=Setup(healthy_leave=False))
+    short, whole = (
+        segmenter.segment(head(), affine=AFFINE, every_slice=every) for every in (False, True)
+    )
+    usual = off.segment(head(), affine=AFFINE)
+    left = [len(result.M) == 10 for result in short.slices]
+    assert 0 < sum(left) < len(left)
+    for one, other, full, gone in zip(short.slices, whole.slices, usual.slices, left, strict=True):
+        assert one.unhealthy == other.unhealthy == (not gone)
+        assert full.unhealthy
+        assert len(other.M) == len(full.M) == 41
+        np.testing.assert_array_equal(other.M[: len(one.M)], one.M)
+        np.testing.assert_array_equal(other.mask, full.mask)
+        if not gone:
+            np.testing.assert_array_equal(one.H, full.H)
+
+
+def test_on_a_gpu_the_same_slices_are_healthy():
+    toy = leaving(size=12)
+    images = head(), AFFINE
+    host = Segmenter(toy, HostBackend(fading_network)).segment(images[0], affine=images[1])
+    gpu = Segmenter(toy, on_gpu(fading_network, 1, 12, 4)).segment(images[0], affine=images[1])
+    assert [r.unhealthy for r in gpu.slices] == [r.unhealthy for r in host.slices]
+    assert {len(r.M) for r in host.slices} == {10, 41}
+    assert {len(r.M) for r in gpu.slices} == {41}
+    assert np.array_equal(gpu.mask, host.mask)
+
+
 def test_volumes_come_out_in_order_whichever_is_done_first():
     class Backwards(Segmenter):
-        def analyse(self, slices):
-            yield from sorted(super().analyse(slices), key=lambda result: -result.volume)
+        def analyse(self, slices, **options):
+            yield from sorted(super().analyse(slices, **options), key=lambda result: -result.volume)
 
     depths = (6, 8, 10)
     images = [nib.Nifti1Image(head((24, 28, depth)), AFFINE) for depth in depths]

@@ -6,13 +6,16 @@ import pytest
 from support import bundle, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import Candidate, EarlyStop, PeakReport
+from anofpdm.runtime.calibration import Candidate, EarlyStop, HealthyLeave, PeakReport
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.verdict import Logistic
 
 SAFE = EarlyStop(0.8, 3, 0.5, Logistic(0.6, 1.0, 1.0), (0.7,), 0.995, 0.9, 0.9, 4.0, 6)
+
+
+LEAVE = HealthyLeave(6 * ((0.1,),), 0.9, 0.995, 4.0, 6)
 
 
 @pytest.fixture
@@ -145,3 +148,24 @@ def test_impossible_segmenters():
 def test_segmenters_refuse_before_they_work():
     with pytest.raises(BundleError, match="no preset"):
         Segmenter(bundle(), HostBackend(toy_network), setup=Setup(preset="x"))
+
+
+def test_leaving_is_used_unless_it_is_refused_or_slices_stop_early():
+    toy = recalibrated(bundle(), healthy_leave=LEAVE)
+    assert resolve(toy, Setup()).leave == LEAVE.rule
+    assert resolve(toy, Setup()).as_json()["healthy_leave"] is True
+    assert resolve(toy, Setup(healthy_leave=False)).leave is None
+    assert resolve(bundle(), Setup()).as_json()["healthy_leave"] is False
+    both = recalibrated(bundle(), healthy_leave=LEAVE, early_stop=SAFE)
+    assert resolve(both, Setup()).leave is None
+    assert resolve(both, Setup(early_stop=False)).leave == LEAVE.rule
+    with pytest.raises(BundleError, match="leave as healthy with early stop: leave it out"):
+        resolve(both, Setup(healthy_leave=True))
+    with pytest.raises(BundleError, match="leave as healthy at w = 2: leave it out"):
+        resolve(bundle(), Setup(healthy_leave=True))
+
+
+def test_another_w_has_no_rule_to_leave():
+    other = Candidate(301, 3.0, 0.5, 0.9, Logistic(0.0, 1.0, 1.0), 0.9, (0.2,))
+    toy = recalibrated(bundle(), healthy_leave=LEAVE, candidates=(other,))
+    assert resolve(toy, Setup(w=3.0)).leave is None

@@ -1,0 +1,72 @@
+"""Choosing when slices leave as healthy, from curves that were recorded to the end."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anofpdm.runtime.calibration import Candidate, HealthyLeave
+from anofpdm.runtime.stop import LeaveRule
+
+from .choose import Labels, called, candidate
+from .logistic import left_out
+from .sweep import Curves
+
+_MARGINS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+# A rule has to keep this share of the verdicts, and to save at least that share of the steps.
+_AGREEMENT, _WORTH = 0.99, 0.1
+
+
+def choose_leave(
+    curves: Curves, labels: Labels, full: Candidate, verdict: str
+) -> HealthyLeave | None:
+    """The rule with the widest bounds that keeps 99 % of the verdicts on patients left out.
+
+    For each group of patients thresholds and bounds are made by the others alone. None where no
+    rule saves a tenth of the steps, or there are too few patients to tell.
+
+    Parameters
+    ----------
+    curves : of the full sweep, ending at ``full.L``
+    full : the candidate that was chosen
+    verdict : ``cosine`` or ``calibrated``, whose verdicts are to be kept
+    """
+    n, folds = len(curves.timesteps), []
+    for kept, judged in left_out(labels.patients, labels.unhealthy):
+        others, rest = curves.take(kept), Labels(labels.unhealthy[kept], labels.patients[kept])
+        thresholds = candidate(others, full.L, full.w, rest)
+        least = _least(others, thresholds, verdict)
+        theirs = curves.take(judged)
+        if least is not None:
+            folds.append((least, _M(theirs, full.w), called(theirs, thresholds, verdict)))
+    least = _least(curves, full, verdict)
+    if not folds or least is None:
+        return None
+    for margin in _MARGINS:
+        tried = [(_rule(margin, bound), M, unhealthy) for bound, M, unhealthy in folds]
+        lost = np.concatenate([rule.healthy(M) & unhealthy for rule, M, unhealthy in tried])
+        steps = np.concatenate([rule.steps(M) for rule, M, _ in tried])
+        if lost.mean() <= 1 - _AGREEMENT:
+            if steps.mean() > (1 - _WORTH) * n:
+                return None
+            return HealthyLeave(
+                _rule(margin, least).bounds, margin, float(1 - lost.mean()), float(steps.mean()), n
+            )
+    return None
+
+
+def _M(curves: Curves, w: float) -> NDArray[np.float64]:
+    return curves.M[:, curves.w.index(w)]
+
+
+def _least(curves: Curves, full: Candidate, verdict: str) -> NDArray[np.float64] | None:
+    """(n, C): the least of the largest M so far, over slices called unhealthy; None without any."""
+    unhealthy = called(curves, full, verdict)
+    if not unhealthy.any():
+        return None
+    best = np.maximum.accumulate(_M(curves, full.w)[unhealthy], axis=1)
+    return np.asarray(best.min(axis=0))
+
+
+def _rule(margin: float, least: NDArray[np.float64]) -> LeaveRule:
+    return LeaveRule(tuple(tuple(float(v) for v in bound) for bound in margin * least))
