@@ -26,8 +26,9 @@ def told_apart(noise, n_slices=200, n=20, channels=2, seed=0):
 
 
 def by_brute_force(curves, labels, margin):
-    """Verdicts kept and mean steps on patients left out, with thresholds made by the others."""
-    kept, steps = [], []
+    """Verdicts kept, unhealthy slices lost, and mean steps on patients left out, with thresholds
+    made by the others."""
+    kept, lost, steps = [], 0, []
     for patient in np.unique(labels.patients):
         own = labels.patients == patient
         others = curves.take(~own)
@@ -43,8 +44,9 @@ def by_brute_force(curves, labels, margin):
                     left = k
                     break
             kept.append(left is None or not verdict)
+            lost += not kept[-1] and labels.unhealthy[i]
             steps.append(curves.M.shape[2] if left is None else left + 1)
-    return np.mean(kept), np.mean(steps)
+    return np.mean(kept), lost, np.mean(steps)
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.18])
@@ -53,15 +55,31 @@ def test_the_widest_bounds_that_keep_the_verdicts(noise):
     labels = labelled(unhealthy)
     full = candidate(curves, 20, 2.0, labels)
     found = choose_leave(curves, labels, full, "cosine")
-    agreement, steps = by_brute_force(curves, labels, found.margin)
+    agreement, lost, steps = by_brute_force(curves, labels, found.margin)
     assert (found.agreement, found.mean_steps) == pytest.approx((agreement, steps))
     assert found.agreement >= 0.99
+    assert not lost
     assert found.mean_steps <= 0.9 * found.full_steps == 0.9 * 20
-    kept = {margin: by_brute_force(curves, labels, margin)[0] for margin in _MARGINS}
-    assert found.margin == max(margin for margin in kept if kept[margin] >= 0.99)
+    tried = {margin: by_brute_force(curves, labels, margin)[:2] for margin in _MARGINS}
+    safe = [margin for margin, (kept, lost) in tried.items() if kept >= 0.99 and not lost]
+    assert found.margin == max(safe)
     called = cosine(curves.MSE_h[:, 0], curves.MSE_0) <= full.Cos_w
     least = np.maximum.accumulate(curves.M[called, 0], axis=1).min(axis=0)
     np.testing.assert_allclose(found.bounds, found.margin * least)
+
+
+def test_unhealthy_slices_count_more_than_the_rest():
+    """Where 99 % of the verdicts would be kept, but an unhealthy slice be lost."""
+    widest = []
+    for seed in range(6):
+        curves, unhealthy = told_apart(0.18, seed=seed)
+        labels = labelled(unhealthy)
+        found = choose_leave(curves, labels, candidate(curves, 20, 2.0, labels), "cosine")
+        widest.append(found.margin)
+        for margin in (m for m in _MARGINS if m > found.margin):
+            kept, lost, _ = by_brute_force(curves, labels, margin)
+            assert lost or kept < 0.99
+    assert min(widest) < 1
 
 
 def test_where_it_saves_too_little_there_is_no_rule():

@@ -135,4 +135,4 @@ def test_the_command_takes_it(bf16, tmp_path):
     assert "preset fast-bf16" in printed
     stats = json.loads((tmp_path / "stats.json").read_text())
     assert stats["provenance"]["conditions"]["precision"] == "bf16"
-    assert "openvino" in stats["software"]
+    assert "openvino" in stats["provenance"]["versions"]
