@@ -173,14 +173,17 @@ def test_int8_is_where_it_is_said_to_be(benchmarks, place):
 
 
 def test_ranges_are_those_of_what_the_network_is_fed(benchmarks, place):
-    """Against eq. 2: x_t at T is noise, at the first timestep the slice."""
+    """Against eq. 2: the slice at the first timestep, noise at the last, a known share between."""
     _, variants, quantised = benchmarks
-    process = replace(quantised.Trial.of(place.bundle).recipe.process, L=1000, stride=999)
-    first, last = quantised.calibration_feeds(process, 1, SIZE)
+    process = replace(quantised.Trial.of(place.bundle).recipe.process, L=999, stride=499)
+    first, middle, last = quantised.calibration_feeds(process, 1, SIZE)
     assert (first["t"] == 0).all()
-    assert (last["t"] == 999).all()
+    assert (last["t"] == 998).all()
     clean = quantised.phantom_slices(8, 1, SIZE, seed=1)
     np.testing.assert_allclose(first["x_t"], clean, atol=0.06)
+    abar = process.schedule.abar[middle["t"][0]]
+    noise = middle["x_t"] - np.sqrt(abar) * clean
+    assert noise.var() == pytest.approx(1 - abar, rel=0.05)
     assert last["x_t"].std() == pytest.approx(1, abs=0.03)
     assert abs(np.corrcoef(last["x_t"].ravel(), clean.ravel())[0, 1]) < 0.05
     got = quantised.ranges(variants.plain(place), [first, last], ("Conv",))
