@@ -1,0 +1,39 @@
+"""How well the lesions of labelled slices are found, whatever network or timesteps find them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anofpdm.calibrate.evaluation import evaluate
+from anofpdm.calibrate.labelled import fitting
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.denoiser import Denoiser
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+
+
+def with_lesions(path: Path, bundle: Bundle, split: str, every: int) -> SliceSet:
+    """The unhealthy ones among every k-th slice of a split."""
+    slices = fitting(open_sliceset(path), bundle).split(split)
+    slices = slices.take(range(0, len(slices), every))
+    return slices.take(np.flatnonzero(slices.unhealthy).tolist())
+
+
+def lesions_found(
+    bundle: Bundle, denoiser: Denoiser, slices: SliceSet, preset: str | None = None
+) -> dict[str, Any]:
+    """Dice and AUPRC of unhealthy slices, each segmented whatever the verdict.
+
+    Returns
+    -------
+    what JSON holds of them; ``dice_each``: of each slice, in order
+    """
+    segmenter = Segmenter(bundle, HostBackend(denoiser), setup=Setup(preset=preset))
+    found = evaluate(segmenter, slices)
+    each = [one.dice for one in found.slices]
+    return {"dice": found.unhealthy.dice, "auprc": found.unhealthy.auprc, "dice_each": each}
