@@ -26,11 +26,12 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two networks are apart on fixed slices; the worst case of each.
+    """How far two networks are apart on fixed slices.
 
-    ``eps``: largest absolute difference, relative to the largest value; ``M_t`` and ``H``: largest
-    difference relative to the largest value; ``t_e``: share of slices whose t_e is the same within
-    one visited step; ``dice``: smallest Dice between masks.
+    ``eps``: largest absolute difference, relative to the largest value; ``M_t`` and ``H``: so, too,
+    of the worst slice; ``t_e``: share of slices whose t_e is the same within one visited step;
+    ``dice``: between the masks of all slices taken together: on a single one with nothing to find a
+    component of just the smallest size may come or go.
     """
 
     eps: float
@@ -134,17 +135,18 @@ def compare(reference: Observed | Backend, other: Backend, trial: Trial) -> Pari
     eps = max(_relative(want, got) for want, got in zip(want_all.eps, got_all.eps, strict=True))
     M_max = np.max([found.M.max(axis=0) for found in want_all.findings], axis=0).clip(_TINY)
     timesteps = trial.recipe.process.timesteps
-    worst = {"M_t": 0.0, "H": 0.0, "dice": 1.0}
-    kept = []
+    worst = {"M_t": 0.0, "H": 0.0}
+    kept, common, total = [], 0, 0
     for want, got in zip(want_all.findings, got_all.findings, strict=True):
         worst["M_t"] = max(worst["M_t"], _relative(want.M, got.M))
         worst["H"] = max(worst["H"], _relative(want.H, got.H))
         steps = np.searchsorted(timesteps, want.t_e) - np.searchsorted(timesteps, got.t_e)
         kept.append(bool(np.all(np.abs(steps) <= 1)))
         one, two = (_mask(found, M_max, trial) for found in (want, got))
-        total = one.sum() + two.sum()
-        worst["dice"] = min(worst["dice"], float(2 * (one & two).sum() / total) if total else 1.0)
-    return Parity(eps=eps, t_e=float(np.mean(kept)), **worst)
+        common += 2 * int((one & two).sum())
+        total += int(one.sum() + two.sum())
+    pooled = common / total if total else 1.0
+    return Parity(eps=eps, t_e=float(np.mean(kept)), dice=pooled, **worst)
 
 
 def _mask(found: Finding, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:
