@@ -8,12 +8,12 @@ import pytest
 from ratios import compared, regressed
 from support import ROOT
 
-BENCH = '''
+BENCH = """
 import time
 
 def test_two_to_one(against):
     against(lambda: time.sleep(0.02), lambda: time.sleep(0.04), rounds=3)
-'''
+"""
 
 
 def test_ratios_are_of_the_same_round():

@@ -1,0 +1,125 @@
+"""What the table of presets beside the reference implementation is made of."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import side_by_side
+from contenders import FoundSlice, Ours, t_e_agreement
+from sklearn.metrics import average_precision_score
+from support import bundle, toy_network
+
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
+
+RNG = np.random.default_rng(0)
+
+
+def at(*t_e):
+    return [FoundSlice(np.array([t]), np.zeros((4, 4)), np.zeros((4, 4), bool)) for t in t_e]
+
+
+def test_t_e_agrees_within_one_visited_timestep():
+    visited = np.array([1, 101, 301, 601])
+    # 200 is as near to 101 as to 301: the first counts; 449 is nearest to 301, 452 to 601.
+    exact = at(1, 120, 200, 449, 452, 600)
+    assert t_e_agreement(at(1, 101, 301, 101, 101, 601), exact, visited) == pytest.approx(5 / 6)
+    assert t_e_agreement(at(601, 601, 601, 1, 1, 1), exact, visited) == 0
+    assert t_e_agreement(exact, exact, np.arange(1, 602)) == 1
+
+
+def test_quality_is_that_of_unhealthy_slices():
+    x0 = RNG.uniform(-0.9, 1, (3, 1, 16, 16)).astype(np.float32)
+    x0[:, :, :3] = -1  # air
+    masks = RNG.random((3, 16, 16)) > 0.7
+    found = [FoundSlice(np.array([1]), np.zeros((16, 16), np.float32), RNG.random((16, 16)) > 0.6)
+             for _ in range(3)]  # fmt: skip
+    # Constant in every 5 x 5 neighbourhood but at the edges of two halves.
+    for one, level in zip(found, (0.1, 0.2, 0.3), strict=True):
+        one.H[:, 8:] = level
+    labelled = SimpleNamespace(
+        unhealthy=np.array([True, False, True]), x0=lambda i: x0[i], mask=lambda i: masks[i]
+    )
+    got = side_by_side.quality(found, labelled)
+    overlap = [2 * (found[i].mask & masks[i]).sum() / (found[i].mask.sum() + masks[i].sum())
+               for i in (0, 2)]  # fmt: skip
+    assert got["dice"] == pytest.approx(np.mean(overlap))
+    scores = np.concatenate([found[i].H[3:].ravel() for i in (0, 2)])
+    drawn = np.concatenate([masks[i][3:].ravel() for i in (0, 2)])
+    assert got["auprc"] == pytest.approx(average_precision_score(drawn, scores))
+
+
+def test_the_cost_of_a_step_is_that_of_a_step():
+    """Asked twice for each of four slices: five timesteps in batches of two."""
+    calls = []
+
+    def counting(x_t, t):
+        calls.append(t.tolist())
+        return toy_network(x_t, t)
+
+    toy = bundle(process=("ddim", 301, 60, "log-snr"))
+    ours = Ours("fast", toy, HostBackend(counting, 2), Setup())
+    x0 = RNG.uniform(-1, 1, (4, 1, 32, 32)).astype(np.float32)
+    ours.steps(x0, 5)
+    assert sum(map(len, calls)) == 4 * 5
+    assert {t for call in calls for t in call} == {1, 2, 3, 4, 5}
+    assert (ours.evaluations, len(ours.visited)) == (12, 6)
+
+
+def test_whole_runs_are_those_of_the_segmenter():
+    toy = bundle(process=("ddim", 301, 60, "even"))
+    x0 = RNG.uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
+    got = list(Ours("fast", toy, HostBackend(toy_network, 2), Setup()).run(x0))
+    results = Segmenter(toy, HostBackend(toy_network, 3)).analyse(
+        Slice(i, x) for i, x in enumerate(x0)
+    )
+    for one, want in zip(got, sorted(results, key=lambda r: r.key), strict=True):
+        np.testing.assert_array_equal(one.H, want.H)
+        np.testing.assert_array_equal(one.mask, want.mask)
+        assert one.t_e == want.t_e
+
+
+class Sleeping:
+    """Takes 1 ms for each evaluation of a label, whatever the slices."""
+
+    def __init__(self, name, steps, evaluations):
+        self.name, self.visited, self.evaluations = name, np.arange(steps), evaluations
+        self.ran = []
+
+    def run(self, x0):
+        self.ran.append("whole")
+        time.sleep(1e-3 * self.evaluations)
+        return iter(())
+
+    def steps(self, x0, count):
+        self.ran.append(count)
+        each = self.evaluations / len(self.visited)
+        time.sleep(1e-3 * (4 * count - 1 if each > 3 else 2 * count))
+
+
+def test_long_processes_are_timed_by_some_of_their_steps():
+    short, long, theirs = (
+        Sleeping("fast", 10, 20),
+        Sleeping("exact", 100, 200),
+        Sleeping("ref", 100, 399),
+    )
+    seconds = side_by_side.timed([theirs, long, short], np.zeros((2, 1)), rounds=3)
+    assert short.ran == 4 * ["whole"]
+    assert long.ran == theirs.ran == 4 * [side_by_side.TIMED_STEPS]
+    for one, want in ((short, 0.010), (long, 0.100), (theirs, 0.1995)):
+        assert len(seconds[one.name]) == 3  # the first round warms up
+        assert np.median(seconds[one.name]) == pytest.approx(want, rel=0.25)
+
+
+def test_a_row_compares_rounds():
+    first = {"seconds": [10.0, 30.0, 20.0]}
+    row = {"name": "fast", "w": 8.0, "evaluations": 26, "seconds": [0.1, 0.3, 0.1],
+           "volume_s": None, "peak_mib": 200.4, "dice": 0.5123, "auprc": 0.6,
+           "t_e": 0.876}  # fmt: skip
+    assert side_by_side.line(row, first) == [
+        "fast", "8", "26", "0.10 [0.10, 0.20]", "100 [100, 150]", "not measured", "200", "0.512",
+        "0.600", "88%",
+    ]  # fmt: skip
