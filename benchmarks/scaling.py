@@ -201,18 +201,18 @@ def at_side(architecture: Mapping[str, Any], side: int) -> UNetConfig:
 
 
 def measured(points: Sequence[Point], rounds: int) -> list[list[float]]:
-    """Seconds of each point, all points in turn in every round."""
+    """Seconds of each point, all points in turn in every round; what is done for the first time
+    takes longer, so that one round before is not counted."""
     for one in {id(point.segmenter.backend.denoiser): point for point in points}.values():
         for _ in range(_FIRST_CALLS):
             one.call()
     seconds: list[list[float]] = [[] for _ in points]
     shown = ProgressLine("rounds")
-    for done in range(rounds):
-        shown(done, rounds)
+    for done in range(rounds + 1):
         for times, one in zip(seconds, points, strict=True):
             times.append(one.seconds())
-    shown(rounds, rounds)
-    return seconds
+        shown(done, rounds)
+    return [times[1:] for times in seconds]
 
 
 def as_curves(points: Sequence[Point], seconds: Sequence[list[float]]) -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ def test_the_exponent_of_a_power_law(scaling):
     assert scaling.exponent([1], [2.0]) is None
 
 
-def test_every_round_takes_all_points_in_turn(scaling):
+def test_every_round_takes_all_points_in_turn_and_the_first_is_left_out(scaling):
     order = []
 
     def point(name, axis, size, times):
@@ -164,9 +164,9 @@ def test_every_round_takes_all_points_in_turn(scaling):
 
     a, b = (scaling.Axis(what, "", "s", 1) for what in "ab")
     rows = {("p", a, 1): [4, 1, 2, 3, 5], ("q", a, 2): [6] * 5, ("r", b, 7): [7, 9, 7, 9, 8]}
-    points = [point(*key, iter(times)) for key, times in rows.items()]
+    points = [point(*key, iter([99, *times])) for key, times in rows.items()]
     seconds = scaling.measured(points, 5)
-    assert order == list("pqr") * 5
+    assert order == list("pqr") * 6  # the first is not counted
     first, second = scaling.as_curves(points, seconds)
     assert [p["cost"] for p in first["points"]] == [[2, 3, 4], [6, 6, 6]]
     assert [p["cost"] for p in second["points"]] == [[7, 8, 9]]
