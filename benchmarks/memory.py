@@ -12,7 +12,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import click
 import nibabel as nib
 import numpy as np
 from machine import machine, table
+from processes import with_process
 
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
@@ -62,11 +62,8 @@ def _line(row: dict[str, Any]) -> list[str]:
 
 def measure(encoding: str, L: int, volumes: int) -> dict[str, Any]:
     """Segment phantoms with every ``_STRIDE``-th timestep up to L."""
-    bundle = open_bundle(DEFAULT)
-    held = bundle.calibrations[bundle.default]
-    conditions = bundle.conditions(encoding, L, _STRIDE)
-    held = replace(held, conditions=conditions, early_stop=None)
-    segmenter = Segmenter.load(replace(bundle, calibrations={"one": held}, default="one"))
+    bundle = with_process(open_bundle(DEFAULT), encoding, L, _STRIDE)
+    segmenter = Segmenter.load(bundle)
     before = _peak_mib()
     for found in segmenter.segment_many(_phantoms(volumes)):
         steps = len(found.slices[0].M)

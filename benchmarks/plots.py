@@ -17,7 +17,7 @@ from anofpdm.runtime.files import whole_file
 HEALTHY, UNHEALTHY, DICE, AUPRC, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
 _COLORS = {"healthy": HEALTHY, "unhealthy": UNHEALTHY}
 _INCHES, _DPI = (10.7, 8.0), 150
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "axes.grid": True,
     "grid.alpha": 0.3,
@@ -30,9 +30,9 @@ _STYLE = {
 
 def draw(found: Figures, folder: Path) -> None:
     """Write ``figure2.png`` and ``figure5.png``."""
-    with rc_context(_STYLE):
-        _save(_figure2(found), folder / "figure2.png")
-        _save(_figure5(found), folder / "figure5.png")
+    with rc_context(STYLE):
+        save(_figure2(found), folder / "figure2.png")
+        save(_figure5(found), folder / "figure5.png")
 
 
 def _figure2(found: Figures) -> Figure:
@@ -142,6 +142,6 @@ def _four() -> tuple[Figure, Any]:
     return figure, figure.subplots(2, 2).flat
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     with whole_file(path) as beside:
         figure.savefig(beside)
