@@ -19,14 +19,14 @@ from machine import machine, table
 
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.labelled import fitting
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backend import Backend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle, write_card_section
 from anofpdm.runtime.command import ProgressLine, reports_errors
-from anofpdm.runtime.denoiser import OnnxDenoiser
+from anofpdm.runtime.device import open_device
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet, open_sliceset
 
 _TIMED_SLICES = 4
@@ -59,13 +59,18 @@ def main(
     opened = open_bundle(bundle)
     labelled = fitting(open_sliceset(slices), opened).split(split)
     labelled = labelled.take(range(0, len(labelled), every))
-    denoiser = OnnxDenoiser(opened.network, threads)
     setups = [
         Setup(preset=name, anomaly_map=kind)
         for name in names or opened.calibrations
         for kind in maps or (None,)
     ]
-    segmenters = [Segmenter(opened, HostBackend(denoiser), setup=setup) for setup in setups]
+    segmenters = []
+    backends: dict[str, Backend] = {}
+    for setup in setups:
+        precision = resolve(opened, setup).calibration.conditions.precision
+        if precision not in backends:
+            backends[precision] = open_device("cpu", opened, threads=threads, precision=precision)
+        segmenters.append(Segmenter(opened, backends[precision], setup=setup))
     seconds = _seconds(segmenters, labelled, repeat)
     rows = []
     for segmenter, times in zip(segmenters, seconds, strict=True):
