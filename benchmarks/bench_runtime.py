@@ -27,6 +27,7 @@ from anofpdm.export.network import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.errors import DeviceError, MissingExtraError
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
@@ -49,13 +50,25 @@ def theirs() -> Theirs:
 @pytest.fixture(scope="module")
 def segmenter() -> Iterator[Segmenter]:
     with Segmenter.load(device="cpu", setup=Setup(preset="fast")) as one:
+        settle(one)
         yield one
+
+
+def settle(one: Segmenter) -> None:
+    """Ask for batches until the faster way to share them is known."""
+    for batch in (SLOTS, 1):
+        for _ in range(9):
+            one.backend.denoiser(X0[:batch], np.full(batch, 100))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_network(against: Against, precision: str) -> None:
     """Both labels of four slices; PyTorch: one label after the other."""
-    with Segmenter.load(device="cpu", setup=Setup(precision=precision)) as one:
+    try:
+        loaded = Segmenter.load(device="cpu", setup=Setup(precision=precision))
+    except (DeviceError, MissingExtraError) as error:
+        pytest.skip(str(error))
+    with loaded as one:
         unet = load_checkpoint(CHECKPOINT).network().eval()
         x_t, t = X0, np.full(SLOTS, 100)
         both = torch.from_numpy(x_t), torch.from_numpy(t - 1)
@@ -65,8 +78,7 @@ def test_network(against: Against, precision: str) -> None:
             for label in (HEALTHY, NULL):
                 unet(*both, torch.full((SLOTS,), label))
 
-        for _ in range(12):  # until the faster way is known
-            one.backend.denoiser(x_t, t)
+        settle(one)
         against(lambda: one.backend.denoiser(x_t, t), eager, rounds=15)
 
 
@@ -79,7 +91,7 @@ def test_forward_step(against: Against, segmenter: Segmenter, theirs: Theirs) ->
 def test_bookkeeping(against: Against, segmenter: Segmenter, theirs: Theirs) -> None:
     """Thirteen timesteps with a network that costs nothing; the counterpart: one with the network.
     NumPy's share of a step is one thirteenth of the inverse ratio."""
-    free = Segmenter(segmenter.bundle, HostBackend(lambda x_t, t: (x_t, x_t), SLOTS))
+    free = Segmenter(segmenter.bundle, HostBackend(lambda x_t, t: (x_t, 0.9 * x_t), SLOTS))
     against(lambda: list(free.analyse(_slices(X0))), lambda: theirs.steps(X0, 1), rounds=9)
 
 

@@ -12,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from ratios import RECORDED, Against, compared, lines, recorded, regressed
 
 from anofpdm.runtime.files import write_json
+from anofpdm.runtime.ways import usable_cores
 
 _FOUND: dict[str, dict[str, Any]] = {}
 
@@ -62,5 +63,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if _FOUND and session.config.getoption("--record"):
-        about = machine("torch", "openvino", "pytest-benchmark")
+        about = {**machine("torch", "openvino", "pytest-benchmark"), "threads": usable_cores()}
         write_json(RECORDED, {"machine": about, "benchmarks": {**recorded(), **_FOUND}})

@@ -1,8 +1,8 @@
 """How well the CPU is used: ``python benchmarks/cpu.py``
 
-The network's share of the fastest convolution that this machine runs, what the loop in NumPy adds
-to the network, and how long a command takes before and after its work. One thread, medians; the
-network and the convolutions in turn.
+The network's share of the fastest convolution of ONNX Runtime and PyTorch (oneDNN), what the loop
+in NumPy adds to the network, and how long a command takes before and after its work. One thread,
+medians; the network and the convolutions in turn.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import click
 import nibabel as nib
 import numpy as np
 import onnx
+import torch
 from machine import machine, table
 from onnx import TensorProto, helper, numpy_helper
 from onnx_cost import flop
@@ -35,7 +36,7 @@ from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.segmenter import Segmenter
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"
-# Channels, pixels a side, batch of 3x3 convolutions that ONNX Runtime is good at.
+# Channels, pixels a side, batch of 3x3 convolutions that suit the libraries.
 CONVOLUTIONS = [(128, 32, 8), (256, 32, 8), (512, 32, 2), (256, 16, 8)]
 SLOTS = 4
 
@@ -48,7 +49,10 @@ SLOTS = 4
 def main(rounds: int, json_path: Path) -> None:
     bundle = open_bundle(DEFAULT)
     found = {**rates(bundle, rounds), **bookkeeping(bundle, rounds), **start_up(min(rounds, 7))}
-    write_json(json_path, {"machine": machine("onnx", "openvino"), "rounds": rounds, **found})
+    write_json(
+        json_path,
+        {"machine": machine("onnx", "openvino", "torch"), "threads": 1, "rounds": rounds, **found},
+    )
     rows = [
         ["fastest 3x3 convolution, GFLOP/s", f"{found['convolution_gflops']:.0f}"],
         ["default network in FP32, GFLOP/s", f"{found['network_gflops']:.0f}"],
@@ -76,6 +80,7 @@ def rates(bundle: Bundle, rounds: int) -> dict[str, Any]:
         x = np.random.default_rng(0).standard_normal((batch, channels, size, size), np.float32)
         cost = 2 * batch * size**2 * 9 * channels**2
         work.append((cost, _session(convolution(channels, x.shape), {"x": x})))
+        work.append((cost, eager_convolution(channels, x)))
     seconds = in_turn([one for _, one in work], rounds)
     network, *others = (
         cost / float(np.median(s)) / 1e9 for (cost, _), s in zip(work, seconds, strict=True)
@@ -92,7 +97,7 @@ def bookkeeping(bundle: Bundle, rounds: int) -> dict[str, Any]:
     nothing (with all that is done once a slice)."""
     x0 = phantom_slices(SLOTS, len(bundle.manifest.modalities), bundle.manifest.grid.size)
     t = np.full(SLOTS, 100)
-    free = Segmenter(bundle, HostBackend(lambda x_t, t: (x_t, x_t), SLOTS))
+    free = Segmenter(bundle, HostBackend(lambda x_t, t: (x_t, 0.9 * x_t), SLOTS))
     steps = len(free.setup.process.timesteps)
     both = [
         open_device("cpu", bundle, threads=1, precision=precision).denoiser
@@ -141,6 +146,14 @@ def convolution(channels: int, shape: tuple[int, ...]) -> bytes:
     graph = helper.make_graph([node], "one", ends[:1], ends[1:], [numpy_helper.from_array(w, "w")])
     opset = helper.make_opsetid("", 18)
     return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString())
+
+
+def eager_convolution(channels: int, x: np.ndarray) -> Callable[[], object]:
+    """The same in PyTorch, whose convolutions are oneDNN's."""
+    torch.set_num_threads(1)
+    w = np.random.default_rng(1).standard_normal((channels, channels, 3, 3), np.float32)
+    both = torch.from_numpy(x), torch.from_numpy(w)
+    return lambda: torch.nn.functional.conv2d(*both, padding=1)
 
 
 def _session(model: bytes, feed: dict[str, np.ndarray]) -> Callable[[], object]:

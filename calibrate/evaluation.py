@@ -14,6 +14,7 @@ from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.verdict import Statistics
 
 from .bootstrap import Bootstrap, Interval
 from .metrics import area_under_roc, average_precision, dice, iou
@@ -54,6 +55,7 @@ def evaluate(
     if not drawn:
         raise CohortError("the slices have no reference masks: nothing to compare with")
     slices = slices.take(drawn)
+    logistic = segmenter.setup.calibration.logistic
     seen: dict[int, _Seen] = {}
     rows: dict[int, SliceScores] = {}
     for result in segmenter.analyse(Slice(i, slices.x0(i)) for i in range(len(slices))):
@@ -68,7 +70,7 @@ def evaluate(
             reference,
             smooth(result.H)[foreground],
             reference[foreground],
-            result.MSE_0,
+            segmenter.setup.taken(result.M, result.MSE_0),
         )
         rows[i] = SliceScores(
             record.patient,
@@ -78,10 +80,10 @@ def evaluate(
             result.cosine,
             result.peak,
             result.alignment,
-            result.probability,
+            logistic.probability(Statistics(result.cosine, result.peak, result.alignment)),
             dice(result.mask, reference),
             dice(gated, reference),
-            len(result.M),
+            len(segmenter.setup.taken(result.M, result.M)),
         )
         progress(len(seen), len(slices))
     ordered = tuple(rows[i] for i in range(len(slices)))

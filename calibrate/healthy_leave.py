@@ -23,8 +23,9 @@ def choose_leave(
     """The rule with the widest bounds that keeps 99 % of the verdicts on patients left out, and
     loses none of their unhealthy slices that are found without it.
 
-    For each group of patients thresholds and bounds are made by the others alone. None where no
-    rule saves a tenth of the steps, or there are too few patients to tell.
+    For each group of patients thresholds and bounds are made by the others alone; L, w and the
+    margin that comes out of it by all. None where no rule saves a tenth of the steps, or there are
+    too few patients to tell.
 
     Parameters
     ----------

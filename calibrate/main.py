@@ -123,6 +123,8 @@ def main(
     choice = choose(curves, labels, verdict)
     best = choice.best
     own = curves[best.L]
+    leave = choose_leave(own, labels, best, choice.verdict)
+    taken = leave.rule.steps(own.M[:, own.w.index(best.w)]) if leave else None
     calibration = Calibration(
         w=best.w,
         Cos_w=best.Cos_w,
@@ -134,8 +136,8 @@ def main(
         verdict=choice.verdict,
         anomaly_map=anomaly_map,
         early_stop=choose_stop(own, labels, best, choice.verdict),
-        healthy_leave=choose_leave(own, labels, best, choice.verdict),
-        familiar=familiar_volumes(own.MSE_0, labels),
+        healthy_leave=leave,
+        familiar=familiar_volumes(own.MSE_0, labels, taken),
         peaks=peak_report(own, best.w, labels),
         warnings=failures(own, choice, labels),
         candidates=choice.candidates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -136,17 +137,21 @@ def compare(reference: Observed | Backend, other: Backend, trial: Trial) -> Pari
     M_max = np.max([found.M.max(axis=0) for found in want_all.findings], axis=0).clip(_TINY)
     timesteps = trial.recipe.process.timesteps
     worst = {"M_t": 0.0, "H": 0.0}
-    kept, common, total = [], 0, 0
+    kept, masks = [], []
     for want, got in zip(want_all.findings, got_all.findings, strict=True):
         worst["M_t"] = max(worst["M_t"], _relative(want.M, got.M))
         worst["H"] = max(worst["H"], _relative(want.H, got.H))
         steps = np.searchsorted(timesteps, want.t_e) - np.searchsorted(timesteps, got.t_e)
         kept.append(bool(np.all(np.abs(steps) <= 1)))
-        one, two = (_mask(found, M_max, trial) for found in (want, got))
-        common += 2 * int((one & two).sum())
-        total += int(one.sum() + two.sum())
-    pooled = common / total if total else 1.0
-    return Parity(eps=eps, t_e=float(np.mean(kept)), dice=pooled, **worst)
+        masks.append((_mask(want, M_max, trial), _mask(got, M_max, trial)))
+    return Parity(eps=eps, t_e=float(np.mean(kept)), dice=pooled_dice(masks), **worst)
+
+
+def pooled_dice(masks: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> float:
+    """Dice of many pairs of masks taken together; 1 where all are empty."""
+    common = sum(int((one & two).sum()) for one, two in masks)
+    total = sum(int(one.sum() + two.sum()) for one, two in masks)
+    return 2 * common / total if total else 1.0
 
 
 def _mask(found: Finding, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:

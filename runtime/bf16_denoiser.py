@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoiser import cannot_be, check_names, checked
+from .denoiser import cannot_be, check_names, checked, shared_in_parts
 from .errors import DeviceError
 from .extras import require
 from .ways import Fastest, InParts, Predict, usable_cores
@@ -50,7 +50,7 @@ class Bf16Denoiser:
             )
         together = _Compiled(openvino, core, path, threads=cores, streams=1)
         ways: dict[str, Callable[[], Predict]] = {"together": lambda: together.predict}
-        if cores > 1:
+        if cores > 1 and shared_in_parts(path):
             ways["in parts"] = lambda: InParts(
                 _Compiled(openvino, core, path, threads=cores, streams=cores).predict, cores
             )
@@ -74,6 +74,7 @@ class _Compiled:
             "INFERENCE_PRECISION_HINT": openvino.Type.bf16,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # other processes would be pinned to the same cores
         }
         self._core, self._path = core, path
         self._models: dict[int, Any] = {}

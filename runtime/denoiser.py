@@ -59,15 +59,20 @@ class OnnxDenoiser:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         cores = threads or usable_cores()
-        together = _OnnxSession(path, cores)
+        together = _OnnxSession(path, threads or 0)  # 0: ONNX Runtime's own choice
         ways: dict[str, Callable[[], Predict]] = {"together": lambda: together.predict}
-        if cores > 1 and path.stat().st_size <= _LARGEST_TWICE:
+        if cores > 1 and shared_in_parts(path):
             ways["in parts"] = lambda: InParts(_OnnxSession(path, 1).predict, cores)
         self._predict = Fastest(ways)
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
         """See :class:`Denoiser`."""
         return self._predict(x_t, t)
+
+
+def shared_in_parts(path: Path) -> bool:
+    """Whether the cores may each take a part of the batch through this network."""
+    return path.stat().st_size <= _LARGEST_TWICE
 
 
 class _OnnxSession:

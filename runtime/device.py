@@ -7,12 +7,12 @@ import re
 from .backend import Backend, HostBackend
 from .bf16_denoiser import Bf16Denoiser
 from .bundle import Bundle
-from .denoiser import OnnxDenoiser
+from .denoiser import OnnxDenoiser, shared_in_parts
 from .errors import AnofpdmError, SetupError
 from .ways import usable_cores
 
 DEVICES = "auto, cpu, cuda, trt, or cuda:1 and trt:1 for the second GPU"
-_HOST_SLOTS = 4
+_HOST_SLOTS, _MOST_HOST_SLOTS = 4, 32
 
 
 def open_device(
@@ -58,7 +58,8 @@ def open_device(
         raise SetupError("thresholds are calibrated on the FP32 network: use cuda or cpu, not trt")
     if precision == "bf16":
         network = Bf16Denoiser(bundle.network, threads)
-        return HostBackend(network, _slots(slots, threads), "cpu in bfloat16", precision)
+        lowered = "cpu in bfloat16"
+        return HostBackend(network, _slots(slots, threads, bundle), lowered, precision)
     if kind == "auto":
         for candidate in ("trt", "cuda") if engines else ("cuda",):
             try:
@@ -68,12 +69,16 @@ def open_device(
     elif kind != "cpu":
         return _open_gpu(kind, index, bundle, slots)
     on_the_cpu = OnnxDenoiser(bundle.network, threads)
-    return HostBackend(on_the_cpu, _slots(slots, threads), f"cpu{_because(refused)}")
+    device = f"cpu{_because(refused)}"
+    return HostBackend(on_the_cpu, _slots(slots, threads, bundle), device)
 
 
-def _slots(wish: int | None, threads: int | None) -> int:
-    """On the CPU: enough for each thread to have a slice of its own."""
-    return max(_HOST_SLOTS, threads or usable_cores()) if wish is None else wish
+def _slots(wish: int | None, threads: int | None, bundle: Bundle) -> int:
+    """On the CPU: a slice for each thread, where they take parts of the batch."""
+    if wish is not None:
+        return wish
+    wanted = (threads or usable_cores()) if shared_in_parts(bundle.network) else 0
+    return min(max(_HOST_SLOTS, wanted), _MOST_HOST_SLOTS)
 
 
 def _because(refused: dict[str, str]) -> str:

@@ -19,7 +19,9 @@ class SliceResult:
     ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
     verdict; ``cosine`` (eq. 18), ``peak`` (99 % quantile of the map of eq. 20), ``alignment`` (of
     guidance with the unguided error): what it goes by, depending on the calibration;
-    ``probability``: of being unhealthy, by the calibrated decision; ``timesteps``: (n,) the visited
+    ``left``: whether it is healthy by the rule that lets slices leave early, whether it did or went
+    on; ``probability``: of being unhealthy, by the calibrated decision, and 0 where that rule
+    decided; ``timesteps``: (n,) the visited
     ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and the scored modalities; ``t_e``:
     (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``: the threshold; ``x0``:
     (C, size, size) float32 in [-1, 1], the scored modalities of the slice; ``H``: (size, size)
@@ -30,6 +32,7 @@ class SliceResult:
     key: int
     volume: int
     unhealthy: bool
+    left: bool
     cosine: float
     peak: float
     alignment: float
@@ -71,6 +74,7 @@ class Segmentation:
 
     def anomaly_map(self) -> nib.Nifti1Image:
         """H (eq. 20, the mean over modalities, whatever the verdicts) on the input's grid: float32,
-        from 0 on; 0 where no slice was processed."""
+        from 0 on; 0 where no slice was processed. Of a slice that left early as healthy it is what
+        the steps gave that it took; with ``every_slice`` all go to the end."""
         H = self.head.to_source(np.stack([result.H for result in self.slices]))
         return like(H, self.head.source, b"map")

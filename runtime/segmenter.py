@@ -300,14 +300,16 @@ class Segmenter:
             Q = cuts.Q if setup.Q is None else setup.Q
             mean_H = H.mean(axis=0)
             statistics = found.statistics()
+            left = setup.leave is not None and bool(setup.leave.healthy(M))
             yield SliceResult(
                 key=item.key,
                 volume=item.volume,
-                unhealthy=calibration.unhealthy(statistics) and not self._left(M),
+                unhealthy=calibration.unhealthy(statistics) and not left,
+                left=left,
                 cosine=statistics.cosine,
                 peak=statistics.peak,
                 alignment=statistics.alignment,
-                probability=calibration.logistic.probability(statistics),
+                probability=0.0 if left else calibration.logistic.probability(statistics),
                 timesteps=timesteps[: len(M)],
                 M=M,
                 MSE_h=found.MSE_h,
@@ -319,10 +321,6 @@ class Segmenter:
                 H=mean_H,
                 mask=cut(mean_H, Q),
             )
-
-    def _left(self, M: NDArray[np.float64]) -> bool:
-        """Whether a slice is healthy by the rule that lets it leave, whether it did or not."""
-        return self.setup.leave is not None and bool(self.setup.leave.healthy(M))
 
     def _on_grid(self, images: Sequence[SpatialImage], names: Sequence[str] | None) -> _Taken:
         started = time.perf_counter()
@@ -347,7 +345,7 @@ class Segmenter:
     def _unlike(self, results: list[SliceResult]) -> Iterator[str]:
         """A note where the volume is not like those that the thresholds were calibrated on."""
         known = self.setup.calibration.familiar
-        excess = known.excess([result.MSE_0 for result in results]) if known else 0.0
+        excess = known.excess([self.setup.taken(r.M, r.MSE_0) for r in results]) if known else 0.0
         if excess > 1:
             yield (
                 f"unlike the volumes of the calibration (MSE_0 is {excess:.1f} times as far off as "

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .anomaly_map import MapRule
 from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
@@ -14,6 +17,7 @@ from .errors import BundleError, SetupError
 from .forward import Process
 from .stop import LeaveRule, StopRule
 
+Float64 = NDArray[np.float64]
 _PICKS = ("encoding", "L", "stride", "spacing", "precision")
 PRECISIONS = ("fp32", *LOWERED)
 
@@ -59,6 +63,11 @@ class Resolved:
     leave: LeaveRule | None
     rule: MapRule
     Q: float | None
+
+    def taken(self, M: Float64, curve: Float64) -> Float64:
+        """What a curve (n, C) is up to where its slice leaves as healthy, whether it left or went
+        on; ``M``: (n, C), its M_t."""
+        return curve if self.leave is None else curve[: int(self.leave.steps(M))]
 
     def as_json(self) -> dict[str, Any]:
         """What was decided, as JSON values."""

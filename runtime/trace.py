@@ -23,7 +23,8 @@ def write_trace(
 
     Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
     scored modality; ``cosine``, ``peak`` and ``alignment``, which verdicts go by, the
-    ``probability`` that the calibrated decision gives, and the verdict ``unhealthy``; ``t_e`` and
+    ``probability`` that the calibrated decision gives, and the verdict ``unhealthy``;
+    ``left_early``: whether the rule by which slices leave as healthy decided; ``t_e`` and
     Algorithm 1's ``index`` per modality (null where the threshold is fixed), ``Q``, and the pixels
     that were marked before the verdict.
 
@@ -45,6 +46,7 @@ def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:
     return {
         "level": result.key,
         "unhealthy": bool(result.unhealthy),
+        "left_early": result.left,
         "cosine": result.cosine,
         "peak": result.peak,
         "alignment": result.alignment,

@@ -1,17 +1,12 @@
 """The reference implementation's loop, as benchmarks compare with it: what it computes, and what it
 costs, by its description."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
-from support import ROOT, toy_network
-from transcription import alpha_bar, anomaly
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 from counterpart import Counted, evaluations_a_slice, forward_process, select
+from support import toy_network
+from transcription import alpha_bar, anomaly
 
 from anofpdm.train.unet import HEALTHY, NULL
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..results import SliceResult
 from .sheet import Sheet, Theme
@@ -45,9 +46,8 @@ def draw_curves(
                 continue
             for result in of:
                 axes.plot(result.timesteps, result.M[:, c], color=color, lw=0.7, alpha=0.3)
-            shortest = min((result.timesteps for result in of), key=len)
-            mean = np.mean([result.M[: len(shortest), c] for result in of], axis=0)
-            axes.plot(shortest, mean, color=color, lw=2.2, label=f"{name}: mean of {len(of)}")
+            t, mean = mean_curve(of, c)
+            axes.plot(t, mean, color=color, lw=2.2, label=f"{name}: mean of {len(of)}")
             axes.plot(
                 [result.t_e[c] for result in of],
                 [result.M[:, c].max() for result in of],
@@ -77,6 +77,22 @@ def draw_curves(
             bbox_to_anchor=(0, 1), borderaxespad=0.2, borderpad=0, labelspacing=0.2,
             handletextpad=0.5,
         )  # fmt: skip
+
+
+def mean_curve(
+    slices: Sequence[SliceResult], c: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Timesteps and the mean M_t there of the slices that took them, as far as half of them did.
+
+    ``c``: of which modality.
+    """
+    longest = max((result.timesteps for result in slices), key=len)
+    M = np.full((len(slices), len(longest)), np.nan)
+    for row, result in zip(M, slices, strict=True):
+        row[: len(result.M)] = result.M[:, c]
+    reached = (~np.isnan(M)).sum(axis=0)
+    kept = 2 * reached >= len(slices)
+    return longest[kept], np.nanmean(M[:, kept], axis=0)
 
 
 def curves(

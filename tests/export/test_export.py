@@ -10,7 +10,14 @@ from support import ROOT
 
 from anofpdm.export.bundle_writer import write_bundle
 from anofpdm.export.network import BothLabels, torch_denoiser
-from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Parity, Trial, compare
+from anofpdm.export.parity import (
+    FP16_TOLERANCE,
+    FP32_TOLERANCE,
+    Parity,
+    Trial,
+    compare,
+    pooled_dice,
+)
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16, SCHEMA_VERSION, open_bundle
@@ -285,3 +292,12 @@ def test_phantoms_are_heads():
     assert slices.max() <= 1
     assert (slices[:, :, 0, 0] == -1).all()
     assert np.array_equal(slices, phantom_slices(4, 2, 64))
+
+
+def test_masks_are_compared_all_together():
+    """One that is lost among large ones that agree weighs as much as its pixels."""
+    large, small, empty = (np.full((20, 20), one) for one in (True, False, False))
+    small[0, :8] = True
+    assert pooled_dice([(large, large), (small, empty)]) == 2 * 400 / (400 + 400 + 8)
+    assert pooled_dice([(small, empty)]) == 0
+    assert pooled_dice([(empty, empty)]) == 1

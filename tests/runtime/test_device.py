@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -201,3 +202,17 @@ def test_a_segmenter_gives_its_device_back(tmp_path):
     assert backend.gpu.used == 0
     (note,) = found.notes
     assert note.startswith("the GPU's memory does not hold 300 slots: ")
+
+
+def test_there_are_slots_for_all_threads_that_take_parts(gpus, monkeypatch, tmp_path):
+    def slots(threads, size=1):
+        path = tmp_path / "unet.onnx"
+        with path.open("wb") as file:
+            file.truncate(size)
+        toy = replace(bundle(), path=tmp_path)
+        return open_device("cpu", toy, threads=threads).slots
+
+    assert [slots(n) for n in (1, 4, 12, 99)] == [4, 4, 12, 32]
+    assert slots(12, size=65 << 20) == 4  # too large to be held twice
+    monkeypatch.setattr(device_module, "usable_cores", lambda: 9)
+    assert slots(None) == 9

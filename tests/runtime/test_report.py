@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,9 +17,10 @@ from PIL import Image
 from support import ROOT, bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.errors import MissingExtraError, OutputError
 from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.report.curves import draw_curves
+from anofpdm.runtime.report.curves import draw_curves, mean_curve
 from anofpdm.runtime.report.markup import tag
 from anofpdm.runtime.report.page import write_report
 from anofpdm.runtime.report.preview import write_preview
@@ -26,6 +28,7 @@ from anofpdm.runtime.report.sheet import DARK, Sheet, drawing
 from anofpdm.runtime.report.stats import stats
 from anofpdm.runtime.report.tiles import choose, tiles
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
 
@@ -336,3 +339,34 @@ def test_a_page_of_an_empty_mask(tmp_path):
     assert "Nothing is marked." in page.text
     assert "Notes and warnings" not in page.text
     assert page.text.lstrip().startswith("volume - anofpdmvolume")
+
+
+def test_the_mean_curve_is_of_the_slices_that_are_still_there():
+    """As far as half of them went."""
+    curves = [[1.0], [2.0, 4.0], [3.0, 6.0, 9.0], [6.0, 8.0, 3.0]]
+    slices = [
+        SimpleNamespace(M=np.array(M)[:, None], timesteps=10 * np.arange(1, len(M) + 1))
+        for M in curves
+    ]
+    t, mean = mean_curve(slices, 0)
+    assert t.tolist() == [10, 20, 30]
+    assert mean.tolist() == [3, 6, 6]
+    t, mean = mean_curve([*slices, slices[0]], 0)
+    assert t.tolist() == [10, 20]
+
+
+def test_slices_that_left_early_are_said_to(tmp_path):
+    toy = bundle(process=("ddim", 301, 60, "even"))
+    bounds = ((0.0,), (1.0,), *4 * ((0.0,),))  # all leave after two steps
+    toy = recalibrated(toy, healthy_leave=HealthyLeave(bounds, 1.0, 1.0, 2.0, 6))
+    segmenter = Segmenter(toy, HostBackend(toy_network))
+    found = segmenter.segment(head(), affine=AFFINE)
+    write_report(tmp_path / "report.html", found, stats(segmenter, found))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<td>left early</td>") == len(found.slices)
+    assert "slices leave early once they are sure to be healthy" in page
+    assert all(tile.left and not tile.unhealthy for tile in tiles(found, 4))
+    usual = Segmenter(toy, HostBackend(toy_network), setup=Setup(healthy_leave=False))
+    found = usual.segment(head(), affine=AFFINE)
+    write_report(tmp_path / "report.html", found, stats(usual, found))
+    assert "left early" not in (tmp_path / "report.html").read_text()

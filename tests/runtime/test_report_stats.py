@@ -183,3 +183,15 @@ def test_rows_of_a_table(tmp_path):
 def test_statistics_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
         write_json(tmp_path / "no" / "stats.json", {})
+
+
+def test_statistics_of_earlier_versions_had_no_slices_that_left():
+    _, segmenter = chosen()
+    content = stats(
+        segmenter, segmenter.segment(nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5, 1])))
+    )
+    assert as_setup(content).healthy_leave is False
+    del content["provenance"]["healthy_leave"]
+    assert as_setup(content).healthy_leave is False
+    content["provenance"]["healthy_leave"] = True
+    assert as_setup(content).healthy_leave is True

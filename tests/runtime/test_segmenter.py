@@ -180,6 +180,47 @@ def test_healthy_slices_leave_and_no_verdict_depends_on_it():
             np.testing.assert_array_equal(one.H, full.H)
 
 
+def test_what_is_said_of_slices_that_leave_does_not_depend_on_it():
+    """Verdict, probability and the note of volumes unlike the calibration's."""
+    steps = len(leaving().calibrations["fast"].healthy_leave.bounds)
+    # After ten steps the volume is far off, at the end it is not.
+    mean = tuple(-3.0 - 9.0 * (k < 10) for k in range(steps))
+    for limit in (2.0, 5.0):
+        toy = leaving(size=12)
+        held = toy.calibrations["fast"]
+        toy = recalibrated(toy, healthy_leave=held.healthy_leave,
+                           familiar=Familiar(mean, steps * (1.0,), limit))  # fmt: skip
+        host = Segmenter(toy, HostBackend(fading_network))
+        gpu = Segmenter(toy, on_gpu(fading_network, 1, 12, 4))
+        found = [
+            one.segment(head(), affine=AFFINE, every_slice=every)
+            for one, every in ((host, False), (host, True), (gpu, False))
+        ]
+        assert len({one.notes for one in found}) == 1
+        for trio in zip(*(one.slices for one in found), strict=True):
+            assert len({one.left for one in trio}) == 1
+            assert len({one.unhealthy for one in trio}) == 1
+            assert all(one.probability == 0 for one in trio if one.left)
+    assert {one.left for one in found[0].slices} == {True, False}
+
+
+def test_slices_leave_in_a_row_of_volumes_and_in_a_stream_as_alone():
+    toy = leaving()
+    segmenter = Segmenter(toy, HostBackend(fading_network, 3))
+    image = nib.Nifti1Image(head(), AFFINE)
+    alone = segmenter.segment(image)
+    assert {len(one.M) for one in alone.slices} == {10, 41}
+    for found in segmenter.segment_many([image, image]):
+        assert [len(one.M) for one in found.slices] == [len(one.M) for one in alone.slices]
+        assert [one.unhealthy for one in found.slices] == [one.unhealthy for one in alone.slices]
+    planes = ((z, head()[:, :, z]) for z in range(10))
+    streamed = segmenter.segment_stream(planes, pixel_mm=(7.5, 7.5), axes="RA")
+    came = {one.index: one.result for one in streamed if one.result}
+    for one in alone.slices:
+        assert len(came[one.key].M) == len(one.M)
+        assert came[one.key].unhealthy == one.unhealthy
+
+
 def test_on_a_gpu_the_same_slices_are_healthy():
     toy = leaving(size=12)
     images = head(), AFFINE
