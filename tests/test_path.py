@@ -16,6 +16,7 @@ from anofpdm.calibrate.evaluate_main import main as evaluate
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle import open_bundle, write_manifest
+from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.grid import reference_grid
 from anofpdm.runtime.infer import main as infer
@@ -85,6 +86,23 @@ def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(
     said = call(evaluate, *arguments)
     assert "warning of the calibration: no peak: x\n" in said
     assert "unlike the volumes of the calibration: P06, P07\n" in said
+
+
+def test_when_healthy_slices_leave_is_kept_and_counts_for_unlike_volumes(
+    folder, calibrated, tmp_path, monkeypatch
+):
+    other, given = shutil.copytree(calibrated, tmp_path / "m.anofpdm"), []
+    leave = HealthyLeave(((0.0,), (1e9,), (0.0,)), 0.9, 0.995, 2.0, 3)  # all of them, after two
+    monkeypatch.setattr("anofpdm.calibrate.main.choose_leave", lambda *args: leave)
+    monkeypatch.setattr("anofpdm.calibrate.main.familiar_volumes", lambda *args: given.append(args))
+    said = call(calibrate, folder / "run/slices", "--bundle", other,
+                "--stride", 50, "--length", 101, "--w", "1")  # fmt: skip
+    assert "leave once their M_t is below 0.9 of the least" in said
+    assert "on patients left out 99.5% of the verdicts are kept, 2.0 of 3 steps" in said
+    assert open_bundle(other).calibrations["fast"].healthy_leave == leave
+    ((MSE_0, _, steps),) = given
+    assert MSE_0.shape[1] == 3
+    assert set(steps.tolist()) == {2}
 
 
 def test_without_lengths_hundreds_up_to_the_manifests_L_are_tried(folder, calibrated, tmp_path):

@@ -82,6 +82,20 @@ def test_unhealthy_slices_count_more_than_the_rest():
     assert min(widest) < 1
 
 
+def test_verdicts_that_change_count_whatever_the_label():
+    """Healthy slices of one patient that are called unhealthy, with a low M_t: 2 % of all."""
+    curves, unhealthy = told_apart(0.05, n_slices=300)
+    labels = labelled(unhealthy)
+    odd = np.flatnonzero(~unhealthy & (labels.patients == "P0"))[:6]
+    curves.MSE_h[odd] = curves.MSE_h[np.flatnonzero(unhealthy)[:6]]
+    found = choose_leave(curves, labels, candidate(curves, 20, 2.0, labels), "cosine")
+    tried = {margin: by_brute_force(curves, labels, margin) for margin in _MARGINS}
+    assert any(kept < 0.99 and not lost for kept, lost, _ in tried.values())
+    widest = max(margin for margin, (kept, lost, _) in tried.items() if kept >= 0.99 and not lost)
+    worth = tried[widest][2] <= 0.9 * 20
+    assert (found.margin if found else None) == (widest if worth else None)
+
+
 def test_where_it_saves_too_little_there_is_no_rule():
     """M_t is the same on both classes."""
     curves, unhealthy = told_apart(0.05)

@@ -94,6 +94,10 @@ def test_a_wish_for_it_picks_the_twin_of_the_default(twins):
         resolve(twins, Setup(preset="fast", precision="bf16"))
     with pytest.raises(BundleError, match="no calibration for encoding ddim, precision bf16"):
         resolve(bundle(), Setup(precision="bf16"))
+    lowered = replace(twins, default="fast-bf16")
+    assert resolve(lowered, Setup()).preset == "fast-bf16"
+    assert resolve(lowered, Setup(stride=60)).preset == "fast-bf16"
+    assert resolve(lowered, Setup(precision="fp32")).preset == "fast"
     moved = {name: one for name, one in twins.calibrations.items() if name != "fast-bf16"}
     again = {**moved, "again": moved["finer-bf16"]}
     with pytest.raises(BundleError, match="name one of finer-bf16, again"):
