@@ -17,6 +17,7 @@ from onnx import helper
 from optional import optional
 from quantised import quantised
 
+from anofpdm.runtime.bf16_denoiser import load_openvino
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.denoiser import Denoiser, Float32, load_onnxruntime
 from anofpdm.runtime.errors import AnofpdmError
@@ -77,7 +78,7 @@ class OpenVino:
     """
 
     def __init__(self, path: Path, precision: str, batch: int | None = None) -> None:
-        openvino, self._batch = optional("openvino"), batch
+        openvino, self._batch = load_openvino(), batch
         core = openvino.Core()
         model = core.read_model(str(path))
         if batch:

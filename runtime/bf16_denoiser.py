@@ -8,6 +8,7 @@ with calibrations of its own.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,22 @@ from .ways import Fastest, InParts, Predict, usable_cores
 Float32 = NDArray[np.float32]
 
 
+def load_openvino() -> ModuleType:
+    """Import OpenVINO, the one place where that is done.
+
+    Importing it writes to the home folder and reports to its makers, unless its telemetry package
+    cannot be imported: so that is hidden meanwhile.
+    """
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return require("openvino", "bf16")
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+
+
 class Bf16Denoiser:
     """See :class:`anofpdm.runtime.denoiser.Denoiser`.
 
@@ -42,7 +59,7 @@ class Bf16Denoiser:
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        openvino = require("openvino", "bf16")
+        openvino = load_openvino()
         core, cores = openvino.Core(), threads or usable_cores()
         if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise DeviceError(

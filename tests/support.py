@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from anofpdm.calibrate.choose import Labels
+from anofpdm.runtime.bf16_denoiser import load_openvino
 from anofpdm.runtime.bundle import (
     NETWORK,
     Bundle,
@@ -21,6 +22,7 @@ from anofpdm.runtime.bundle import (
     write_manifest,
 )
 from anofpdm.runtime.calibration import Calibration
+from anofpdm.runtime.errors import MissingExtraError
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.schedule import Schedule
@@ -38,6 +40,16 @@ def shared(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is not there")
     return path
+
+
+def needs_bf16() -> None:
+    """Skips the test where nothing computes in bfloat16."""
+    try:
+        openvino = load_openvino()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bfloat16")
 
 
 def labelled(unhealthy, patients: int = 5) -> Labels:

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import onnx
 import pytest
-from support import bundle, call, toy_network
+from support import bundle, call, needs_bf16, toy_network
 
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
@@ -26,9 +26,7 @@ X, T = RNG.standard_normal((3, 1, 128, 128)).astype(np.float32), np.array([1, 20
 
 @pytest.fixture(scope="module")
 def bf16():
-    openvino = pytest.importorskip("openvino")
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this CPU does not compute in bfloat16")
+    needs_bf16()
     from anofpdm.runtime.bf16_denoiser import Bf16Denoiser
 
     return Bf16Denoiser

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from support import head, save, write_toy_bundle
+from support import head, needs_bf16, save, write_toy_bundle
 
 from anofpdm.runtime.bundle import DEFAULT, MANIFEST
 
@@ -171,16 +171,19 @@ main()
 """
 
 
-def test_nothing_is_sent_and_nothing_written_but_what_was_asked_for(tmp_path, volume):
+@pytest.mark.parametrize("preset", ["fastest", "fastest-bf16"])
+def test_nothing_is_sent_and_nothing_written_but_what_was_asked_for(tmp_path, volume, preset):
     """Every file that Python opens to write, every name it changes, every socket and process. Only
     pictures take a folder for temporary files, and leave nothing in it."""
+    if preset.endswith("bf16"):
+        needs_bf16()
     out, temporary, events = tmp_path / "out", tmp_path / "temporary", tmp_path / "events.json"
     out.mkdir()
     temporary.mkdir()
     env = {**os.environ, "EVENTS": str(events), "PYTHONDONTWRITEBYTECODE": "1",
            "TMPDIR": str(temporary)}  # fmt: skip
     kinds = [f"--also={kind}" for kind in ("map", "stats", "trace", "preview", "report")]
-    done = infer(volume, "-o", out / "mask.nii.gz", "--preset", "fastest", *kinds,
+    done = infer(volume, "-o", out / "mask.nii.gz", "--preset", preset, *kinds,
                  env=env, script=WATCHED, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     seen = json.loads(events.read_text())
@@ -196,14 +199,17 @@ def test_nothing_is_sent_and_nothing_written_but_what_was_asked_for(tmp_path, vo
     assert len(list(out.iterdir())) == 6
 
 
-def test_it_works_where_there_is_no_network(tmp_path, volume):
+@pytest.mark.parametrize("preset", ["fastest", "fastest-bf16"])
+def test_it_works_where_there_is_no_network(tmp_path, volume, preset):
+    if preset.endswith("bf16"):
+        needs_bf16()
     alone = ["unshare", "--map-root-user", "--net"]
     possible = shutil.which("unshare") and subprocess.run([*alone, "true"], check=False).returncode
     if possible != 0:
         pytest.skip("needs unshare and the right to make a network namespace")
     done = subprocess.run(
         [*alone, sys.executable, "-c", NO_TORCH, str(volume), "-o", "mask.nii.gz",
-         "--preset", "fastest"],
+         "--preset", preset],
         capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
