@@ -15,6 +15,7 @@ from anofpdm.runtime import device as device_module
 from anofpdm.runtime import segmenter
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.denoiser import shared_in_parts
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import (
     BundleError,
@@ -42,6 +43,7 @@ def gpus(monkeypatch):
 
     monkeypatch.setattr(opened, "open_gpu", open_gpu)
     monkeypatch.setattr(device_module, "OnnxDenoiser", lambda path, threads: toy_network)
+    monkeypatch.setattr(device_module, "shared_in_parts", lambda path: True)
     return happens
 
 
@@ -205,6 +207,8 @@ def test_a_segmenter_gives_its_device_back(tmp_path):
 
 
 def test_there_are_slots_for_all_threads_that_take_parts(gpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(device_module, "shared_in_parts", shared_in_parts)
+
     def slots(threads, size=1):
         path = tmp_path / "unet.onnx"
         with path.open("wb") as file:

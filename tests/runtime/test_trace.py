@@ -35,6 +35,7 @@ def test_trace_explains_the_mask(tmp_path, volume):
     mask = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
     marked = set(np.flatnonzero(mask.any(axis=(0, 1))).tolist())
     assert 0 < len(marked) < len(trace["slices"])
+    assert any(one["left_early"] for one in trace["slices"])
     for one in trace["slices"]:
         M, h, zero = (np.array(one[name]).mean(axis=1) for name in ("M", "MSE_h", "MSE_0"))
         assert len(M) == len(one["t"])
@@ -48,8 +49,16 @@ def test_trace_explains_the_mask(tmp_path, volume):
             + decision["log_peak"] * np.log(one["peak"])
             + decision["alignment"] * one["alignment"]
         )
-        np.testing.assert_allclose(one["probability"], 1 / (1 + np.exp(-score)))
-        assert one["unhealthy"] == (by_cosine if trace["verdict"] == "cosine" else score >= 0)
+        unhealthy = by_cosine if trace["verdict"] == "cosine" else score >= 0
+        probability = 1 / (1 + np.exp(-score))
+        bounds = bundle.calibrations[bundle.default].healthy_leave.bounds
+        left = len(M) < len(bounds)
+        assert left == any(
+            M[: k + 1].max() < bound for k, (bound,) in enumerate(bounds[:-1]) if k < len(M)
+        )
+        assert one["left_early"] == left
+        np.testing.assert_allclose(one["probability"], 0 if left else probability)
+        assert one["unhealthy"] == (unhealthy and not left)
         share = min(M.max() / trace["M_max"][0], 1)
         assert one["index"] == [round(round(share, 2) * 100)]
         assert (one["level"] in marked) == (one["unhealthy"] and one["pixels"] > 0)
