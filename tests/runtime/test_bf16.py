@@ -85,6 +85,8 @@ def test_a_wish_for_it_picks_the_twin_of_the_default(twins):
     assert resolve(twins, Setup(precision="bf16")).preset == "fast-bf16"
     assert resolve(twins, Setup(precision="bf16", stride=30)).preset == "finer-bf16"
     assert resolve(twins, Setup(stride=60)).preset == "fast"
+    with pytest.raises(BundleError, match="stride 30, precision fp32"):
+        resolve(twins, Setup(stride=30))  # bfloat16 is never taken unasked
     found = resolve(twins, Setup(preset="fast-bf16"))
     assert found.as_json()["conditions"]["precision"] == "bf16"
     assert str(found.calibration.conditions) == "ddim, L 301, stride 60, bf16"
