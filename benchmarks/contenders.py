@@ -50,8 +50,9 @@ class Contender(Protocol):
         """Segment slices (N, C, size, size), in order."""
         ...
 
-    def steps(self, x0: Float32, count: int) -> None:
-        """Take slices through ``count`` timesteps, for what that costs."""
+    def steps(self, x0: Float32, count: int) -> int:
+        """Take slices through ``count`` timesteps, for what that costs; how many evaluations that
+        was, a slice and one label each."""
         ...
 
 
@@ -73,11 +74,12 @@ class Ours:
         for result in sorted(stream, key=lambda one: one.key):
             yield FoundSlice(result.t_e, result.H, result.mask)
 
-    def steps(self, x0: Float32, count: int) -> None:
+    def steps(self, x0: Float32, count: int) -> int:
         """See :class:`Contender`."""
         recipe = replace(self._recipe, process=replace(self._recipe.process, L=count))
         for _ in self._backend.find(recipe, (Slice(i, x) for i, x in enumerate(x0))):
             pass
+        return 2 * count
 
 
 class Theirs:
@@ -103,10 +105,11 @@ class Theirs:
             for t_e, H, mask in zip(found.t_e, found.H, found.masks, strict=True):
                 yield FoundSlice(t_e, H.mean(axis=0), mask)
 
-    def steps(self, x0: Float32, count: int) -> None:
+    def steps(self, x0: Float32, count: int) -> int:
         """See :class:`Contender`."""
         for first in range(0, len(x0), self._batch):
             self._stored(x0[first : first + self._batch], count, first)
+        return evaluations_a_slice(count)
 
     def _stored(self, x0: Float32, L: int, first: int) -> Stored:
         noise = np.stack([slice_noise(0, first + i, 1, x.shape) for i, x in enumerate(x0)])

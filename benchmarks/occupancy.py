@@ -33,6 +33,7 @@ from anofpdm.runtime.host_row import HostRow, Step
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.volume import load_image
+from anofpdm.runtime.ways import usable_cores
 
 Float32 = NDArray[np.float32]
 LEAST_SHARE = 0.95
@@ -200,7 +201,8 @@ def main(
         cases = find_cases(taken, bundle.manifest.modalities)[:limit]
         segmented = segment(segmenter, cases, Path(temporary, "results"))
     found = watched.occupancy(segmenter.setup.process)
-    about = {"bundle": bundle.manifest.name, "preset": segmenter.setup.preset, "threads": threads,
+    about = {"bundle": bundle.manifest.name, "preset": segmenter.setup.preset,
+             "threads": threads or usable_cores(),
              "made_up": folder is None, "cases": len(cases), "segmented": segmented}  # fmt: skip
     click.echo(table(["", preset], lines(found, len(cases), segmented)))
     if json_path:

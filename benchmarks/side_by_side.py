@@ -29,10 +29,11 @@ from anofpdm.calibrate.metrics import average_precision, dice
 from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.device import open_device
+from anofpdm.runtime.errors import DeviceError, MissingExtraError
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet, open_sliceset
 from anofpdm.runtime.ways import usable_cores
 
@@ -94,18 +95,21 @@ def main(
 
 
 def contenders(bundle: Bundle, threads: int) -> list[Contender]:
-    """The reference implementation first."""
-    backends = {
-        precision: open_device("cpu", bundle, threads=threads, precision=precision)
-        for precision in ("fp32", "bf16")
-    }
+    """The reference implementation first; without presets in bfloat16 where nothing computes in it,
+    with a note."""
+    backends = {"fp32": open_device("cpu", bundle, threads=threads)}
+    try:
+        backends["bf16"] = open_device("cpu", bundle, threads=threads, precision="bf16")
+    except (DeviceError, MissingExtraError) as error:
+        click.echo(f"note: {error}", err=True)
     fast = bundle.calibrations["fast"].w
     setups = {name: Setup(preset=name) for name in bundle.calibrations if name != "ddpm"}
     setups |= {f"exact, w = {fast:g}": Setup(preset="exact", w=fast)}
-    ours = [
-        Ours(name, bundle, backends["bf16" if name.endswith("bf16") else "fp32"], setup)
-        for name, setup in sorted(setups.items())
-    ]
+    ours = []
+    for name, setup in sorted(setups.items()):
+        precision = resolve(bundle, setup).calibration.conditions.precision
+        if precision in backends:
+            ours.append(Ours(name, bundle, backends[precision], setup))
     return [Theirs(bundle, BATCH), *ours]
 
 
@@ -114,15 +118,11 @@ def timed(everyone: Sequence[Contender], x0: np.ndarray, rounds: int) -> dict[st
     seconds: dict[str, list[float]] = {one.name: [] for one in everyone}
     for number in range(rounds + 1):
         for one in everyone:
-            began, n = time.perf_counter(), len(one.visited)
-            if n <= SHORT:
+            began, share = time.perf_counter(), 1.0
+            if len(one.visited) <= SHORT:
                 list(one.run(x0))
-                share = 1.0
             else:
-                one.steps(x0, TIMED_STEPS)
-                share = TIMED_STEPS / n
-                if one.evaluations > 2 * n:  # not one evaluation a label and step
-                    share = (4 * TIMED_STEPS - 1) / one.evaluations
+                share = one.steps(x0, TIMED_STEPS) / one.evaluations
             took = (time.perf_counter() - began) / share / len(x0)
             if number:  # the first round warms up
                 seconds[one.name].append(took)

@@ -20,7 +20,6 @@ import click
 import numpy as np
 from lesions import lesions_found, with_lesions
 from machine import machine, table
-from optional import installed
 from quantised import noised
 from tried_variants import SHIPPED, SLOTS, VARIANTS, Place, Variant
 
@@ -60,7 +59,7 @@ def main(
     results = [
         {"variant": name, **rows.get(name, {"reason": reasons.get(name)})} for name in VARIANTS
     ]
-    about = {**machine(*installed("onnx", "onnxslim", "openvino")), "threads": 1}
+    about = {**machine("onnx", "onnxslim", "openvino"), "threads": 1}
     settings = {"bundle": opened.manifest.name, "rounds": rounds, "split": split, "every": every,
                 "slices": len(labelled) if labelled else None}  # fmt: skip
     write_json(json_path, {"machine": about, **settings, "rows": results})

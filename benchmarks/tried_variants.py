@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper
-from optional import optional
 from quantised import quantised
 
 from anofpdm.runtime.bf16_denoiser import load_openvino
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.denoiser import Denoiser, Float32, load_onnxruntime
 from anofpdm.runtime.errors import AnofpdmError
+from anofpdm.runtime.extras import require
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 OUTPUTS = ("eps_healthy", "eps_null")
@@ -150,7 +150,7 @@ def _shipped(change: Callable[[Any], None] = lambda options: None) -> Callable[[
 
 def _slimmed(place: Place) -> Denoiser:
     path = place.folder / "slim.onnx"
-    onnx.save(optional("onnxslim").slim(onnx.load(place.bundle.network)), path)
+    onnx.save(require("onnxslim", None).slim(onnx.load(place.bundle.network)), path)
     return OnnxRuntime(path)
 
 

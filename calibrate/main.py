@@ -130,9 +130,7 @@ def main(
         Cos_w=best.Cos_w,
         logistic=best.logistic,
         M_max=best.M_max,
-        conditions=opened.conditions(
-            encoding, best.L, stride, spacing, precision if precision in LOWERED else ""
-        ),
+        conditions=opened.conditions(encoding, best.L, stride, spacing, precision),
         verdict=choice.verdict,
         anomaly_map=anomaly_map,
         early_stop=choose_stop(own, labels, best, choice.verdict),

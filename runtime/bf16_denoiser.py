@@ -1,9 +1,9 @@
 """The FP32 network computed in bfloat16 on the CPU, by OpenVINO: an extra, and an opt-in.
 
-Weights and activations are rounded to 8 bits of mantissa, sums stay in FP32: some three times as
-fast where the CPU has instructions for it (AMX or AVX-512 BF16). The difference of two predictions,
-which M_t is made of, feels that: calibrations of the FP32 network do not hold, so bfloat16 runs
-with calibrations of its own.
+Weights and activations are rounded to 8 bits of mantissa, sums stay in FP32: more than three times
+as fast where the CPU has instructions for it (AMX or AVX-512 BF16). The difference of two
+predictions, which M_t is made of, feels that: calibrations of the FP32 network do not hold, so
+bfloat16 runs with calibrations of its own.
 """
 
 from __future__ import annotations
@@ -96,11 +96,7 @@ class _Compiled:
         self._core, self._path = core, path
         self._models: dict[int, Any] = {}
         self._lock, self._own = threading.Lock(), threading.local()
-        with self._wrong("loaded"):
-            model = core.read_model(path)
-        ends = (*model.inputs, *model.outputs)
-        check_names(path, (name for one in ends for name in one.get_names()))
-        self._compiled(1)
+        self._compiled(1)  # a network that is none is refused at once
 
     def predict(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
         pieces, first = [], 0
@@ -129,14 +125,19 @@ class _Compiled:
         with self._lock:
             if batch not in self._models:
                 with self._wrong("loaded"):
-                    model, fixed = self._core.read_model(self._path), {}
-                    for one in model.inputs:
-                        shape = one.partial_shape
-                        shape[0] = batch
-                        fixed[one.get_any_name()] = shape
-                    model.reshape(fixed)
-                    self._models[batch] = self._core.compile_model(model, "CPU", self._how)
+                    self._models[batch] = self._compile(batch)
             return self._models[batch]
+
+    def _compile(self, batch: int) -> Any:
+        model, fixed = self._core.read_model(self._path), {}
+        ends = (*model.inputs, *model.outputs)
+        check_names(self._path, (name for one in ends for name in one.get_names()))
+        for one in model.inputs:
+            shape = one.partial_shape
+            shape[0] = batch
+            fixed[one.get_any_name()] = shape
+        model.reshape(fixed)
+        return self._core.compile_model(model, "CPU", self._how)
 
     @contextmanager
     def _wrong(self, done: str) -> Iterator[None]:

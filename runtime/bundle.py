@@ -125,14 +125,15 @@ class Bundle:
     def conditions(
         self, encoding: str, L: int, stride: int, spacing: str = "even", precision: str = ""
     ) -> Conditions:
-        """The conditions under which this bundle runs such a process; ``precision``: where its
-        network is not computed in the manifest's, ``bf16``."""
+        """The conditions under which this bundle runs such a process; ``precision``: ``bf16``, or
+        any other for the manifest's."""
         m = self.manifest
         inputs = [m.modalities, m.scored, asdict(m.grid), asdict(m.schedule)]
         digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         return Conditions(
-            encoding, L, stride, spacing, precision or m.precision, m.clip, m.files[NETWORK], digest
-        )
+            encoding, L, stride, spacing, precision if precision in LOWERED else m.precision,
+            m.clip, m.files[NETWORK], digest,
+        )  # fmt: skip
 
     def check(self, preset: str) -> None:
         """Find a calibration to hold for this bundle.
@@ -145,8 +146,7 @@ class Bundle:
         """
         calibration, where = self.calibrations[preset], self.path / CALIBRATION
         held = calibration.conditions
-        lowered = held.precision if held.precision in LOWERED else ""
-        wanted = self.conditions(held.encoding, held.L, held.stride, held.spacing, lowered)
+        wanted = self.conditions(held.encoding, held.L, held.stride, held.spacing, held.precision)
         if held.inputs_sha256 != wanted.inputs_sha256:
             raise BundleError(
                 f"{where}: preset {preset} was made for other modalities, another grid or another "

@@ -9,8 +9,8 @@ from types import ModuleType
 from .errors import MissingExtraError
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import ``module``, or say which extra installs it.
+def require(module: str, extra: str | None) -> ModuleType:
+    """Import ``module``, or say which extra installs it; None where none does.
 
     Raises
     ------
@@ -20,8 +20,9 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        install = f"'anofpdm[{extra}]'" if extra else module
         raise MissingExtraError(
-            f"{module} cannot be imported ({error}): run pip install 'anofpdm[{extra}]'"
+            f"{module} cannot be imported ({error}): run pip install {install}"
         ) from error
 
 

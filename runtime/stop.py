@@ -48,11 +48,12 @@ class Watch:
 
 @dataclass(frozen=True)
 class LeaveRule:
-    """A slice is healthy, and may leave, once its largest M_t so far is below what that of an
-    unhealthy slice has ever been by then, in every modality.
+    """A slice is healthy, and may leave, once its largest M_t so far is below ``bounds``, in every
+    modality.
 
-    ``bounds``: (n, C), after each visited step; at the last one nothing is left to save, so that
-    whoever comes to it is judged by the verdict alone.
+    ``bounds``: (n, C), after each visited step: a share of the least that was seen by then on
+    slices called unhealthy; at the last one nothing is left to save, so that whoever comes to it is
+    judged by the verdict alone.
     """
 
     bounds: tuple[tuple[float, ...], ...]

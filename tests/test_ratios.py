@@ -12,7 +12,7 @@ BENCH = """
 import time
 
 def test_two_to_one(against):
-    against(lambda: time.sleep(0.02), lambda: time.sleep(0.04), rounds=3)
+    against(lambda: time.sleep(0.1), lambda: time.sleep(0.2), rounds=3)
 """
 
 

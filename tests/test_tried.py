@@ -15,7 +15,7 @@ from support import ROOT, bundle, needs_bf16
 from anofpdm.export.parity import FP16_TOLERANCE, Parity, Trial
 from anofpdm.runtime.bundle import NETWORK
 
-MODULES = ("tried", "tried_variants", "quantised", "lesions", "optional", "machine")
+MODULES = ("tried", "tried_variants", "quantised", "lesions", "machine")
 WIDTH, SIZE = 16, 32
 
 
