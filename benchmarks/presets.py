@@ -38,7 +38,7 @@ _TIMED_SLICES = 4
 @click.option("--preset", "names", multiple=True, help="Only these.  [default: all]")
 @click.option("--anomaly-map", "maps", multiple=True, help="Each of these.  [default: calibrated]")
 @click.option("--split", default="val", show_default=True)
-@click.option("--every", default=1, show_default=True, help="Use every k-th slice only.")
+@click.option("--every", default=1, show_default=True, help="Compare every k-th slice only.")
 @click.option("--repeat", default=3, show_default=True, help="Timings of each, or 0.")
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
@@ -58,7 +58,6 @@ def main(
 ) -> None:
     opened = open_bundle(bundle)
     labelled = fitting(open_sliceset(slices), opened).split(split)
-    labelled = labelled.take(range(0, len(labelled), every))
     setups = [
         Setup(preset=name, anomaly_map=kind)
         for name in names or opened.calibrations
@@ -74,8 +73,9 @@ def main(
     seconds = _seconds(segmenters, labelled, repeat)
     rows = []
     for segmenter, times in zip(segmenters, seconds, strict=True):
-        rows.append(_row(segmenter, labelled, times))
+        rows.append(_row(segmenter, labelled, every, times))
         click.echo(" | ".join(_line(rows[-1])), err=True)
+    labelled = labelled.take(range(0, len(labelled), every))
     patients = len(set(labelled.patients))
     sick = int(labelled.unhealthy.sum())
     caption = (
@@ -102,9 +102,11 @@ def _seconds(segmenters: list[Segmenter], labelled: SliceSet, repeat: int) -> li
     return times
 
 
-def _row(segmenter: Segmenter, labelled: SliceSet, times: list[float]) -> dict[str, Any]:
+def _row(
+    segmenter: Segmenter, labelled: SliceSet, every: int, times: list[float]
+) -> dict[str, Any]:
     used = segmenter.setup
-    found = evaluate(segmenter, labelled, ProgressLine(used.preset))
+    found = evaluate(segmenter, labelled, ProgressLine(used.preset), every)
     conditions = used.calibration.conditions
     return {
         "preset": used.preset,

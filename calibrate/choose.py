@@ -12,7 +12,8 @@ from anofpdm.runtime.calibration import Candidate
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.verdict import VERDICTS, alignment, cosine
 
-from .logistic import cross_validated, fit, left_out
+from .beside import Beside
+from .logistic import fit, left_out
 from .sweep import Curves
 from .threshold import best_threshold
 
@@ -21,10 +22,24 @@ _NEARLY_BEST = 0.99
 
 @dataclass(frozen=True)
 class Labels:
-    """Of N slices: ``unhealthy``, the image-level labels; ``patients``, whose they are."""
+    """Of N slices: ``unhealthy``, the image-level labels; ``patients``, whose they are; ``beside``:
+    which of them count together, None where each is judged alone."""
 
     unhealthy: NDArray[np.bool_]
     patients: NDArray[np.str_]
+    beside: Beside | None = None
+
+    def take(self, keep: NDArray[np.bool_]) -> Labels:
+        """Of these slices alone."""
+        beside = self.beside.take(keep) if self.beside else None
+        return Labels(self.unhealthy[keep], self.patients[keep], beside)
+
+    def average(
+        self, values: NDArray[np.float64], left: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
+        """What verdicts go by, (N,) -> (N,): averaged over neighbours, but for those that
+        ``left``."""
+        return self.beside.average(values, left) if self.beside else values
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,8 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
     """Both verdicts for one guidance strength; ``curves`` end at ``L``."""
     k = curves.w.index(w)
     M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
-    Cos_w, cosine_accuracy = best_threshold(cosine(MSE_h, curves.MSE_0), labels.unhealthy)
+    cosines = labels.average(cosine(MSE_h, curves.MSE_0))
+    Cos_w, cosine_accuracy = best_threshold(cosines, labels.unhealthy)
     statistics = curves.peak[:, k, -1], alignment(M, MSE_h, curves.MSE_0)
     return Candidate(
         L=L,
@@ -86,9 +102,23 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
         Cos_w=Cos_w,
         cosine_accuracy=cosine_accuracy,
         logistic=fit(*statistics, labels.unhealthy),
-        calibrated_accuracy=cross_validated(*statistics, labels.unhealthy, labels.patients),
+        calibrated_accuracy=cross_validated(*statistics, labels),
         M_max=tuple(float(value) for value in M.max(axis=(0, 1))),
     )
+
+
+def cross_validated(
+    peak: NDArray[np.float64], alignment: NDArray[np.float64], labels: Labels
+) -> float | None:
+    """Accuracy of the calibrated verdict on slices of patients that were left out of its fit; None
+    if none can be."""
+    right = []
+    for kept, judged in left_out(labels.patients, labels.unhealthy):
+        fitted = fit(peak[kept], alignment[kept], labels.unhealthy[kept])
+        theirs = labels.take(judged)
+        scores = theirs.average(fitted.score(peak[judged], alignment[judged]))
+        right.append((scores >= 0) == theirs.unhealthy)
+    return float(np.concatenate(right).mean()) if right else None
 
 
 def check_labels(unhealthy: NDArray[np.bool_], what: str) -> None:
@@ -129,21 +159,32 @@ def _cross_validated(curves: Mapping[int, Curves], labels: Labels) -> dict[str, 
     right: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in VERDICTS}
     for kept, judged in left_out(labels.patients, labels.unhealthy):
         others = {L: curves[L].take(kept) for L in curves}
-        rest = Labels(labels.unhealthy[kept], labels.patients[kept])
-        for name, best in _best_of_each(_candidates(others, rest)).items():
-            found = called(curves[best.L].take(judged), best, name)
-            right[name].append(found == labels.unhealthy[judged])
+        theirs = labels.take(judged)
+        for name, best in _best_of_each(_candidates(others, labels.take(kept))).items():
+            found = called(curves[best.L].take(judged), theirs, best, name)
+            right[name].append(found == theirs.unhealthy)
     return {
         name: float(np.concatenate(found).mean()) if found else None
         for name, found in right.items()
     }
 
 
-def called(curves: Curves, chosen: Candidate, verdict: str) -> NDArray[np.bool_]:
-    """Which slices a candidate calls unhealthy, by ``cosine`` or ``calibrated``: (N,)."""
+def called(
+    curves: Curves,
+    labels: Labels,
+    chosen: Candidate,
+    verdict: str,
+    left: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Which slices a candidate calls unhealthy, by ``cosine`` or ``calibrated``: (N,).
+
+    ``left``: (N,) which of them left as healthy.
+    """
     k = curves.w.index(chosen.w)
     M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
+    stays = True if left is None else ~left
     if verdict == "cosine":
-        return cosine(MSE_h, curves.MSE_0) <= chosen.Cos_w
-    statistics = curves.peak[:, k, -1], alignment(M, MSE_h, curves.MSE_0)
-    return chosen.logistic.score(*statistics) >= 0
+        cosines = labels.average(cosine(MSE_h, curves.MSE_0), left)
+        return (cosines <= chosen.Cos_w) & stays
+    scores = chosen.logistic.score(curves.peak[:, k, -1], alignment(M, MSE_h, curves.MSE_0))
+    return (labels.average(scores, left) >= 0) & stays

@@ -11,8 +11,8 @@ from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.stop import StopRule
 from anofpdm.runtime.verdict import alignment, cosine
 
-from .choose import Labels
-from .logistic import cross_validated, fit
+from .choose import Labels, cross_validated
+from .logistic import fit
 from .sweep import Curves
 from .threshold import best_threshold
 
@@ -58,11 +58,11 @@ def _try(
     stopped = np.where(taken[..., None], M, -np.inf).argmax(axis=1)
     agreement = (stopped == M.argmax(axis=1)).all(axis=1).mean()
     cosines, peaks, alignments = stopped_statistics(curves, k, steps)
-    Cos_w, cosine_accuracy = best_threshold(cosines, unhealthy)
+    Cos_w, cosine_accuracy = best_threshold(labels.average(cosines), unhealthy)
     M_max = np.where(taken[..., None], M, -np.inf).max(axis=(0, 1))
     accuracy: float | None = cosine_accuracy
     if verdict == "calibrated":
-        accuracy = cross_validated(peaks, alignments, unhealthy, labels.patients)
+        accuracy = cross_validated(peaks, alignments, labels)
     return EarlyStop(
         drop=rule.drop,
         patience=rule.patience,

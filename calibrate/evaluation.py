@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.neighbours import reach
 from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceSet
-from anofpdm.runtime.verdict import Statistics
+from anofpdm.runtime.verdict import probability
 
 from .bootstrap import Bootstrap, Interval
 from .metrics import area_under_roc, average_precision, dice, iou
@@ -41,10 +42,12 @@ def evaluate(
     segmenter: Segmenter,
     slices: SliceSet,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    every: int = 1,
 ) -> Evaluation:
     """Segment labelled slices and compare with their masks, on the model's grid.
 
-    Slices whose lesions were not drawn are left out.
+    Slices whose lesions were not drawn are left out; of the others every ``every``-th one is
+    compared, and those beside it are processed for its sake where neighbours count.
 
     Raises
     ------
@@ -55,11 +58,14 @@ def evaluate(
     if not drawn:
         raise CohortError("the slices have no reference masks: nothing to compare with")
     slices = slices.take(drawn)
-    logistic = segmenter.setup.calibration.logistic
+    compared = range(0, len(slices), every)
+    stream = _with_neighbours(slices, compared, segmenter.setup.calibration.neighbours_mm)
     seen: dict[int, _Seen] = {}
     rows: dict[int, SliceScores] = {}
-    for result in segmenter.analyse(Slice(i, slices.x0(i)) for i in range(len(slices))):
+    for result in segmenter.analyse(stream):
         i = result.key
+        if i not in compared:
+            continue
         record, reference = slices.records[i], slices.mask(i)
         foreground = slices.x0(i).mean(axis=0) > _FOREGROUND
         gated = result.mask & result.unhealthy
@@ -80,15 +86,16 @@ def evaluate(
             result.cosine,
             result.peak,
             result.alignment,
-            logistic.probability(Statistics(result.cosine, result.peak, result.alignment)),
+            probability(result.log_odds),
             dice(result.mask, reference),
             dice(gated, reference),
             len(segmenter.setup.taken(result.M, result.M)),
         )
-        progress(len(seen), len(slices))
-    ordered = tuple(rows[i] for i in range(len(slices)))
-    boot, heads = Bootstrap(slices.patients), _by_patient(seen, slices)
-    everything = [seen[i] for i in range(len(slices))]
+        progress(len(seen), len(compared))
+    slices = slices.take(compared)
+    ordered = tuple(rows[i] for i in compared)
+    everything = [seen[i] for i in compared]
+    boot, heads = Bootstrap(slices.patients), _by_patient(everything)
     sick = [one for one, row in zip(everything, ordered, strict=True) if row.unhealthy]
     margins: dict[str, Callable[[SliceScores], float]] = {
         "cosine": lambda row: calibration.Cos_w - row.cosine,
@@ -115,11 +122,20 @@ def evaluate(
     )
 
 
-def _by_patient(seen: dict[int, _Seen], slices: SliceSet) -> dict[str, list[_Seen]]:
-    return {
-        str(name): [seen[i] for i in np.flatnonzero(slices.patients == name).tolist()]
-        for name in np.unique(slices.patients)
-    }
+def _with_neighbours(slices: SliceSet, compared: range, width_mm: float) -> Iterator[Slice]:
+    """The slices that are compared, and those beside them that count."""
+    wanted = set(compared)
+    for i in compared:
+        far = reach(width_mm, slices.records[i].slice_mm)
+        wanted.update(range(max(0, i - far), min(len(slices), i + far + 1)))
+    return (one for one in slices.slices() if one.key in wanted)
+
+
+def _by_patient(seen: list[_Seen]) -> dict[str, list[_Seen]]:
+    heads: dict[str, list[_Seen]] = {}
+    for one in seen:
+        heads.setdefault(one.patient, []).append(one)
+    return dict(sorted(heads.items()))
 
 
 def _over_slices(boot: Bootstrap, seen: list[_Seen], *, gated: bool) -> Scores:

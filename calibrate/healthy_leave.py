@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,23 +37,20 @@ def choose_leave(
     """
     n, folds = len(curves.timesteps), []
     for kept, judged in left_out(labels.patients, labels.unhealthy):
-        others, rest = curves.take(kept), Labels(labels.unhealthy[kept], labels.patients[kept])
+        others, rest = curves.take(kept), labels.take(kept)
         thresholds = candidate(others, full.L, full.w, rest)
-        least = _least(others, thresholds, verdict)
-        theirs = curves.take(judged)
+        least = _least(others, rest, thresholds, verdict)
         if least is not None:
-            found = called(theirs, thresholds, verdict)
-            folds.append((least, _M(theirs, full.w), found, labels.unhealthy[judged]))
-    least = _least(curves, full, verdict)
+            folds.append(_Fold(least, curves.take(judged), labels.take(judged), thresholds))
+    least = _least(curves, labels, full, verdict)
     if not folds or least is None:
         return None
     for margin in _MARGINS:
-        rules = [_rule(margin, bound) for bound, *_ in folds]
-        pairs = list(zip(rules, folds, strict=True))
-        changed = np.concatenate([rule.healthy(M) & found for rule, (_, M, found, _) in pairs])
-        steps = np.concatenate([rule.steps(M) for rule, (_, M, *_) in pairs])
-        sick = np.concatenate([unhealthy for *_, unhealthy in folds])
-        if changed.mean() <= 1 - _AGREEMENT and not (changed & sick).any():
+        tried = [fold.tried(_rule(margin, fold.least), verdict) for fold in folds]
+        found, kept_by_rule, steps = (np.concatenate(column) for column in zip(*tried, strict=True))
+        changed, sick = found != kept_by_rule, np.concatenate([f.labels.unhealthy for f in folds])
+        lost = found & ~kept_by_rule & sick
+        if changed.mean() <= 1 - _AGREEMENT and not lost.any():
             if steps.mean() > (1 - _WORTH) * n:
                 return None
             return HealthyLeave(
@@ -61,13 +60,34 @@ def choose_leave(
     return None
 
 
+@dataclass(frozen=True)
+class _Fold:
+    """A group of patients, and what the others say: thresholds, and the ``least`` of M."""
+
+    least: NDArray[np.float64]
+    curves: Curves
+    labels: Labels
+    thresholds: Candidate
+
+    def tried(
+        self, rule: LeaveRule, verdict: str
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+        """Which slices are called unhealthy without the rule, which with it, and the steps that
+        each takes: (N,) each."""
+        M, judge = _M(self.curves, self.thresholds.w), (self.curves, self.labels, self.thresholds)
+        left = rule.healthy(M)
+        return called(*judge, verdict), called(*judge, verdict, left), rule.steps(M)
+
+
 def _M(curves: Curves, w: float) -> NDArray[np.float64]:
     return curves.M[:, curves.w.index(w)]
 
 
-def _least(curves: Curves, full: Candidate, verdict: str) -> NDArray[np.float64] | None:
+def _least(
+    curves: Curves, labels: Labels, full: Candidate, verdict: str
+) -> NDArray[np.float64] | None:
     """(n, C): the least of the largest M so far, over slices called unhealthy; None without any."""
-    unhealthy = called(curves, full, verdict)
+    unhealthy = called(curves, labels, full, verdict)
     if not unhealthy.any():
         return None
     best = np.maximum.accumulate(_M(curves, full.w)[unhealthy], axis=1)

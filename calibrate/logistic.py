@@ -53,18 +53,3 @@ def left_out(patients: Names, unhealthy: Flags) -> Iterator[tuple[Flags, Flags]]
         rest = unhealthy[~judged]
         if rest.any() and not rest.all():
             yield ~judged, judged
-
-
-def cross_validated(
-    peak: Float64, alignment: Float64, unhealthy: Flags, patients: Names
-) -> float | None:
-    """Accuracy on slices of patients that were left out of the fit; None if none can be."""
-    right = [
-        (
-            fit(peak[kept], alignment[kept], unhealthy[kept]).score(peak[judged], alignment[judged])
-            >= 0
-        )
-        == unhealthy[judged]
-        for kept, judged in left_out(patients, unhealthy)
-    ]
-    return float(np.concatenate(right).mean()) if right else None

@@ -23,11 +23,14 @@ from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import ENCODINGS, Process
+from anofpdm.runtime.neighbours import WIDEST_MM
 from anofpdm.runtime.schedule import SPACINGS
+from anofpdm.runtime.select import THRESHOLDS
 from anofpdm.runtime.setup import PRECISIONS
 from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.runtime.verdict import VERDICTS
 
+from .beside import Beside
 from .choose import Labels, check_labels, choose
 from .early_stop import choose_stop
 from .healthy_leave import choose_leave
@@ -62,6 +65,14 @@ _LARGEST = 10_000
 @click.option("--verdict", type=click.Choice(VERDICTS), help="What calls a slice unhealthy: the "
               "paper's cosine, or a logistic regression on the map's peak and the alignment.  "
               "[default: what is right more often on patients that were left out]")  # fmt: skip
+@click.option("--threshold", type=click.Choice(THRESHOLDS), default="algorithm-1",
+              show_default=True, help="Where maps are cut: by the paper's Algorithm 1, or half-way "
+              "from there to Otsu's threshold.")  # fmt: skip
+@click.option("--neighbours", "neighbours_mm", type=click.FloatRange(0, WIDEST_MM), default=0.0,
+              show_default=True, metavar="MM", help="Average maps and verdicts over slices "
+              "of a volume that lie nearer than this.")  # fmt: skip
+@click.option("--mirrored", is_flag=True, help="Show the network every second slice mirrored, left "
+              "for right: for networks trained with flips, and with --neighbours.")  # fmt: skip
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
               help="Use every k-th slice only, to save time.")  # fmt: skip
 @click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
@@ -84,6 +95,9 @@ def main(
     precision: str,
     anomaly_map: str,
     verdict: str | None,
+    threshold: str,
+    neighbours_mm: float,
+    mirrored: bool,
     every: int,
     preset: str | None,
     is_default: bool,
@@ -103,8 +117,14 @@ def main(
     lengths = _lengths(length, opened.manifest.L, opened.manifest.schedule.T)
     labelled = fitting(open_sliceset(slices), opened).split(split)
     labelled = labelled.take(range(0, len(labelled), every))
-    labels = Labels(labelled.unhealthy, labelled.patients)
-    check_labels(labels.unhealthy, f"the slices of split {split!r}")
+    check_labels(labelled.unhealthy, f"the slices of split {split!r}")
+    beside = Beside.of(labelled.slices(), neighbours_mm) if neighbours_mm else None
+    if beside and not beside.spacing_mm.all():
+        raise AnofpdmError(
+            f"{slices} does not say how far its slices are apart, which --neighbours needs: "
+            "prepare them again"
+        )
+    labels = Labels(labelled.unhealthy, labelled.patients, beside)
     backend = open_device(device, opened, threads=threads, engines=False, precision=precision)
     schedule, clip = opened.manifest.schedule, opened.manifest.clip
     with closing(backend):
@@ -117,6 +137,7 @@ def main(
             opened.manifest.scored_channels,
             seed=seed,
             slots=backend.slots,
+            mirrored=mirrored,
             progress=ProgressLine("slices"),
         )
     show_device(device, backend)
@@ -133,6 +154,9 @@ def main(
         conditions=opened.conditions(encoding, best.L, stride, spacing, precision),
         verdict=choice.verdict,
         anomaly_map=anomaly_map,
+        threshold=threshold,
+        neighbours_mm=neighbours_mm,
+        mirrored=mirrored,
         early_stop=choose_stop(own, labels, best, choice.verdict),
         healthy_leave=leave,
         familiar=familiar_volumes(own.MSE_0, labels, taken),

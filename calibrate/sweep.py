@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.denoiser import Denoiser
-from anofpdm.runtime.forward import Process, Slice, run
+from anofpdm.runtime.forward import Process, run
 from anofpdm.runtime.host_row import HostRow, Step
+from anofpdm.runtime.neighbours import shown
 from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.sliceset import SliceSet
 from anofpdm.runtime.verdict import peak
@@ -86,12 +87,17 @@ def sweep(
     *,
     seed: int = 0,
     slots: int = 4,
+    mirrored: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Curves:
-    """Run the forward process over all slices and record the curves."""
+    """Run the forward process over all slices and record the curves.
+
+    ``mirrored``: whether every second one is shown mirrored, see
+    :mod:`anofpdm.runtime.neighbours`.
+    """
     row = HostRow(process, denoiser, lambda: _CurveDigest(w, scored), seed=seed, slots=slots)
     curves: dict[int, tuple[Float64, Float64, Float64, Float64]] = {}
-    for item, digest in run(row, (Slice(i, slices.x0(i)) for i in range(len(slices)))):
+    for item, digest in run(row, (shown(one, mirrored) for one in slices.slices())):
         curves[item.key] = (
             np.array([one.M for one in digest.by_w]),
             np.array([one.MSE_h for one in digest.by_w]),
@@ -114,6 +120,7 @@ def sweeps(
     *,
     seed: int = 0,
     slots: int = 4,
+    mirrored: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, Curves]:
     """The curves of every L in ``lengths``: of one sweep to the largest, but where timesteps are
@@ -128,6 +135,7 @@ def sweeps(
             scored,
             seed=seed,
             slots=slots,
+            mirrored=mirrored,
             progress=lambda done, total: progress(part * total + done, parts * total),
         )
 

@@ -12,9 +12,11 @@ from .anomaly_map import ANOMALY_MAPS
 from .errors import BundleError
 from .familiar import Familiar
 from .forward import ENCODINGS
+from .neighbours import WIDEST_MM
 from .schedule import SPACINGS
+from .select import THRESHOLDS
 from .stop import LeaveRule, StopRule
-from .verdict import VERDICTS, Logistic, Statistics
+from .verdict import VERDICTS, Logistic
 
 _AGREEMENT = 0.99
 # What the FP32 network may be computed in with calibrations of its own.
@@ -164,6 +166,10 @@ class Calibration:
     ``calibrated``: ``logistic`` gives it a probability of at least one half; ``M_max``: per
     scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
     :class:`anofpdm.runtime.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
+    ``threshold``: ``algorithm-1``, or ``half-way`` from there to Otsu's, see
+    :func:`anofpdm.runtime.select.otsu`; ``neighbours_mm``: how wide the average over slices is that
+    lie near each other, 0 for none; ``mirrored``: whether every second slice is shown mirrored, see
+    :mod:`anofpdm.runtime.neighbours`;
     ``early_stop``: None where no rule saves a tenth of the steps; ``healthy_leave``: likewise, or
     where none keeps 99 % of the verdicts; ``familiar``: which volumes it
     holds for; ``peaks``: where M_t peaked; ``warnings``: where the paper's rules fail on this
@@ -180,6 +186,9 @@ class Calibration:
     anomaly_map: str = "aggregate"
     a: float = 0.90
     b: float = 0.98
+    threshold: str = "algorithm-1"
+    neighbours_mm: float = 0.0
+    mirrored: bool = False
     early_stop: EarlyStop | None = None
     healthy_leave: HealthyLeave | None = None
     familiar: Familiar | None = None
@@ -193,16 +202,18 @@ class Calibration:
             raise ValueError(f"verdict must be cosine or calibrated, not {self.verdict!r}")
         if self.anomaly_map not in ANOMALY_MAPS:
             raise ValueError(f"anomaly_map must be aggregate or last, not {self.anomaly_map!r}")
+        if self.threshold not in THRESHOLDS:
+            raise ValueError(f"threshold must be algorithm-1 or half-way, not {self.threshold!r}")
+        if not 0 <= self.neighbours_mm <= WIDEST_MM or not isinstance(self.mirrored, bool):
+            raise ValueError(f"neighbours_mm must be in 0..{WIDEST_MM:g}, mirrored true or false")
         if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
             raise ValueError("w, Cos_w and M_max must be finite")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
             raise ValueError("a calibration needs M_max > 0 and 0 <= a <= b <= 1")
 
-    def unhealthy(self, statistics: Statistics) -> bool:
-        """The verdict on a slice."""
-        if self.verdict == "cosine":
-            return statistics.cosine <= self.Cos_w
-        return self.logistic.probability(statistics) >= 0.5
+    def unhealthy(self, cosine: float, log_odds: float) -> bool:
+        """The verdict on a slice with this cosine, and these log odds by ``logistic``."""
+        return cosine <= self.Cos_w if self.verdict == "cosine" else log_odds >= 0
 
     def with_w(self, w: float, where: Path) -> Calibration:
         """The same for another guidance strength that was tried; without early stop, leaving, and

@@ -49,13 +49,29 @@ class Process:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a slice lies in its volume: its axial ``level``, from 0 at the feet, and how far it is
+    to the next one; ``spacing_mm`` is 0 where that is not known."""
+
+    level: int
+    spacing_mm: float = 0.0
+
+
+@dataclass(frozen=True)
 class Slice:
     """``x0``: (C, H, W) float32 in [-1, 1]; ``key``: what its noise depends on, non-negative;
-    ``volume``: whose slice it is, for the caller."""
+    ``volume``: whose slice it is, for the caller; ``at``: where it lies there, None for the level
+    ``key``."""
 
     key: int
     x0: Float32
     volume: int = 0
+    at: Place | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where it lies."""
+        return self.at or Place(self.key)
 
 
 _END = object()

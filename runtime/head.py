@@ -12,7 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import VolumeError
-from .forward import Slice
+from .forward import Place, Slice
 from .grid import Grid, Placement, from_grid, to_grid
 from .limits import LIMITS, Limits
 from .volume import Volume, read_volume
@@ -89,8 +89,11 @@ def names_of(images: Sequence[SpatialImage], names: Sequence[str] | None = None)
 
 def numbered(head: Head, slices: NDArray[np.float32], volume: int) -> list[Slice]:
     """The slices as the forward process takes them: keys are axial indices."""
-    levels = head.placement.levels
-    return [Slice(int(level), x0, volume) for level, x0 in zip(levels, slices, strict=True)]
+    levels, spacing_mm = head.placement.levels.tolist(), float(head.volume.voxel_mm[2])
+    return [
+        Slice(level, x0, volume, Place(level, spacing_mm))
+        for level, x0 in zip(levels, slices, strict=True)
+    ]
 
 
 def as_images(

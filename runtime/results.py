@@ -19,14 +19,16 @@ class SliceResult:
     ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
     verdict; ``cosine`` (eq. 18), ``peak`` (99 % quantile of the map of eq. 20), ``alignment`` (of
     guidance with the unguided error): what it goes by, depending on the calibration;
-    ``left``: whether it is healthy by the rule that lets slices leave early, whether it did or went
-    on; ``probability``: of being unhealthy, by the calibrated decision, and 0 where that rule
-    decided; ``timesteps``: (n,) the visited
-    ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and the scored modalities; ``t_e``:
-    (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``: the threshold; ``x0``:
-    (C, size, size) float32 in [-1, 1], the scored modalities of the slice; ``H``: (size, size)
-    float32, the anomaly map averaged over modalities; ``mask``: (size, size) bool, whatever
-    the verdict.
+    ``log_odds``: of being unhealthy, by the calibrated decision; ``left``: whether it is healthy by
+    the rule that lets slices leave early, whether it did or went on; ``probability``: that of
+    ``log_odds``, and 0 where that rule decided. Where the calibration has slices count together
+    that are neighbours, ``cosine``, ``log_odds`` and ``H`` are averages over these.
+
+    ``timesteps``: (n,) the visited ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and
+    the scored modalities; ``t_e``: (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``:
+    the threshold; ``x0``: (C, size, size) float32 in [-1, 1], the scored modalities of the slice;
+    ``H``: (size, size) float32, the anomaly map averaged over modalities; ``mask``: (size, size)
+    bool, whatever the verdict.
     """
 
     key: int
@@ -36,6 +38,7 @@ class SliceResult:
     cosine: float
     peak: float
     alignment: float
+    log_odds: float
     probability: float
     timesteps: NDArray[np.int64]
     M: NDArray[np.float64]

@@ -12,15 +12,14 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from .backend import Backend, Recipe
+from .analysis import Analysis
+from .backend import Backend
 from .bundle import DEFAULT, Bundle, open_bundle
 from .device import open_device
 from .errors import SetupError, VolumeError
 from .forward import Cancelled, Slice, never
 from .head import Head, as_images, numbered, on_grid
-from .postprocess import cut
 from .results import Segmentation, SliceResult
-from .select import threshold
 from .setup import Setup, resolve
 from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
 from .volume import mask_image
@@ -240,6 +239,7 @@ class Segmenter:
         slices: Iterable[tuple[int, ArrayLike]],
         *,
         pixel_mm: tuple[float, float],
+        slice_mm: float | None = None,
         axes: str = "RA",
         measured: HeadMeasure | None = None,
         settle: int | None = None,
@@ -247,6 +247,9 @@ class Segmenter:
         cancel: threading.Event | None = None,
     ) -> Iterator[StreamedSlice]:
         """Segment axial slices as they arrive, and yield each as it is done, in whatever order.
+
+        Where the calibration averages over neighbours, a slice is done when these are; the
+        outermost ones of the head wait for the last slice of all.
 
         A thread takes them from ``slices``, so that those under way go on while the next one is
         waited for. Leaving the loop, closing the iterator or setting ``cancel`` ends it: what is
@@ -257,6 +260,8 @@ class Segmenter:
         slices : (index, image): the axial index, from the feet up, which noise depends on; the
             image (H, W), or (C, H, W) of several modalities, any real type and range
         pixel_mm : spacing along the two axes of the image
+        slice_mm : from one index to the next; needed where the calibration averages over
+            neighbours, None for that of what was measured
         axes : where these lead: ``RA`` (to the patient's right and front) or ``PL`` (rows and
             columns of an axial DICOM image), for instance
         measured : see :meth:`measure`: with that of the whole volume, results are those of
@@ -272,7 +277,9 @@ class Segmenter:
             If a slice cannot be used, when those before it are done; likewise what ``slices``
             raises.
         """
-        return Stream(self, slices, pixel_mm, axes, measured, settle, every_slice, cancel).results()
+        return Stream(
+            self, slices, pixel_mm, slice_mm, axes, measured, settle, every_slice, cancel
+        ).results()
 
     def analyse(
         self,
@@ -280,47 +287,19 @@ class Segmenter:
         cancelled: Cancelled = never,
         *,
         to_the_end: bool = True,
+        done: Callable[[], None] = lambda: None,
     ) -> Iterator[SliceResult]:
-        """Find anomalies on slices that are on the bundle's grid already, as they finish; see
-        :func:`anofpdm.runtime.forward.run`.
+        """Find anomalies on slices that are on the bundle's grid already, as they and their
+        neighbours finish; see :func:`anofpdm.runtime.forward.run` and
+        :class:`anofpdm.runtime.neighbours.Gathering`.
 
         ``to_the_end``: whether slices that are certain to be healthy go on, for the sake of their
-        maps; no verdict depends on it.
+        maps; no verdict depends on it. ``done``: called for every slice that has gone through the
+        process, also while its result waits for neighbours.
         """
-        setup, scored = self.setup, self.bundle.manifest.scored_channels
-        calibration = setup.calibration
-        timesteps, M_max = setup.process.timesteps, np.array(calibration.M_max)
-        leave = None if to_the_end else setup.leave
-        recipe = Recipe(
-            setup.process, calibration.w, scored, setup.rule, setup.stop, leave, self.seed
-        )
-        for item, found in self.backend.find(recipe, slices, cancelled):
-            M, H = found.M, found.H
-            cuts = threshold(H, M.max(axis=0), M_max, calibration.a, calibration.b)
-            Q = cuts.Q if setup.Q is None else setup.Q
-            mean_H = H.mean(axis=0)
-            statistics = found.statistics()
-            left = setup.leave is not None and bool(setup.leave.healthy(M))
-            yield SliceResult(
-                key=item.key,
-                volume=item.volume,
-                unhealthy=calibration.unhealthy(statistics) and not left,
-                left=left,
-                cosine=statistics.cosine,
-                peak=statistics.peak,
-                alignment=statistics.alignment,
-                probability=0.0 if left else calibration.logistic.probability(statistics),
-                timesteps=timesteps[: len(M)],
-                M=M,
-                MSE_h=found.MSE_h,
-                MSE_0=found.MSE_0,
-                t_e=found.t_e,
-                index=cuts.index,
-                Q=Q,
-                x0=item.x0[list(scored)],
-                H=mean_H,
-                mask=cut(mean_H, Q),
-            )
+        scored = self.bundle.manifest.scored_channels
+        analysis = Analysis(self.setup, scored, self.seed, to_the_end)
+        return analysis.run(self.backend, slices, cancelled, done)
 
     def _on_grid(self, images: Sequence[SpatialImage], names: Sequence[str] | None) -> _Taken:
         started = time.perf_counter()

@@ -85,6 +85,9 @@ class Resolved:
             "logistic": asdict(c.logistic),
             "M_max": list(c.M_max),
             "quantiles": [c.a, c.b],
+            "threshold_rule": c.threshold,
+            "neighbours_mm": c.neighbours_mm,
+            "mirrored": c.mirrored,
         }
 
 

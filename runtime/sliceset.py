@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import CohortError
 from .files import write_json
+from .forward import Place, Slice
 from .grid import Grid
 
 INDEX, _SLICES, _MASKS = "slices.json", "slices.u8", "masks.u8"
@@ -28,16 +29,20 @@ _FORMAT = 1
 @dataclass(frozen=True)
 class SliceRecord:
     """One slice: its patient, axial index and split; whether it shows a lesion, and whether its
-    lesions were drawn (an empty mask says nothing where they were not)."""
+    lesions were drawn (an empty mask says nothing where they were not); ``slice_mm``: how far it is
+    to the next axial index, 0 where that is not known."""
 
     patient: str
     level: int
     split: str
     unhealthy: bool
     drawn: bool
+    slice_mm: float = 0.0
 
     def __post_init__(self) -> None:
-        kinds = (str, int, str, bool, bool)
+        kinds = (str, int, str, bool, bool, float)
+        if not 0 <= self.slice_mm < math.inf:
+            raise ValueError(f"slices cannot be {self.slice_mm} mm apart")
         for value, kind in zip(vars(self).values(), kinds, strict=True):
             if not isinstance(value, kind):
                 raise TypeError(f"a slice has {value!r} where {kind.__name__} is expected")
@@ -71,6 +76,16 @@ class SliceSet:
     def patients(self) -> NDArray[np.str_]:
         """(n,) patient names."""
         return np.array([record.patient for record in self.records])
+
+    def slices(self) -> Iterator[Slice]:
+        """All of them, as the forward process takes them: keys are positions, which is what noise
+        depends on; volumes are scans, which a patient may have several of."""
+        scan, last = -1, None
+        for i, record in enumerate(self.records):
+            if last is None or record.patient != last.patient or record.level <= last.level:
+                scan += 1
+            last = record
+            yield Slice(i, self.x0(i), scan, Place(record.level, record.slice_mm))
 
     def x0(self, index: int) -> NDArray[np.float32]:
         """Slice ``index``: (C, size, size) float32 in [-1, 1]."""
@@ -146,7 +161,7 @@ def writing(
         "source": dict(source),
         "modalities": list(modalities),
         "grid": asdict(grid),
-        "slices": [[r.patient, r.level, r.split, r.unhealthy, r.drawn] for r in writer.records],
+        "slices": [list(vars(record).values()) for record in writer.records],
     }
     write_json(folder / INDEX, index)
 

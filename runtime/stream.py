@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle import Manifest
 from .errors import VolumeError
-from .forward import Slice
+from .forward import Place, Slice
 from .grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
 from .head import names_of
 from .results import SliceResult
@@ -47,11 +47,13 @@ class StreamedSlice:
 @dataclass(frozen=True)
 class HeadMeasure:
     """What a volume says of the slices to come: ``found``: on its intensities and where the head
-    is; ``shape``, ``pixel_mm``: of its axial slices, canonical (X, Y), which theirs must be."""
+    is; ``shape``, ``pixel_mm``: of its axial slices, canonical (X, Y), which theirs must be;
+    ``slice_mm``: from one to the next, 0 where that is not known."""
 
     found: Measured
     shape: tuple[int, int]
     pixel_mm: tuple[float, float]
+    slice_mm: float = 0.0
 
 
 def measure_head(images: Sequence[SpatialImage], manifest: Manifest) -> HeadMeasure:
@@ -59,7 +61,7 @@ def measure_head(images: Sequence[SpatialImage], manifest: Manifest) -> HeadMeas
     volume = read_volume(list(images), names_of(images), len(manifest.modalities))
     shape, mm = volume.data.shape, volume.voxel_mm
     found = measure(volume.data, manifest.grid)
-    return HeadMeasure(found, (shape[1], shape[2]), (mm[0], mm[1]))
+    return HeadMeasure(found, (shape[1], shape[2]), (mm[0], mm[1]), float(mm[2]))
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ class Stream:
         segmenter: Segmenter,
         slices: Iterable[tuple[int, ArrayLike]],
         pixel_mm: tuple[float, float],
+        slice_mm: float | None,
         axes: str,
         measured: HeadMeasure | None,
         settle: int | None,
@@ -174,6 +177,8 @@ class Stream:
             raise VolumeError(f"pixel_mm is {pixel_mm!r}: give two lengths in mm") from None
         if not all(_SMALLEST_MM <= mm <= _LARGEST_MM for mm in (rows_mm, columns_mm)):
             raise VolumeError(f"pixel_mm is {pixel_mm}: no head has pixels of that size")
+        if slice_mm is not None and not _SMALLEST_MM <= slice_mm <= _LARGEST_MM:
+            raise VolumeError(f"slice_mm is {slice_mm}: no head has slices that far apart")
         if measured is not None and not isinstance(measured, HeadMeasure):
             raise VolumeError("measured is none of Segmenter.measure()")
         if settle is not None and settle < 1:
@@ -185,6 +190,13 @@ class Stream:
             raise VolumeError(
                 f"what was measured has pixels of {measured.pixel_mm} mm, the slices have "
                 f"{self._pixel_mm}: measure a volume of the same field of view"
+            )
+        self._slice_mm = slice_mm or (measured.slice_mm if measured else 0.0)
+        wide = segmenter.setup.calibration.neighbours_mm
+        if wide and not self._slice_mm:
+            raise VolumeError(
+                f"preset {segmenter.setup.preset} averages over slices nearer than {wide:g} mm: "
+                "give slice_mm, from one slice to the next"
             )
         self._measured, self._settle, self._every_slice = measured, settle, every_slice
         self._cancelled = cancel or threading.Event()
@@ -203,9 +215,11 @@ class Stream:
         arrivals = Arrivals(self._given, 2 * self._segmenter.backend.slots)
         try:
             for result in self._segmenter.analyse(
-                self._slices(arrivals), self._cancelled.is_set, to_the_end=self._every_slice
+                self._slices(arrivals),
+                self._cancelled.is_set,
+                to_the_end=self._every_slice,
+                done=self._done,
             ):
-                self._under_way -= 1
                 yield self._back(result)
                 yield from self._blanks()
                 if self._cancelled.is_set():
@@ -216,6 +230,9 @@ class Stream:
                     raise self._wrong
         finally:
             arrivals.close()
+
+    def _done(self) -> None:
+        self._under_way -= 1
 
     def _slices(self, arrivals: Arrivals) -> Iterator[Slice | None]:
         """What has arrived, on the grid; None while nothing has."""
@@ -280,7 +297,8 @@ class Stream:
     def _on_grid(self, index: int, image: Float32, measured: Measured) -> Iterator[Slice]:
         if shows_head(image, self._pixel_mm, self._grid, measured):
             self._under_way += 1
-            yield Slice(index, slice_to_grid(image, self._pixel_mm, self._grid, measured))
+            x0 = slice_to_grid(image, self._pixel_mm, self._grid, measured)
+            yield Slice(index, x0, at=Place(index, self._slice_mm))
             return
         nothing = self._axes.back(np.zeros(image.shape[1:], np.float32))
         self._blank.append(StreamedSlice(index, None, nothing.astype(np.uint8), nothing))

@@ -46,10 +46,14 @@ class Logistic:
         log_peak, aligned = features(peak, alignment)
         return np.asarray(self.intercept + self.log_peak * log_peak + self.alignment * aligned)
 
-    def probability(self, statistics: Statistics) -> float:
-        """Of being unhealthy, in 0..1."""
-        score = self.score(np.array(statistics.peak), np.array(statistics.alignment))
-        return 0.5 * (1 + math.tanh(float(score) / 2))
+    def log_odds(self, statistics: Statistics) -> float:
+        """Of being unhealthy, on one slice."""
+        return float(self.score(np.array(statistics.peak), np.array(statistics.alignment)))
+
+
+def probability(log_odds: float) -> float:
+    """Log odds as a probability, in 0..1."""
+    return 0.5 * (1 + math.tanh(log_odds / 2))
 
 
 def features(peak: Float64, alignment: Float64) -> Float64:

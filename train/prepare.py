@@ -71,9 +71,15 @@ def _prepare_case(case: Case, modalities: tuple[str, ...], grid: Grid, writer: S
     else:
         unhealthy = _parse_labels(case, placement)
         drawn = None
+    slice_mm = round(float(volume.voxel_mm[2]), 4)
     for i, level in enumerate(placement.levels):
         record = SliceRecord(
-            case.patient, int(level), case.split, bool(unhealthy[level]), drawn is not None
+            case.patient,
+            int(level),
+            case.split,
+            bool(unhealthy[level]),
+            drawn is not None,
+            slice_mm,
         )
         writer.add(record, slices[i], None if drawn is None else drawn[i])
 

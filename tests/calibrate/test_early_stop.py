@@ -7,9 +7,8 @@ import pytest
 from support import fading_network, labelled
 from transcription import is_over
 
-from anofpdm.calibrate.choose import candidate
+from anofpdm.calibrate.choose import candidate, cross_validated
 from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
-from anofpdm.calibrate.logistic import cross_validated
 from anofpdm.calibrate.sweep import Curves
 from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.host_row import HostRow
@@ -77,7 +76,7 @@ def test_every_rule_is_judged_as_by_brute_force():
                 )
             ])  # fmt: skip
             calibrated = _try(curves, labels, full, "calibrated", rule)
-            want = cross_validated(peaks, aligned, unhealthy, labels.patients)
+            want = cross_validated(peaks, aligned, labels)
             assert calibrated.accuracy == pytest.approx(want)
             called = calibrated.logistic.score(peaks, aligned) >= 0
             assert (called == unhealthy).mean() > 0.8

@@ -7,7 +7,8 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from anofpdm.calibrate.logistic import cross_validated, fit, left_out
+from anofpdm.calibrate.choose import Labels, cross_validated
+from anofpdm.calibrate.logistic import fit, left_out
 
 
 def slices(n=120, patients=6, seed=0):
@@ -38,7 +39,7 @@ def test_accuracy_is_on_patients_that_were_left_out():
     peak, aligned, unhealthy, names = slices()
     X = np.stack([np.log(peak), aligned], axis=1)
     called = cross_val_predict(sklearn(), X, unhealthy, groups=names, cv=GroupKFold(6))
-    got = cross_validated(peak, aligned, unhealthy, names)
+    got = cross_validated(peak, aligned, Labels(unhealthy, names))
     assert got == pytest.approx((called == unhealthy).mean())
 
 
@@ -56,7 +57,7 @@ def test_no_patient_is_on_both_sides_and_every_one_is_judged_once():
 
 def test_with_one_patient_nothing_can_be_told():
     peak, aligned, unhealthy, _ = slices()
-    assert cross_validated(peak, aligned, unhealthy, np.array(["P"] * 120)) is None
+    assert cross_validated(peak, aligned, Labels(unhealthy, np.array(["P"] * 120))) is None
 
 
 def test_a_statistic_that_never_changes_gets_no_weight():
