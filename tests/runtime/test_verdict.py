@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, peak
+from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, peak, probability
 
 
 def test_cosine_of_parallel_sequences_is_one_and_of_orthogonal_ones_zero():
@@ -55,9 +55,10 @@ def test_the_calibrated_decision_is_a_logistic_regression():
     decision = Logistic(0.5, 2.0, -3.0)
     for height, aligned in ((0.1, 0.2), (3.0, -0.9), (1e-3, 0.0)):
         score = 0.5 + 2 * np.log(height) - 3 * aligned
-        got = decision.probability(Statistics(0.9, height, aligned))
-        assert got == pytest.approx(1 / (1 + np.exp(-score)))
-    assert decision.probability(Statistics(0.9, 0.0, 0.0)) == pytest.approx(0, abs=1e-9)
-    assert Logistic(1e6, 1.0, 1.0).probability(Statistics(0.9, 1.0, 0.0)) == 1.0
+        log_odds = decision.log_odds(Statistics(0.9, height, aligned))
+        assert log_odds == pytest.approx(score)
+        assert probability(log_odds) == pytest.approx(1 / (1 + np.exp(-score)))
+    assert probability(decision.log_odds(Statistics(0.9, 0.0, 0.0))) == pytest.approx(0, abs=1e-9)
+    assert probability(Logistic(1e6, 1.0, 1.0).log_odds(Statistics(0.9, 1.0, 0.0))) == 1.0
     with pytest.raises(ValueError, match="finite"):
         Logistic(0.0, float("nan"), 0.0)

@@ -1,0 +1,196 @@
+"""Calibration with neighbours that count and mirrored slices: it judges as the runtime does."""
+
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from support import bundle, call, head, recalibrated, save, toy_network, write_toy_bundle
+
+from anofpdm.calibrate.beside import Beside
+from anofpdm.calibrate.choose import Labels, called, candidate, choose, cross_validated
+from anofpdm.calibrate.evaluation import evaluate
+from anofpdm.calibrate.healthy_leave import choose_leave
+from anofpdm.calibrate.logistic import fit, left_out
+from anofpdm.calibrate.main import main as calibrate
+from anofpdm.calibrate.sweep import sweep
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle import NETWORK, open_bundle
+from anofpdm.runtime.calibration import HealthyLeave
+from anofpdm.runtime.forward import Place, Process, Slice
+from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
+from anofpdm.runtime.verdict import Logistic, alignment, cosine
+from anofpdm.train.cohort import Case
+from anofpdm.train.prepare import prepare
+
+WIDTH, PROCESS = 10.0, Process(Schedule(), 301, 60)
+
+
+def sliceset(patients=4, depth=6, spacing=4.0, seed=0):
+    """Heads whose unhealthy slices, the upper half, are brighter."""
+    rng, n = np.random.default_rng(seed), patients * depth
+    raw = rng.integers(0, 200, (n, 1, 32, 32), dtype=np.uint8)
+    records = []
+    for i in range(n):
+        patient, level = divmod(i, depth)
+        sick = level >= depth // 2
+        raw[i, 0, 8:20, 8:20] += np.uint8(40 * sick)
+        records.append(SliceRecord(f"P{patient}", level + 3, "val", sick, True, spacing))
+    masks = np.zeros((n, 32, 32), np.uint8)
+    masks[:, 10:18, 10:18] = np.array([one.unhealthy for one in records])[:, None, None]
+    manifest = bundle().manifest
+    rows = tuple(range(n))
+    return SliceSet(manifest.modalities, manifest.grid, {}, tuple(records), rows, raw, masks)
+
+
+def judged(slices, mirrored=False):
+    curves = sweep(slices, toy_network, PROCESS, (2.0,), (0,), mirrored=mirrored)
+    labels = Labels(slices.unhealthy, slices.patients, Beside.of(slices.slices(), WIDTH))
+    found = candidate(curves, 301, 2.0, labels)
+    # Thresholds in the middle, so that there are verdicts of both kinds.
+    M, MSE_h = curves.M[:, 0], curves.MSE_h[:, 0]
+    decision = Logistic(0.0, 1.0, 2.0)
+    scores = decision.score(curves.peak[:, 0, -1], alignment(M, MSE_h, curves.MSE_0))
+    middle = float(np.median(labels.average(scores)))
+    Cos_w = float(np.median(labels.average(cosine(MSE_h, curves.MSE_0))))
+    return (
+        curves,
+        labels,
+        replace(found, Cos_w=Cos_w, logistic=replace(decision, intercept=-middle)),
+    )
+
+
+def test_averages_are_over_slices_of_one_scan_that_are_near():
+    places = [(0, 0), (0, 1), (0, 3), (1, 1), (1, 2)]
+    slices = [Slice(i, np.zeros((1, 1, 1)), v, Place(at, 4.0)) for i, (v, at) in enumerate(places)]
+    values = np.array([1.0, 2.0, 8.0, 100.0, 300.0])
+    near, far = 2.0 ** -(0.8**2), 2.0 ** -(1.6**2)
+    want = [(1 + 2 * near) / (1 + near), (2 + near + 8 * far) / (1 + near + far),
+            (8 + 2 * far) / (1 + far), (100 + 300 * near) / (1 + near),
+            (300 + 100 * near) / (1 + near)]  # fmt: skip
+    beside = Beside.of(slices, WIDTH)
+    np.testing.assert_allclose(beside.average(values), want)
+    left = np.array([False, True, False, False, False])  # does not count beside others
+    want[0], want[2] = 1.0, 8.0
+    np.testing.assert_allclose(beside.average(values, left), want)
+    kept = np.array([True, False, True, True, True])
+    np.testing.assert_allclose(beside.take(kept).average(values[kept])[:2], [1.0, 8.0])
+    unknown = replace(beside, spacing_mm=np.zeros(5))
+    np.testing.assert_array_equal(unknown.average(values), values)
+
+
+def test_a_patients_scans_are_told_apart():
+    records = [("A", 3), ("A", 4), ("A", 1), ("A", 2), ("B", 3), ("B", 5)]
+    slices = sliceset(1, 6)
+    slices = replace(slices, records=tuple(
+        SliceRecord(name, level, "val", False, True, 5.0) for name, level in records
+    ))  # fmt: skip
+    assert [one.volume for one in slices.slices()] == [0, 0, 1, 1, 2, 2]
+    assert [one.place for one in slices.slices()] == [Place(level, 5.0) for _, level in records]
+    assert [one.key for one in slices.slices()] == list(range(6))
+
+
+@pytest.mark.parametrize("verdict", ["calibrated", "cosine"])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_verdicts_are_those_of_the_runtime(verdict, mirrored):
+    """Chosen from curves, given slice by slice: the same, with the rule by which slices leave."""
+    slices = sliceset()
+    curves, labels, found = judged(slices, mirrored)
+    third = float(np.quantile(curves.M[:, 0, :3].max(axis=1), 0.3))
+    bounds = ((0.0,), (0.0,), (third,), *3 * ((0.0,),))
+    leave = HealthyLeave(bounds, 1.0, 1.0, 5.0, 6)
+    for rule in (None, leave):
+        toy = recalibrated(
+            bundle(), verdict=verdict, Cos_w=found.Cos_w, logistic=found.logistic,
+            neighbours_mm=WIDTH, mirrored=mirrored, healthy_leave=rule,
+        )  # fmt: skip
+        results = Segmenter(toy, HostBackend(toy_network)).analyse(slices.slices())
+        got = [one.unhealthy for one in sorted(results, key=lambda one: one.key)]
+        left = rule.rule.healthy(curves.M[:, 0]) if rule else None
+        want = called(curves, labels, found, verdict, left)
+        assert got == want.tolist()
+        assert 0 < sum(got) < len(got)
+        assert rule is None or 0 < left.sum() < len(got)
+
+
+def test_accuracies_are_those_of_averages():
+    slices = sliceset()
+    curves, labels, _ = judged(slices)
+    found = candidate(curves, 301, 2.0, labels)
+    alone = Labels(labels.unhealthy, labels.patients)
+    statistics = curves.peak[:, 0, -1], np.arange(24.0)
+    with_neighbours, without = (cross_validated(*statistics, one) for one in (labels, alone))
+    right = []
+    for kept, out in left_out(labels.patients, labels.unhealthy):
+        decision = fit(statistics[0][kept], statistics[1][kept], labels.unhealthy[kept])
+        scores = decision.score(statistics[0][out], statistics[1][out])
+        weights = 2.0 ** -((2 * 4.0 * np.abs(np.subtract.outer(range(6), range(6))) / WIDTH) ** 2)
+        weights[np.abs(np.subtract.outer(range(6), range(6))) > 2] = 0
+        right.append((weights @ scores / weights.sum(axis=1) >= 0) == labels.unhealthy[out])
+    assert with_neighbours == pytest.approx(np.mean(right))
+    assert with_neighbours != without
+    cosines = called(curves, labels, found, "cosine")
+    assert found.cosine_accuracy == pytest.approx((cosines == labels.unhealthy).mean())
+    assert choose({301: curves}, labels, "cosine").best.cosine_accuracy == found.cosine_accuracy
+
+
+def test_a_rule_to_leave_is_judged_with_what_it_does_to_neighbours():
+    """A rule that takes a slice away changes what its neighbours are called, which counts."""
+    curves, labels, found = judged(sliceset(8, 8, seed=3))
+    rule = choose_leave(curves, labels, found, "calibrated")
+    kept = called(curves, labels, found, "calibrated")
+    if rule is not None:
+        left = rule.rule.healthy(curves.M[:, 0])
+        with_rule = called(curves, labels, found, "calibrated", left)
+        assert not (kept & ~with_rule & labels.unhealthy).any()
+    assert kept.any()
+
+
+def test_every_kth_slice_is_judged_among_its_neighbours():
+    slices = sliceset()
+    _, _, found = judged(slices)
+    toy = recalibrated(bundle(), verdict="calibrated", logistic=found.logistic,
+                       neighbours_mm=WIDTH, mirrored=True)  # fmt: skip
+    seen = []
+
+    def counted(x_t, t):
+        seen.append(len(t))
+        return toy_network(x_t, t)
+
+    whole = evaluate(Segmenter(toy, HostBackend(toy_network)), slices)
+    some = evaluate(Segmenter(toy, HostBackend(counted, 1)), slices, every=8)
+    assert some.slices == whole.slices[::8]
+    assert len(some.slices) == 3
+    assert sum(seen) < 6 * 24  # not all are processed for it
+    alone = evaluate(Segmenter(toy, HostBackend(toy_network)), slices.take(range(0, 24, 8)))
+    assert [one.probability for one in alone.slices] != [one.probability for one in some.slices]
+
+
+def test_prepared_slices_say_how_far_they_are_apart(tmp_path):
+    affine = np.diag([7.5, 7.5, 3.5, 1.0])
+    scan = save(tmp_path / "scan.nii.gz", head(), affine)
+    mask = save(tmp_path / "mask.nii.gz", (head() > 150).astype(np.uint8), affine)
+    case = Case("A", {"a": scan}, mask, split="val")
+    prepare([case], ("a",), Grid(32, 7.5), tmp_path / "slices", {}, lambda done, total: None)
+    made = open_sliceset(tmp_path / "slices")
+    assert {one.slice_mm for one in made.records} == {3.5}
+    assert nib.load(scan).header.get_zooms()[2] == pytest.approx(3.5)
+
+
+def test_the_command_needs_to_know_how_far_slices_are_apart(tmp_path):
+    """Slices that were prepared by an earlier version do not say so."""
+    slices = sliceset(spacing=0.0)
+    model = write_toy_bundle(tmp_path / "model", calibration=True)
+    with writing(tmp_path / "slices", slices.modalities, slices.grid, {}) as writer:
+        for i, record in enumerate(slices.records):
+            writer.add(record, slices.x0(i), slices.mask(i))
+    before = (model / "calibration.json").read_bytes()
+    said = call(calibrate, tmp_path / "slices", "--bundle", model, "--neighbours", 10, code=2)
+    assert "does not say how far its slices are apart" in said
+    assert (model / "calibration.json").read_bytes() == before
+    assert open_bundle(model).manifest.files[NETWORK]
+    for bad in ("-1", "1000", "wide"):
+        call(calibrate, tmp_path / "slices", "--bundle", model, "--neighbours", bad, code=2)

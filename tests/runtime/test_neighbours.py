@@ -1,0 +1,285 @@
+"""Averages over neighbouring slices: which, how much, when they are ready; and mirrored views."""
+
+import json
+import threading
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.stats import norm
+from support import bundle, head, recalibrated, toy_network
+
+from anofpdm.runtime import stream
+from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.calibration import HealthyLeave
+from anofpdm.runtime.errors import VolumeError
+from anofpdm.runtime.forward import Place, Slice
+from anofpdm.runtime.neighbours import Gathering, reach, weights
+from anofpdm.runtime.postprocess import cut
+from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.select import otsu, threshold
+from anofpdm.runtime.verdict import Logistic
+
+AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
+LOGISTIC, SICK = Logistic(0.3, 1.0, 2.0), Logistic(30.0, 1.0, 2.0)
+X0 = np.zeros((1, 2, 2), np.float32)
+
+
+def segmenter(slots=3, logistic=LOGISTIC, **changes):
+    toy = recalibrated(bundle(), verdict="calibrated", logistic=logistic, **changes)
+    return Segmenter(toy, HostBackend(toy_network, slots))
+
+
+def volume(depth=12):
+    return nib.Nifti1Image(head((24, 30, depth)), AFFINE)
+
+
+@pytest.mark.parametrize(
+    ("width_mm", "spacing_mm", "far"),
+    [(10, 5, 1), (10, 5.01, 1), (10, 4.99, 2), (10, 1, 9), (10, 10, 0), (10, 30, 0), (0, 1, 0),
+     (10, 0, 0), (0.3, 0.1, 2)],
+)  # fmt: skip
+def test_those_count_that_are_nearer_than_the_width(width_mm, spacing_mm, far):
+    assert reach(width_mm, spacing_mm) == far
+    inside = [k for k in range(1, 100) if spacing_mm and k * spacing_mm < width_mm - 1e-9]
+    assert len(inside) == far
+
+
+def test_weights_are_a_gaussian_of_that_width_at_half_its_height():
+    mm = np.linspace(0, 10, 21)
+    density = norm(scale=10 / (2 * np.sqrt(2 * np.log(2)))).pdf(mm)
+    np.testing.assert_allclose(weights(mm, 10.0), density / density[0])
+    assert weights(np.array([5.0]), 10.0) == pytest.approx(0.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_slice_is_given_once_with_all_its_neighbours(data):
+    """Whatever levels there are, in whatever order slices are done, and however many at a time."""
+    volumes = data.draw(st.lists(st.sets(st.integers(0, 12), min_size=1), min_size=1, max_size=3))
+    far = data.draw(st.integers(0, 3))
+    coming = [
+        Slice(10 * level, X0, number, Place(level, 2.0))
+        for number, levels in enumerate(volumes)
+        for level in data.draw(st.permutations(sorted(levels)))
+    ]
+    gathering, given, row = Gathering(2.0 * (far + 1)), [], []
+    announced = gathering.announced(coming)
+    slots, more = data.draw(st.integers(1, 6)), True
+    while more or row:
+        while more and len(row) < slots:
+            item = next(announced, None)
+            more = item is not None
+            row += [item] if more else []
+        if row:
+            item = row.pop(data.draw(st.integers(0, len(row) - 1)))
+            given += gathering.add(item, (item.volume, item.place.level))
+    given += gathering.ready()
+    assert len(given) == len(coming)
+    for item, around in given:
+        level, levels = item.place.level, volumes[item.volume]
+        near = [one for one in sorted(levels) if 0 < abs(one - level) <= far]
+        assert [found for _, found in around] == [(item.volume, one) for one in [level, *near]]
+        want = [2.0 ** -((2 * abs(one - level) / (far + 1)) ** 2) for one in [level, *near]]
+        assert [weight for weight, _ in around] == pytest.approx(want)
+    assert not gathering._volumes  # nothing is kept
+
+
+def test_a_slice_is_given_as_soon_as_its_neighbours_are_done():
+    gathering = Gathering(10.0)
+    items = [Slice(k, X0, 0, Place(k, 5.0)) for k in range(4)]
+    taken = gathering.announced(items)
+    for _ in items:
+        next(taken)
+    assert not list(gathering.add(items[1], 1))
+    assert [one.key for one, _ in gathering.add(items[0], 0)] == [0]  # there is none below level 0
+    assert [one.key for one, _ in gathering.add(items[2], 2)] == [1]
+    assert [one.key for one, _ in gathering.add(items[3], 3)] == [2]
+    assert not list(gathering.ready())  # 4 may come
+    assert next(taken, None) is None
+    assert [one.key for one, _ in gathering.ready()] == [3]
+
+
+def test_maps_and_log_odds_are_averages_and_the_rest_is_each_slices_own():
+    """At 5 mm and a width of 10 mm the weights are 1/4, 1/2, 1/4, less what is not there."""
+    alone = segmenter().segment(volume()).slices
+    found = segmenter(neighbours_mm=10.0).segment(volume()).slices
+    levels = [one.key for one in alone]
+    assert levels == list(range(levels[0], levels[0] + len(levels)))
+    assert len(levels) > 6
+    there = ndimage.correlate1d(np.ones(len(levels)), [0.25, 0.5, 0.25], mode="constant")
+
+    def averaged(values):
+        summed = ndimage.correlate1d(np.array(values, float), [0.25, 0.5, 0.25], 0, mode="constant")
+        return (summed.T / there).T
+
+    H = averaged([one.H for one in alone])
+    for k, (one, own) in enumerate(zip(found, alone, strict=True)):
+        np.testing.assert_allclose(one.H, H[k], rtol=1e-5, atol=1e-8)
+        cuts = threshold(one.H[None], own.M.max(axis=0), np.array([0.01]), 0.9, 0.98)
+        assert one.Q == cuts.Q != own.Q
+        np.testing.assert_array_equal(one.mask, cut(one.H, one.Q))
+        np.testing.assert_array_equal(one.M, own.M)
+        assert (one.peak, one.alignment, one.t_e) == (own.peak, own.alignment, own.t_e)
+    for name in ("log_odds", "cosine"):
+        want = averaged([getattr(one, name) for one in alone])
+        np.testing.assert_allclose([getattr(one, name) for one in found], want, rtol=1e-6)
+    assert [one.unhealthy for one in found] == [one.log_odds >= 0 for one in found]
+    chances = 1 / (1 + np.exp(-np.array([one.log_odds for one in found])))
+    np.testing.assert_allclose([one.probability for one in found], chances)
+    own = 0.3 + np.log([one.peak for one in alone]) + 2 * np.array([o.alignment for o in alone])
+    np.testing.assert_allclose([one.log_odds for one in alone], own)
+
+
+def test_thin_slices_have_more_neighbours_and_thick_ones_none():
+    for spacing, same in ((10.0, True), (2.5, False)):
+        affine = np.diag([7.5, 6.0, spacing, 1.0])
+        alone = segmenter().segment(head((24, 30, 12)), affine=affine).slices
+        found = segmenter(neighbours_mm=10.0).segment(head((24, 30, 12)), affine=affine).slices
+        alike = all(np.array_equal(a.H, b.H) for a, b in zip(alone, found, strict=True))
+        assert alike == same
+
+
+def test_batches_and_other_volumes_change_nothing():
+    volumes = [volume(), volume(9), nib.Nifti1Image(head((24, 30, 11), seed=3), AFFINE)]
+    options = {"neighbours_mm": 12.0, "mirrored": True, "threshold": "half-way", "logistic": SICK}
+    alone = [segmenter(1, **options).segment(one) for one in volumes]
+    together = list(segmenter(5, **options).segment_many(volumes))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+        for mine, theirs in zip(one.slices, other.slices, strict=True):
+            np.testing.assert_array_equal(mine.H, theirs.H)
+    assert any(one.mask.any() for one in alone)
+
+
+@pytest.mark.parametrize("width_mm", [0.0, 10.0])
+def test_slices_that_left_as_healthy_do_not_count_beside_others(width_mm):
+    """So results do not depend on whether they left or went on."""
+    M = np.array([one.M[:3].max() for one in segmenter().segment(volume()).slices])
+    bounds = ((0.0,), (0.0,), (float(np.median(M)),), *3 * ((0.0,),))
+    rule = {"healthy_leave": HealthyLeave(bounds, 1.0, 1.0, 5.0, 6), "neighbours_mm": width_mm}
+    whole = segmenter(**rule).segment(volume(), every_slice=True).slices
+    short = segmenter(**rule).segment(volume()).slices
+    left = [one.left for one in whole]
+    assert 0 < sum(left) < len(left)
+    assert left == [one.left for one in short]
+    without = segmenter(neighbours_mm=width_mm).segment(volume()).slices
+    for one, other in zip(whole, short, strict=True):
+        assert one.unhealthy == other.unhealthy
+        assert not (one.left and one.unhealthy)
+        if not one.left:
+            np.testing.assert_array_equal(one.H, other.H)
+            assert one.log_odds == other.log_odds
+    changed = [one.log_odds != plain.log_odds for one, plain in zip(whole, without, strict=True)]
+    assert any(changed) == bool(width_mm)
+
+
+def test_every_second_slice_is_shown_mirrored_and_comes_back_the_right_way_round():
+    x0 = np.random.default_rng(0).uniform(-1, 1, (4, 1, 32, 32)).astype(np.float32)
+    stream_of = [Slice(k, x, 0, Place(k + 5)) for k, x in enumerate(x0)]
+    got = sorted(segmenter(mirrored=True).analyse(stream_of), key=lambda one: one.key)
+    seen = [one[:, ::-1] if k % 2 == 0 else one for k, one in enumerate(x0)]  # odd levels
+    want = sorted(
+        segmenter().analyse(Slice(k, np.ascontiguousarray(x)) for k, x in enumerate(seen)),
+        key=lambda one: one.key,
+    )
+    for k, (one, other) in enumerate(zip(got, want, strict=True)):
+        back = slice(None, None, -1) if k % 2 == 0 else slice(None)
+        np.testing.assert_array_equal(one.H, other.H[back])
+        np.testing.assert_array_equal(one.mask, other.mask[back])
+        np.testing.assert_array_equal(one.x0, x0[k])
+        np.testing.assert_array_equal(one.M, other.M)
+        assert one.log_odds == other.log_odds
+
+
+def split(values, threshold):
+    """The variance within the two classes, from its definition."""
+    low, high = values[values < threshold], values[values >= threshold]
+    return low.var() * len(low) + high.var() * len(high)
+
+
+def test_otsus_threshold_leaves_the_least_variance_within_the_classes():
+    rng = np.random.default_rng(0)
+    for share, far in ((0.5, 6), (0.05, 8), (0.2, 3)):
+        high = rng.random(4096) < share
+        H = (rng.standard_normal(4096) + far * high).astype(np.float32).reshape(64, 64)
+        edges = np.linspace(H.min(), H.max(), 257)
+        best = min(split(H.ravel(), edge) for edge in edges[1:-1])
+        step = edges[1] - edges[0]
+        got = otsu(H)
+        assert split(H.ravel(), got + step / 2) == pytest.approx(best, rel=1e-5)
+    assert otsu(np.full((8, 8), 0.3, np.float32)) == pytest.approx(0.3)
+
+
+def test_half_way_is_between_algorithm_1_and_otsu():
+    plain = segmenter().segment(volume()).slices
+    found = segmenter(threshold="half-way").segment(volume()).slices
+    for one, other in zip(plain, found, strict=True):
+        assert other.Q == pytest.approx((one.Q + otsu(one.H)) / 2)
+        np.testing.assert_array_equal(other.mask, cut(other.H, other.Q))
+    assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(plain, found, strict=True))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_slices_that_arrive_one_by_one_give_the_volumes_results(order):
+    ours = segmenter(neighbours_mm=12.0, mirrored=True, threshold="half-way", logistic=SICK)
+    whole, values = ours.segment(volume()), volume().get_fdata(dtype=np.float32)
+    arriving = [(k, values[..., k]) for k in range(12)][::order]
+    for measured in (ours.measure(volume()), None):  # spacing as measured, or as told
+        told = None if measured else 5.0
+        found = list(ours.segment_stream(arriving, pixel_mm=(7.5, 6.0), slice_mm=told,
+                                         measured=measured))  # fmt: skip
+        assert sorted(one.index for one in found) == list(range(12))
+        for one in found:
+            np.testing.assert_array_equal(one.mask, whole.mask[..., one.index])
+    assert whole.mask.any()
+    with pytest.raises(VolumeError, match="nearer than 12 mm: give slice_mm"):
+        ours.segment_stream(arriving, pixel_mm=(7.5, 6.0))
+    for wrong in (-1.0, 0.0, 1e3):
+        with pytest.raises(VolumeError, match="slices that far apart"):
+            ours.segment_stream(arriving, pixel_mm=(7.5, 6.0), slice_mm=wrong)
+
+
+def test_waiting_for_a_neighbour_neither_spins_nor_holds_others_back(monkeypatch):
+    ours, asked, came = segmenter(neighbours_mm=10.0), [], threading.Event()
+    take = stream.Arrivals.take
+    monkeypatch.setattr(
+        stream.Arrivals, "take", lambda self, wait: asked.append(1) or take(self, wait)
+    )
+    values, waited = volume().get_fdata(dtype=np.float32), []
+
+    def slow():
+        for k in range(12):
+            if k == 8:
+                assert came.wait(20), "no result before the last slices"
+                before = len(asked)
+                time.sleep(0.5)
+                waited.append(len(asked) - before)
+            yield k, values[..., k]
+
+    for one in ours.segment_stream(slow(), pixel_mm=(7.5, 6.0), measured=ours.measure(volume())):
+        if one.result:
+            came.set()
+    assert waited[0] < 40
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"threshold": "otsu"}, {"neighbours_mm": -1.0}, {"neighbours_mm": float("nan")},
+     {"neighbours_mm": 500.0}, {"mirrored": "yes"}],
+)  # fmt: skip
+def test_calibrations_with_other_values_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"threshold|neighbours_mm"):
+        recalibrated(bundle(), **wrong)
+
+
+def test_what_decides_a_mask_is_said():
+    ours = segmenter(neighbours_mm=10.0, mirrored=True, threshold="half-way")
+    said = json.loads(json.dumps(ours.setup.as_json()))
+    assert (said["threshold_rule"], said["neighbours_mm"], said["mirrored"]) == (
+        "half-way", 10.0, True,
+    )  # fmt: skip
