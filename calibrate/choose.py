@@ -93,9 +93,8 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
     """Both verdicts for one guidance strength; ``curves`` end at ``L``."""
     k = curves.w.index(w)
     M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
-    cosines = labels.average(cosine(MSE_h, curves.MSE_0))
-    Cos_w, cosine_accuracy = best_threshold(cosines, labels.unhealthy)
-    statistics = curves.peak[:, k, -1], alignment(M, MSE_h, curves.MSE_0)
+    statistics = alignment(M, MSE_h, curves.MSE_0), cosine(MSE_h, curves.MSE_0)
+    Cos_w, cosine_accuracy = best_threshold(labels.average(statistics[1]), labels.unhealthy)
     return Candidate(
         L=L,
         w=w,
@@ -108,15 +107,15 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
 
 
 def cross_validated(
-    peak: NDArray[np.float64], alignment: NDArray[np.float64], labels: Labels
+    alignment: NDArray[np.float64], cosine: NDArray[np.float64], labels: Labels
 ) -> float | None:
     """Accuracy of the calibrated verdict on slices of patients that were left out of its fit; None
     if none can be."""
     right = []
     for kept, judged in left_out(labels.patients, labels.unhealthy):
-        fitted = fit(peak[kept], alignment[kept], labels.unhealthy[kept])
+        fitted = fit(alignment[kept], cosine[kept], labels.unhealthy[kept])
         theirs = labels.take(judged)
-        scores = theirs.average(fitted.score(peak[judged], alignment[judged]))
+        scores = theirs.average(fitted.score(alignment[judged], cosine[judged]))
         right.append((scores >= 0) == theirs.unhealthy)
     return float(np.concatenate(right).mean()) if right else None
 
@@ -182,9 +181,8 @@ def called(
     """
     k = curves.w.index(chosen.w)
     M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
-    stays = True if left is None else ~left
+    stays, cosines = True if left is None else ~left, cosine(MSE_h, curves.MSE_0)
     if verdict == "cosine":
-        cosines = labels.average(cosine(MSE_h, curves.MSE_0), left)
-        return (cosines <= chosen.Cos_w) & stays
-    scores = chosen.logistic.score(curves.peak[:, k, -1], alignment(M, MSE_h, curves.MSE_0))
+        return (labels.average(cosines, left) <= chosen.Cos_w) & stays
+    scores = chosen.logistic.score(alignment(M, MSE_h, curves.MSE_0), cosines)
     return (labels.average(scores, left) >= 0) & stays

@@ -57,17 +57,17 @@ def _try(
     taken = np.arange(M.shape[1]) < steps[:, None]
     stopped = np.where(taken[..., None], M, -np.inf).argmax(axis=1)
     agreement = (stopped == M.argmax(axis=1)).all(axis=1).mean()
-    cosines, peaks, alignments = stopped_statistics(curves, k, steps)
+    alignments, cosines = stopped_statistics(curves, k, steps)
     Cos_w, cosine_accuracy = best_threshold(labels.average(cosines), unhealthy)
     M_max = np.where(taken[..., None], M, -np.inf).max(axis=(0, 1))
     accuracy: float | None = cosine_accuracy
     if verdict == "calibrated":
-        accuracy = cross_validated(peaks, alignments, labels)
+        accuracy = cross_validated(alignments, cosines, labels)
     return EarlyStop(
         drop=rule.drop,
         patience=rule.patience,
         Cos_w=Cos_w,
-        logistic=fit(peaks, alignments, unhealthy),
+        logistic=fit(alignments, cosines, unhealthy),
         M_max=tuple(float(value) for value in M_max),
         agreement=float(agreement),
         accuracy=accuracy or 0.0,
@@ -79,8 +79,8 @@ def _try(
 
 def stopped_statistics(
     curves: Curves, k: int, steps: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Cosine, peak and alignment of slices that are left after ``steps`` steps: (N,) each.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Alignment and cosine of slices that are left after ``steps`` steps: (N,) each.
 
     ``k``: of which guidance strength; ``steps``: (N,) in 1..n.
     """
@@ -88,5 +88,4 @@ def stopped_statistics(
     M, MSE_h, MSE_0 = (
         np.where(taken, curve, 0) for curve in (curves.M[:, k], curves.MSE_h[:, k], curves.MSE_0)
     )
-    peaks = curves.peak[np.arange(len(steps)), k, steps - 1]
-    return cosine(MSE_h, MSE_0), peaks, alignment(M, MSE_h, MSE_0)
+    return alignment(M, MSE_h, MSE_0), cosine(MSE_h, MSE_0)

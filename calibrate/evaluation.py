@@ -84,7 +84,6 @@ def evaluate(
             record.unhealthy,
             result.unhealthy,
             result.cosine,
-            result.peak,
             result.alignment,
             probability(result.log_odds),
             dice(result.mask, reference),

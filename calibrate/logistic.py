@@ -19,15 +19,15 @@ _PENALTY = 3.0
 _FOLDS = 10
 
 
-def fit(peak: Float64, alignment: Float64, unhealthy: Flags) -> Logistic:
+def fit(alignment: Float64, cosine: Float64, unhealthy: Flags) -> Logistic:
     """Logistic regression with a ridge penalty on the standardised statistics.
 
     Parameters
     ----------
-    peak, alignment : (N,), see :mod:`anofpdm.runtime.verdict`
+    alignment, cosine : (N,), see :mod:`anofpdm.runtime.verdict`
     unhealthy : (N,) image-level labels, both classes
     """
-    X = features(peak, alignment).T
+    X = features(alignment, cosine).T
     centre, scale = X.mean(axis=0), X.std(axis=0)
     scale = np.where(scale > 1e-9, scale, 1.0)
     Z, sign = (X - centre) / scale, np.where(unhealthy, 1.0, -1.0)

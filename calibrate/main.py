@@ -63,7 +63,7 @@ _LARGEST = 10_000
               show_default=True, help="What is cut unless asked otherwise: the mean of the maps up "
               "to t_e, or the one at t_e.")  # fmt: skip
 @click.option("--verdict", type=click.Choice(VERDICTS), help="What calls a slice unhealthy: the "
-              "paper's cosine, or a logistic regression on the map's peak and the alignment.  "
+              "paper's cosine, or a logistic regression on it and the alignment.  "
               "[default: what is right more often on patients that were left out]")  # fmt: skip
 @click.option("--threshold", type=click.Choice(THRESHOLDS), default="algorithm-1",
               show_default=True, help="Where maps are cut: by the paper's Algorithm 1, or half-way "

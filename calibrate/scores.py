@@ -36,7 +36,6 @@ class SliceScores:
     unhealthy: bool
     called_unhealthy: bool
     cosine: float
-    peak: float
     alignment: float
     probability: float
     dice: float

@@ -18,7 +18,6 @@ from anofpdm.runtime.host_row import HostRow, Step
 from anofpdm.runtime.neighbours import shown
 from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.sliceset import SliceSet
-from anofpdm.runtime.verdict import peak
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -28,8 +27,8 @@ Float64 = NDArray[np.float64]
 class Curves:
     """What calibration looks at, for N slices, K candidates, n visited steps, C scored modalities.
 
-    ``M``, ``MSE_h``: (N, K, n, C) float64; ``MSE_0``: (N, n, C); ``peak``: (N, K, n), the 99 %
-    quantile of the anomaly map if the process ended there; ``timesteps``: (n,), ``w``: (K,).
+    ``M``, ``MSE_h``: (N, K, n, C) float64; ``MSE_0``: (N, n, C); ``timesteps``: (n,), ``w``:
+    (K,).
     """
 
     w: tuple[float, ...]
@@ -37,7 +36,6 @@ class Curves:
     M: Float64
     MSE_h: Float64
     MSE_0: Float64
-    peak: Float64
 
     def up_to(self, L: int) -> Curves:
         """The curves of a sweep that ends at ``L``."""
@@ -48,7 +46,6 @@ class Curves:
             self.M[:, :, :n],
             self.MSE_h[:, :, :n],
             self.MSE_0[:, :n],
-            self.peak[:, :, :n],
         )
 
     def take(self, slices: NDArray[np.bool_]) -> Curves:
@@ -59,22 +56,19 @@ class Curves:
             self.M[slices],
             self.MSE_h[slices],
             self.MSE_0[slices],
-            self.peak[slices],
         )
 
 
 class _CurveDigest:
-    """Records one slice for several w: what the runtime computes for each, and the peaks."""
+    """Records one slice for several w: what the runtime computes for each."""
 
     def __init__(self, w: tuple[float, ...], scored: tuple[int, ...]) -> None:
         self.by_w = [AnomalyDigest(strength, scored) for strength in w]
-        self.peaks: list[list[float]] = []
 
     def add(self, step: Step, UGP: Float32) -> bool:
         """Never lets a slice go: what a stopping rule would do is read off the curves."""
         for digest in self.by_w:
             digest.add(step, UGP)
-        self.peaks.append([peak(digest.aggregated) for digest in self.by_w])
         return False
 
 
@@ -96,18 +90,17 @@ def sweep(
     :mod:`anofpdm.runtime.neighbours`.
     """
     row = HostRow(process, denoiser, lambda: _CurveDigest(w, scored), seed=seed, slots=slots)
-    curves: dict[int, tuple[Float64, Float64, Float64, Float64]] = {}
+    curves: dict[int, tuple[Float64, Float64, Float64]] = {}
     for item, digest in run(row, (shown(one, mirrored) for one in slices.slices())):
         curves[item.key] = (
             np.array([one.M for one in digest.by_w]),
             np.array([one.MSE_h for one in digest.by_w]),
             np.array(digest.by_w[0].MSE_0),
-            np.array(digest.peaks).T,
         )
         progress(len(curves), len(slices))
     columns = zip(*(curves[i] for i in range(len(slices))), strict=True)
-    M, MSE_h, MSE_0, peaks = (np.array(column) for column in columns)
-    return Curves(w, process.timesteps, M, MSE_h, MSE_0, peaks)
+    M, MSE_h, MSE_0 = (np.array(column) for column in columns)
+    return Curves(w, process.timesteps, M, MSE_h, MSE_0)
 
 
 def sweeps(

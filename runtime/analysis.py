@@ -103,7 +103,6 @@ class Analysis:
             unhealthy=calibration.unhealthy(cosine, log_odds) and not own.left,
             left=own.left,
             cosine=cosine,
-            peak=own.statistics.peak,
             alignment=own.statistics.alignment,
             log_odds=log_odds,
             probability=0.0 if own.left else probability(log_odds),

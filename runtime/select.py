@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .anomaly_map import MapRule, SnapshotMap, StoredMap
 from .host_row import Step
 from .stop import LeaveRule, StopRule, Watch
-from .verdict import Statistics, alignment, cosine, peak
+from .verdict import Statistics, alignment, cosine
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -25,8 +25,7 @@ class Finding:
     """What the process found on a slice; arrays are over the scored modalities.
 
     ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 at the n timesteps that were visited (eqs. 12, 14,
-    16); ``t_e``: (C,) int64 (eq. 21); ``H``: (C, H, W) float32, the anomaly map that is cut;
-    ``aggregated``: likewise, the one of eq. 20, which verdicts go by.
+    16); ``t_e``: (C,) int64 (eq. 21); ``H``: (C, H, W) float32, the anomaly map.
     """
 
     M: Float64
@@ -34,13 +33,11 @@ class Finding:
     MSE_0: Float64
     t_e: NDArray[np.int64]
     H: Float32
-    aggregated: Float32
 
     def statistics(self) -> Statistics:
         """What verdicts go by."""
         return Statistics(
             float(cosine(self.MSE_h, self.MSE_0)),
-            peak(self.aggregated),
             float(alignment(self.M, self.MSE_h, self.MSE_0)),
         )
 
@@ -50,8 +47,8 @@ class AnomalyDigest:
     """What is kept of one slice for one guidance strength; memory is constant but for the curves.
 
     ``scored``: the modalities that count, as positions; all arrays below are over these.
-    ``rule``: how the map that is cut is made; ``stop``, ``leave``: when the slice may leave before
-    L, because t_e is certain, or because it is healthy.
+    ``rule``: how the map is made; ``stop``, ``leave``: when the slice may leave before L,
+    because t_e is certain, or because it is healthy.
 
     ``M``, ``MSE_h``, ``MSE_0``: one (C,) float64 a visited step, eqs. 12, 14, 16.
     ``t_e``: (C,) int64, the timestep of the largest M (eq. 21).
@@ -67,15 +64,13 @@ class AnomalyDigest:
     MSE_0: list[Float64] = field(default_factory=list)
     t_e: NDArray[np.int64] = field(init=False)
     _best: Float64 = field(init=False)
-    _aggregated: SnapshotMap | StoredMap = field(init=False)
-    _cut: SnapshotMap | StoredMap = field(init=False)
+    _map: SnapshotMap | StoredMap = field(init=False)
     _watch: Watch | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.t_e = np.zeros(len(self.scored), np.int64)
         self._best = np.full(len(self.scored), -np.inf)
-        self._aggregated = _PAPER.new_map()
-        self._cut = self._aggregated if self.rule == _PAPER else self.rule.new_map()
+        self._map = self.rule.new_map()
         self._watch = Watch(self.stop) if self.stop else None
 
     def add(self, step: Step, UGP: Float32) -> bool:
@@ -90,27 +85,21 @@ class AnomalyDigest:
         higher = M > self._best
         self._best[higher] = M[higher]
         self.t_e[higher] = step.t  # eq. 21
-        self._aggregated.add(step.t, S, higher)
-        if self._cut is not self._aggregated:
-            self._cut.add(step.t, self.rule.sub_anomaly(step, HGP, UGP, x0, self.w), higher)
+        own = S if self.rule == _PAPER else self.rule.sub_anomaly(step, HGP, UGP, x0, self.w)
+        self._map.add(step.t, own, higher)
         if self._watch is not None and self._watch.certain(M, self._best):
             return True
         return self.leave is not None and self.leave.leaves(self._best, len(self.M) - 1)
 
     @property
     def H(self) -> Float32:
-        """The anomaly map that is cut, made by ``rule``: (C, H, W)."""
-        return self._cut.H(self.t_e)
-
-    @property
-    def aggregated(self) -> Float32:
-        """The paper's anomaly map (eq. 20), which verdicts go by: (C, H, W)."""
-        return self._aggregated.H(self.t_e)
+        """The anomaly map, made by ``rule``: (C, H, W)."""
+        return self._map.H(self.t_e)
 
     def finding(self) -> Finding:
         """What was found, once the last step has been added."""
         M, MSE_h, MSE_0 = np.array(self.M), np.array(self.MSE_h), np.array(self.MSE_0)
-        return Finding(M, MSE_h, MSE_0, self.t_e, self.H, self.aggregated)
+        return Finding(M, MSE_h, MSE_0, self.t_e, self.H)
 
 
 def mean_square(difference: Float32) -> Float64:

@@ -22,7 +22,7 @@ def write_trace(
     """Write what the paper's figures 2 and 5 are drawn from.
 
     Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
-    scored modality; ``cosine``, ``peak`` and ``alignment``, which verdicts go by, the ``log_odds``
+    scored modality; ``cosine`` and ``alignment``, which verdicts go by, the ``log_odds``
     and ``probability`` that the calibrated decision gives, and the verdict ``unhealthy``;
     ``left_early``: whether the rule by which slices leave as healthy decided; ``t_e`` and
     Algorithm 1's ``index`` per modality (null where the threshold is fixed), ``Q``, and the pixels
@@ -48,7 +48,6 @@ def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:
         "unhealthy": bool(result.unhealthy),
         "left_early": result.left,
         "cosine": result.cosine,
-        "peak": result.peak,
         "alignment": result.alignment,
         "log_odds": result.log_odds,
         "probability": result.probability,

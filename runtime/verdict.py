@@ -1,4 +1,4 @@
-"""Healthy or unhealthy: the paper's cosine, or a decision calibrated on two other statistics.
+"""Healthy or unhealthy: the paper's cosine, or a decision calibrated on it and the alignment.
 
 Both go by numbers that the forward process yields anyway, and both are calibrated from image-level
 labels alone.
@@ -12,43 +12,41 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 VERDICTS = ("cosine", "calibrated")
-_TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What verdicts go by: :func:`cosine`, :func:`peak` and :func:`alignment` of a slice."""
+    """What verdicts go by: :func:`cosine` and :func:`alignment` of a slice."""
 
     cosine: float
-    peak: float
     alignment: float
 
 
 @dataclass(frozen=True)
 class Logistic:
-    """The calibrated decision: a logistic regression on the logarithm of the peak (how much stands
-    out) and the alignment (whether it speaks against "healthy"), with weights in their own units.
+    """The calibrated decision: a logistic regression on the alignment (whether guidance speaks
+    against "healthy") and the angle between the error sequences (how much it changes), with weights
+    in their own units. Neither depends on how bright a lesion is.
     """
 
     intercept: float
-    log_peak: float
     alignment: float
+    angle: float
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(v) for v in (self.intercept, self.log_peak, self.alignment)):
+        if not all(math.isfinite(v) for v in (self.intercept, self.alignment, self.angle)):
             raise ValueError("the logistic decision needs finite numbers")
 
-    def score(self, peak: Float64, alignment: Float64) -> Float64:
+    def score(self, alignment: Float64, cosine: Float64) -> Float64:
         """Log odds of being unhealthy: (...) twice -> (...)."""
-        log_peak, aligned = features(peak, alignment)
-        return np.asarray(self.intercept + self.log_peak * log_peak + self.alignment * aligned)
+        aligned, angle = features(alignment, cosine)
+        return np.asarray(self.intercept + self.alignment * aligned + self.angle * angle)
 
     def log_odds(self, statistics: Statistics) -> float:
         """Of being unhealthy, on one slice."""
-        return float(self.score(np.array(statistics.peak), np.array(statistics.alignment)))
+        return float(self.score(np.array(statistics.alignment), np.array(statistics.cosine)))
 
 
 def probability(log_odds: float) -> float:
@@ -56,9 +54,10 @@ def probability(log_odds: float) -> float:
     return 0.5 * (1 + math.tanh(log_odds / 2))
 
 
-def features(peak: Float64, alignment: Float64) -> Float64:
-    """What the calibrated decision is linear in: (...) twice -> (2, ...)."""
-    return np.stack([np.log(np.maximum(peak, _TINY)), alignment])
+def features(alignment: Float64, cosine: Float64) -> Float64:
+    """What the calibrated decision is linear in: (...) twice -> (2, ...); the second is the angle
+    whose cosine eq. 18 is, in radians."""
+    return np.stack([alignment, np.arccos(np.clip(cosine, -1, 1))])
 
 
 def cosine(MSE_h: Float64, MSE_0: Float64) -> Float64:
@@ -76,14 +75,6 @@ def cosine(MSE_h: Float64, MSE_0: Float64) -> Float64:
     norms = np.linalg.norm(h, axis=-1) * np.linalg.norm(zero, axis=-1)
     dot = (h * zero).sum(axis=-1)
     return np.where(norms > 0, dot / np.where(norms > 0, norms, 1), 1.0)
-
-
-def peak(H: Float32) -> float:
-    """The 99 % quantile of the anomaly map, modalities averaged: (C, H, W) -> a number.
-
-    Not in the paper: large where something stands out.
-    """
-    return float(np.quantile(H.mean(axis=0), 0.99))
 
 
 def alignment(M: Float64, MSE_h: Float64, MSE_0: Float64) -> Float64:

@@ -21,9 +21,8 @@ struct Slot {
 struct Row {
     int channels, pixels, scored, steps;   // C, H * W, K modalities that count, n timesteps
     int ddpm, clip;
-    int cut;        // whether the map that is cut differs from the aggregated one (eq. 20)
-    int cut_last;   // ... and is the map at t_e, not a mean
-    int cut_gradient;   // ... and is made of (HGP - UGP)^2 / norm
+    int last;       // whether the map is the one at t_e, not the mean up to it (eq. 20)
+    int gradient;   // whether it is made of (HGP - UGP)^2 / norm
     int patience;   // 0: no early stop
     float w, one_plus_w;
     double drop;
@@ -34,7 +33,7 @@ struct Row {
     float *x0, *x_t;                           // (S, C, H * W)
     long long *t;                              // (S,) 0-based: what the network is fed
     const float *eps_healthy, *eps_null;       // (S, C, H * W): what it answers
-    float *sum, *H, *cut_sum, *cut_H;          // (S, K, H * W)
+    float *sum, *H;                            // (S, K, H * W)
     double *best;                              // (S, K) largest M_t so far
     Slot *slots;                               // (S,)
     double *reports;                           // (S, 3 K + 1): M_t, MSE_h, MSE_0, and what happened
@@ -89,10 +88,8 @@ extern "C" __global__ void enter(const Row *row)
     const int k = row->place[c];
     if (i == 0 && k >= 0) {
         const long long map = ((long long)s * row->scored + k) * row->pixels;
-        for (int p = threadIdx.x; p < row->pixels; p += THREADS) {
+        for (int p = threadIdx.x; p < row->pixels; p += THREADS)
             row->sum[map + p] = row->H[map + p] = 0;
-            if (row->cut) row->cut_sum[map + p] = row->cut_H[map + p] = 0;
-        }
         if (threadIdx.x == 0) row->best[s * row->scored + k] = -1e300;
     }
     if (i > 0 && !row->ddpm) return;
@@ -124,10 +121,10 @@ __device__ inline float guided(const Row *row, float eps_healthy, float eps_null
     return row->one_plus_w * eps_healthy - row->w * eps_null;                         // eq. 6
 }
 
-__device__ inline float cut_sub_map(const Row *row, int i, float HGP, float UGP, float x0)
+__device__ inline float sub_map(const Row *row, int i, float HGP, float UGP, float x0)
 {
-    const float d = row->cut_gradient ? HGP - UGP : HGP - x0;
-    return row->cut_gradient ? d * d / row->norm[i] : d * d;                          // app. D, 19
+    const float d = row->gradient ? HGP - UGP : HGP - x0;
+    return row->gradient ? d * d / row->norm[i] : d * d;                              // app. D, 19
 }
 
 extern "C" __global__ void update(const Row *row)
@@ -154,8 +151,7 @@ extern "C" __global__ void update(const Row *row)
         sums[2] += (double)(unguided * unguided);                                     // eq. 16
         if (!isfinite(eps_healthy[p]) || !isfinite(eps_null[p])) row->slots[s].broken = 1;
         if (k < 0) continue;
-        row->sum[map + p] += residual * residual;                                     // eq. 19
-        if (row->cut) row->cut_sum[map + p] += cut_sub_map(row, i, HGP, UGP, x0[p]);
+        row->sum[map + p] += sub_map(row, i, HGP, UGP, x0[p]);
     }
 
     for (int q = 0; q < 3; q++) partial[q][me] = sums[q];
@@ -180,12 +176,11 @@ extern "C" __global__ void update(const Row *row)
     const int moves = !row->ddpm && i + 1 < row->steps;
     for (int p = me; p < P; p += THREADS) {
         const float UGP = clean(row, i, x_t[p], eps_null[p]);
-        if (higher) row->H[map + p] = row->sum[map + p] / count;                      // eq. 20
-        if (higher && row->cut) {
+        if (higher && row->last) {
             const float HGP = clean(row, i, x_t[p], guided(row, eps_healthy[p], eps_null[p]));
-            row->cut_H[map + p] = row->cut_last ? cut_sub_map(row, i, HGP, UGP, x0[p])
-                                                : row->cut_sum[map + p] / count;
-        }
+            row->H[map + p] = sub_map(row, i, HGP, UGP, x0[p]);
+        } else if (higher)
+            row->H[map + p] = row->sum[map + p] / count;                              // eq. 20
         if (moves) {                                                                  // eq. 4
             const float direction = (x_t[p] - row->signal[i] * UGP) / row->noise[i];
             x_t[p] = row->signal[i + 1] * UGP + row->noise[i + 1] * direction;

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..anomaly_map import MapRule
 from ..backend import Recipe
 
 # What a report says of a slot's last step; the enumeration in kernels.cu.
@@ -19,9 +18,9 @@ SLOT = np.dtype(
 )
 
 _INTEGERS = ("channels", "pixels", "scored", "steps", "ddpm", "clip",
-             "cut", "cut_last", "cut_gradient", "patience")  # fmt: skip
+             "last", "gradient", "patience")  # fmt: skip
 POINTERS = ("place", "timesteps", "signal", "noise", "norm", "x0", "x_t", "t", "eps_healthy",
-            "eps_null", "sum", "H", "cut_sum", "cut_H", "best", "slots", "reports")  # fmt: skip
+            "eps_null", "sum", "H", "best", "slots", "reports")  # fmt: skip
 # struct Row in kernels.cu.
 ROW = np.dtype(
     [(name, "i4") for name in _INTEGERS]
@@ -39,11 +38,6 @@ class Plan:
     channels: int
     size: int
 
-    @property
-    def cuts_another_map(self) -> bool:
-        """Whether the map that is cut is not the aggregated one (eq. 20)."""
-        return self.recipe.rule != MapRule()
-
     def numbers(self) -> dict[str, float | np.float32]:
         """The fields of :data:`ROW` that are not pointers."""
         recipe = self.recipe
@@ -55,9 +49,8 @@ class Plan:
             "steps": len(process.timesteps),
             "ddpm": process.encoding == "ddpm",
             "clip": process.clip,
-            "cut": self.cuts_another_map,
-            "cut_last": rule.anomaly_map == "last",
-            "cut_gradient": rule.sub_map != "residual",
+            "last": rule.anomaly_map == "last",
+            "gradient": rule.sub_map != "residual",
             "patience": stop.patience if stop else 0,
             "w": np.float32(recipe.w),
             "one_plus_w": np.float32(1 + recipe.w),

@@ -28,14 +28,14 @@ _AHEAD = 4
 @dataclass
 class _Rider:
     """A slice in the row. ``steps``: how many were asked for; ``reports``: what they said;
-    ``maps``: where its maps are copied to when it leaves, done when ``copied`` is."""
+    ``H``: where its map is copied to when it leaves, done when ``copied`` is."""
 
     slice: Slice
     slot: int
     steps: int = 0
     stopped: bool = False
     reports: list[Float64] = field(default_factory=list)
-    maps: list[Float32] = field(default_factory=list)
+    H: Float32 | None = None
     copied: Event | None = None
 
 
@@ -135,7 +135,7 @@ class DeviceRow:
         """See :class:`anofpdm.runtime.forward.Row`."""
         while self._under_way and self._under_way[0].done.done():
             self._read()
-        # A slice's maps are copied behind its last step, but that one may not have been read.
+        # A slice's map is copied behind its last step, but that one may not have been read.
         while self._leaving and self._leaving[0].stopped and _event(self._leaving[0]).done():
             rider = self._leaving.popleft()
             yield rider.slice, self._finding(rider)
@@ -161,26 +161,25 @@ class DeviceRow:
         self._spare.append(step.reports)
 
     def _depart(self, rider: _Rider) -> None:
-        """Have a slice's maps copied, and give its slot to the next."""
-        for maps in self.state.maps:
-            source = maps[rider.slot]
-            target = self._spare_maps.pop() if self._spare_maps else None
-            if target is None:
-                target = self._gpu.page_locked(source.shape, np.float32)
-            self._gpu.download(source, target)
-            rider.maps.append(target)
+        """Have a slice's map copied, and give its slot to the next."""
+        source = self.state.H[rider.slot]
+        rider.H = self._spare_maps.pop() if self._spare_maps else None
+        if rider.H is None:
+            rider.H = self._gpu.page_locked(source.shape, np.float32)
+        self._gpu.download(source, rider.H)
         rider.copied = self._gpu.event()
         self._leaving.append(rider)
         del self._riding[rider.slot]
         heapq.heappush(self._empty, rider.slot)
 
     def _finding(self, rider: _Rider) -> Finding:
-        maps = [one.copy() for one in rider.maps]
-        self._spare_maps += rider.maps
+        assert rider.H is not None
+        H = rider.H.copy()
+        self._spare_maps.append(rider.H)
         curves = np.array(rider.reports).reshape(len(rider.reports), 3, -1)
         M = np.ascontiguousarray(curves[:, 0])
         t_e = self._plan.recipe.process.timesteps[M.argmax(axis=0)]  # eq. 21
-        return Finding(M, curves[:, 1], curves[:, 2], t_e, maps[-1], maps[0])
+        return Finding(M, curves[:, 1], curves[:, 2], t_e, H)
 
     def clear(self) -> None:
         """Empty the row, whoever is in it."""

@@ -18,8 +18,8 @@ class RowState:
 
     ``x0``: (slots, C, H, W) float32; ``slots``: who is in each, (slots,) of
     :data:`anofpdm.runtime.gpu.layout.SLOT`; ``reports``: (slots, 3 K + 1) float64, of the last
-    step: M_t, MSE_h, MSE_0 of the K scored modalities, and what happened; ``maps``: (slots, K, H,
-    W) float32 each, the aggregated map and, if it is another, the one that is cut.
+    step: M_t, MSE_h, MSE_0 of the K scored modalities, and what happened; ``H``: (slots, K, H,
+    W) float32, the anomaly map.
 
     ``tensors``: what goes into the network and comes out; ``launches``: a step of the first slots
     by their number, as one call: the network between the kernels of ``kernels.cu``, captured as a
@@ -44,10 +44,9 @@ class RowState:
         except BaseException:
             self.free()
             raise
-        self.x0, self.slots, self.reports = (
-            self._held[name] for name in ("x0", "slots", "reports")
+        self.x0, self.slots, self.reports, self.H = (
+            self._held[name] for name in ("x0", "slots", "reports", "H")
         )
-        self.maps = [self._held[name] for name in ("H", "cut_H") if name in self._held]
 
     def _allocate(self, batch: int) -> None:
         plan, held, slots = self._plan, self._held, self._slots
@@ -55,7 +54,7 @@ class RowState:
         self.tensors = Tensors.allocate(self._gpu, batch, plan.channels, plan.size)
         held |= vars(self.tensors)
         held["x0"] = self._array((slots, plan.channels, *size))
-        for name in ("sum", "H", "cut_sum", "cut_H") if plan.cuts_another_map else ("sum", "H"):
+        for name in ("sum", "H"):
             held[name] = self._array((slots, K, *size))
         held["best"] = self._array((slots, K), np.float64)
         held["slots"] = self._array((slots,), SLOT)
