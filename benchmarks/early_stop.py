@@ -109,9 +109,9 @@ def _unhealthy(
     curves: Curves, steps: NDArray[np.int64], thresholds: Candidate | EarlyStop, verdict: str
 ) -> NDArray[np.bool_]:
     """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w."""
-    cosines, peaks, alignments = stopped_statistics(curves, 0, steps)
+    alignments, cosines = stopped_statistics(curves, 0, steps)
     if verdict == "calibrated":
-        return np.asarray(thresholds.logistic.score(peaks, alignments) >= 0)
+        return np.asarray(thresholds.logistic.score(alignments, cosines) >= 0)
     return np.asarray(cosines <= thresholds.Cos_w)
 
 

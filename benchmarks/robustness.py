@@ -40,7 +40,7 @@ _UNLIKE = "unlike"  # in the note on a volume that differs from those of the cal
 @click.option("--preset", help="One of the bundle's calibrations.  [default: the bundle's]")
 @click.option("--split", type=click.Choice(["val", "test"]), default="test", show_default=True)
 @click.option("--patients", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--slices", "most", type=click.IntRange(min=1), default=12, show_default=True,
+@click.option("--slices", "most", type=click.IntRange(min=1), default=80, show_default=True,
               help="At most so many axial slices of a volume.")  # fmt: skip
 @click.option("--other", "others", type=click.Path(path_type=Path), multiple=True)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")

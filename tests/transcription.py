@@ -78,8 +78,6 @@ def anomaly(
         reached = [i for i in range(len(M)) if timesteps[i] <= limit]
         upto = max(reached, default=0)
         H.append(maps[upto, c] if anomaly_map == "last" else maps[: upto + 1, c].mean(axis=0))
-    S = np.array(S)
-    aggregated = [S[: best[c] + 1, c].mean(axis=0) for c in range(len(best))]
     h, zero = np.mean(MSE_h, axis=1), np.mean(MSE_0, axis=1)
     cos = h @ zero / (np.linalg.norm(h) * np.linalg.norm(zero))
     one, other = np.array(guidance).ravel(), np.array(missed).ravel()
@@ -90,7 +88,6 @@ def anomaly(
         "MSE_0": np.array(MSE_0),
         "t_e": np.array([timesteps[i] for i in best]),
         "H": np.array(H),
-        "aggregated": np.array(aggregated),
         "cos": cos,
     }
 

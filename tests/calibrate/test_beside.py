@@ -53,7 +53,7 @@ def judged(slices, mirrored=False):
     # Thresholds in the middle, so that there are verdicts of both kinds.
     M, MSE_h = curves.M[:, 0], curves.MSE_h[:, 0]
     decision = Logistic(0.0, 1.0, 2.0)
-    scores = decision.score(curves.peak[:, 0, -1], alignment(M, MSE_h, curves.MSE_0))
+    scores = decision.score(alignment(M, MSE_h, curves.MSE_0), cosine(MSE_h, curves.MSE_0))
     middle = float(np.median(labels.average(scores)))
     Cos_w = float(np.median(labels.average(cosine(MSE_h, curves.MSE_0))))
     return (
@@ -121,7 +121,8 @@ def test_accuracies_are_those_of_averages():
     curves, labels, _ = judged(slices)
     found = candidate(curves, 301, 2.0, labels)
     alone = Labels(labels.unhealthy, labels.patients)
-    statistics = curves.peak[:, 0, -1], np.arange(24.0)
+    rng = np.random.default_rng(1)
+    statistics = rng.standard_normal(24), rng.random(24)
     with_neighbours, without = (cross_validated(*statistics, one) for one in (labels, alone))
     right = []
     for kept, out in left_out(labels.patients, labels.unhealthy):

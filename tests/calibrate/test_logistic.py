@@ -15,9 +15,9 @@ def slices(n=120, patients=6, seed=0):
     rng = np.random.default_rng(seed)
     unhealthy = rng.random(n) < 0.4
     names = np.array([f"P{i % patients}" for i in range(n)])
-    peak = np.exp(-3 + 0.8 * unhealthy + 0.5 * rng.standard_normal(n))
+    angle = np.exp(-3 + 0.8 * unhealthy + 0.5 * rng.standard_normal(n))
     aligned = 0.1 * unhealthy + 0.08 * rng.standard_normal(n)
-    return peak, aligned, unhealthy, names
+    return aligned, np.cos(angle), unhealthy, names
 
 
 def sklearn():
@@ -26,20 +26,20 @@ def sklearn():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fit_is_the_ridge_regression_of_scikit_learn(seed):
-    peak, aligned, unhealthy, _ = slices(seed=seed)
-    got = fit(peak, aligned, unhealthy)
-    X = np.stack([np.log(peak), aligned], axis=1)
+    aligned, cosine, unhealthy, _ = slices(seed=seed)
+    got = fit(aligned, cosine, unhealthy)
+    X = np.stack([aligned, np.arccos(cosine)], axis=1)
     want = sklearn().fit(X, unhealthy)
-    score = got.intercept + got.log_peak * X[:, 0] + got.alignment * X[:, 1]
+    score = got.intercept + got.alignment * X[:, 0] + got.angle * X[:, 1]
     np.testing.assert_allclose(score, want.decision_function(X), atol=1e-3)
-    np.testing.assert_allclose(got.score(peak, aligned), score)
+    np.testing.assert_allclose(got.score(aligned, cosine), score)
 
 
 def test_accuracy_is_on_patients_that_were_left_out():
-    peak, aligned, unhealthy, names = slices()
-    X = np.stack([np.log(peak), aligned], axis=1)
+    aligned, cosine, unhealthy, names = slices()
+    X = np.stack([aligned, np.arccos(cosine)], axis=1)
     called = cross_val_predict(sklearn(), X, unhealthy, groups=names, cv=GroupKFold(6))
-    got = cross_validated(peak, aligned, Labels(unhealthy, names))
+    got = cross_validated(aligned, cosine, Labels(unhealthy, names))
     assert got == pytest.approx((called == unhealthy).mean())
 
 
@@ -56,12 +56,12 @@ def test_no_patient_is_on_both_sides_and_every_one_is_judged_once():
 
 
 def test_with_one_patient_nothing_can_be_told():
-    peak, aligned, unhealthy, _ = slices()
-    assert cross_validated(peak, aligned, Labels(unhealthy, np.array(["P"] * 120))) is None
+    aligned, cosine, unhealthy, _ = slices()
+    assert cross_validated(aligned, cosine, Labels(unhealthy, np.array(["P"] * 120))) is None
 
 
 def test_a_statistic_that_never_changes_gets_no_weight():
-    _, aligned, unhealthy, _ = slices()
-    got = fit(np.full(120, 0.1), aligned, unhealthy)
-    assert got.log_peak == pytest.approx(0, abs=1e-6)
-    assert got.alignment > 0
+    _, cosine, unhealthy, _ = slices()
+    got = fit(np.full(120, 0.1), cosine, unhealthy)
+    assert got.alignment == pytest.approx(0, abs=1e-6)
+    assert got.angle > 0

@@ -85,11 +85,11 @@ def test_incomplete(path, file):
 
 
 def test_newer_schema(path):
-    edit(path, MANIFEST, schema_version=4)
-    refuse(path, "schema 4, this version of anofpdm reads 3: update")
+    edit(path, MANIFEST, schema_version=5)
+    refuse(path, "schema 5, this version of anofpdm reads 4: update")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 3}', '"x"', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 4}', '"x"', "\xff"])
 def test_damaged_manifest(path, text):
     (path / MANIFEST).write_text(text, encoding="latin-1")
     refuse(path, "manifest.json|schema None")
@@ -105,7 +105,8 @@ def test_damaged_manifest(path, text):
         {"M_max": None},
         {"extra": 1},
         {"logistic": {"intercept": 0.0}},
-        {"logistic": {"intercept": 0.0, "log_peak": float("inf"), "alignment": 1.0}},
+        {"logistic": {"intercept": 0.0, "alignment": float("inf"), "angle": 1.0}},
+        {"logistic": {"intercept": 0.0, "alignment": 1.0, "log_peak": 1.0}},
         {"familiar": {"mean": [1.0], "spread": [0.0], "limit": 1.0}},
         {"familiar": {"mean": [1.0, 2.0], "spread": [1.0], "limit": 1.0}},
         {"peaks": {"at_L": 1.0}},

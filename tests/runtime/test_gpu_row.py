@@ -134,7 +134,8 @@ def test_a_row_is_used_again_and_captured_once():
     assert (backend.gpu.used, len(bound)) == (used, count)
     # Another set-up needs another row, and the first one's memory is given back.
     found(toy, backend, stream, setup=Setup(anomaly_map="last"))
-    assert used < backend.gpu.used < 1.6 * used
+    assert backend.gpu.used == used
+    assert len(bound) > count
     found(toy, backend, stream)
     assert backend.gpu.used == used
     backend.close()
@@ -202,7 +203,6 @@ def test_what_was_found_stays_when_others_are_found_after_it():
     got = {item.key: one for item, one in on_gpu(toy_network, 1, SIZE, 2).find(recipe, stream)}
     for key, one in want.items():
         np.testing.assert_array_equal(got[key].H, one.H)
-        np.testing.assert_array_equal(got[key].aggregated, one.aggregated)
 
 
 def test_impossible_slots():

@@ -25,7 +25,7 @@ from anofpdm.runtime.select import otsu, threshold
 from anofpdm.runtime.verdict import Logistic
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
-LOGISTIC, SICK = Logistic(0.3, 1.0, 2.0), Logistic(30.0, 1.0, 2.0)
+LOGISTIC, SICK = Logistic(0.1, 1.0, -3.0), Logistic(30.0, 1.0, 2.0)
 X0 = np.zeros((1, 2, 2), np.float32)
 
 
@@ -124,14 +124,15 @@ def test_maps_and_log_odds_are_averages_and_the_rest_is_each_slices_own():
         assert one.Q == cuts.Q != own.Q
         np.testing.assert_array_equal(one.mask, cut(one.H, one.Q))
         np.testing.assert_array_equal(one.M, own.M)
-        assert (one.peak, one.alignment, one.t_e) == (own.peak, own.alignment, own.t_e)
+        assert (one.alignment, one.t_e) == (own.alignment, own.t_e)
     for name in ("log_odds", "cosine"):
         want = averaged([getattr(one, name) for one in alone])
         np.testing.assert_allclose([getattr(one, name) for one in found], want, rtol=1e-6)
     assert [one.unhealthy for one in found] == [one.log_odds >= 0 for one in found]
     chances = 1 / (1 + np.exp(-np.array([one.log_odds for one in found])))
     np.testing.assert_allclose([one.probability for one in found], chances)
-    own = 0.3 + np.log([one.peak for one in alone]) + 2 * np.array([o.alignment for o in alone])
+    aligned, cosines = (np.array([getattr(o, n) for o in alone]) for n in ("alignment", "cosine"))
+    own = 0.1 + aligned - 3 * np.arccos(cosines)
     np.testing.assert_allclose([one.log_odds for one in alone], own)
 
 

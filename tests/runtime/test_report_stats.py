@@ -82,7 +82,7 @@ def chosen(**changes):
     """A Segmenter that calls some slices of a head healthy and some not, away from defaults."""
     toy = bundle()
     slices = Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
-    middle = float(np.median([np.log(result.peak) for result in slices]))
+    middle = float(np.median([result.alignment for result in slices]))
     toy = recalibrated(toy, verdict="calibrated", logistic=Logistic(-middle, 1.0, 0.0))
     setup = Setup(sub_map="gradient", **changes)
     return toy, Segmenter(toy, HostBackend(toy_network), setup=setup, seed=7)

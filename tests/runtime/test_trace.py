@@ -23,44 +23,54 @@ def volume(tmp_path):
     return path
 
 
-def test_trace_explains_the_mask(tmp_path, volume):
-    arguments = [volume, "-o", tmp_path / "mask.nii.gz", "--trace", tmp_path / "trace.json"]
+@pytest.mark.parametrize("preset", ["fast", "ddpm"])
+def test_trace_explains_the_mask(tmp_path, volume, preset):
+    arguments = [volume, "-o", tmp_path / "mask.nii.gz", "--trace", tmp_path / "trace.json",
+                 "--preset", preset]  # fmt: skip
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     trace = json.loads((tmp_path / "trace.json").read_text())
-    bundle = open_bundle(DEFAULT)
-    assert trace["files_sha256"] == dict(bundle.manifest.files)
-    assert trace["preset"] == bundle.default
+    held = open_bundle(DEFAULT).calibrations[preset]
+    assert trace["files_sha256"] == dict(open_bundle(DEFAULT).manifest.files)
+    assert trace["preset"] == preset
     assert trace["volumes"] == [volume.name]
     mask = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
     marked = set(np.flatnonzero(mask.any(axis=(0, 1))).tolist())
     assert 0 < len(marked) < len(trace["slices"])
-    assert any(one["left_early"] for one in trace["slices"])
+    decision, own = trace["logistic"], {}
+    bounds = held.healthy_leave.bounds if held.healthy_leave else ()
     for one in trace["slices"]:
-        M, h, zero = (np.array(one[name]).mean(axis=1) for name in ("M", "MSE_h", "MSE_0"))
+        M, h, zero = (np.array(one[name])[:, 0] for name in ("M", "MSE_h", "MSE_0"))
         assert len(M) == len(one["t"])
         assert one["t_e"] == [one["t"][int(M.argmax())]]
         cosine = h @ zero / np.linalg.norm(h) / np.linalg.norm(zero)
-        np.testing.assert_allclose(one["cosine"], cosine)
-        by_cosine = one["cosine"] <= trace["Cos_w"]
-        decision = trace["logistic"]
-        score = (
-            decision["intercept"]
-            + decision["log_peak"] * np.log(one["peak"])
-            + decision["alignment"] * one["alignment"]
-        )
-        unhealthy = by_cosine if trace["verdict"] == "cosine" else score >= 0
-        probability = 1 / (1 + np.exp(-score))
-        bounds = bundle.calibrations[bundle.default].healthy_leave.bounds
-        left = len(M) < len(bounds)
-        assert left == any(
-            M[: k + 1].max() < bound for k, (bound,) in enumerate(bounds[:-1]) if k < len(M)
-        )
+        alignment = (h - zero - M).sum() / (2 * np.sqrt(zero.sum() * M.sum()))
+        np.testing.assert_allclose(one["alignment"], alignment)
+        score = decision["alignment"] * alignment + decision["angle"] * np.arccos(cosine)
+        left = any(M[: k + 1].max() < bound for k, (bound,) in enumerate(bounds[: len(M)][:-1]))
         assert one["left_early"] == left
-        np.testing.assert_allclose(one["probability"], 0 if left else probability)
-        assert one["unhealthy"] == (unhealthy and not left)
+        own[one["level"]] = (cosine, score + decision["intercept"], left)
         share = min(M.max() / trace["M_max"][0], 1)
         assert one["index"] == [round(round(share, 2) * 100)]
+    assert bool(bounds) == any(left for *_, left in own.values())
+    spacing, width = 2.0, trace["neighbours_mm"]
+    for one in trace["slices"]:
+        near = [
+            (2.0 ** -((2 * spacing * abs(level - one["level"]) / width) ** 2), *told[:2])
+            for level, told in own.items()
+            if level == one["level"]
+            or (abs(level - one["level"]) * spacing < width - 1e-9 and not told[2])
+        ]
+        weights, cosines, scores = np.array(near).T
+        np.testing.assert_allclose(one["cosine"], np.average(cosines, weights=weights))
+        log_odds = np.average(scores, weights=weights)
+        np.testing.assert_allclose(one["log_odds"], log_odds, rtol=1e-6)
+        left = own[one["level"]][2]
+        probability = 0 if left else 1 / (1 + np.exp(-log_odds))
+        np.testing.assert_allclose(one["probability"], probability)
+        by_cosine = one["cosine"] <= trace["Cos_w"]
+        unhealthy = by_cosine if trace["verdict"] == "cosine" else log_odds >= 0
+        assert one["unhealthy"] == (unhealthy and not left)
         assert (one["level"] in marked) == (one["unhealthy"] and one["pixels"] > 0)
 
 

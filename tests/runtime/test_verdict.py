@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, peak, probability
+from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, probability
 
 
 def test_cosine_of_parallel_sequences_is_one_and_of_orthogonal_ones_zero():
@@ -46,19 +46,14 @@ def test_alignment_says_which_way_guidance_leads():
     assert alignment(0 * one, one, one) == alignment(one, one, 0 * one) == 0
 
 
-def test_peak_averages_modalities_before_the_quantile():
-    H = np.stack([np.arange(101.0), np.zeros(101)]).reshape(2, 1, 101).astype(np.float32)
-    assert peak(H) == pytest.approx(99 / 2)
-
-
 def test_the_calibrated_decision_is_a_logistic_regression():
     decision = Logistic(0.5, 2.0, -3.0)
-    for height, aligned in ((0.1, 0.2), (3.0, -0.9), (1e-3, 0.0)):
-        score = 0.5 + 2 * np.log(height) - 3 * aligned
-        log_odds = decision.log_odds(Statistics(0.9, height, aligned))
+    for aligned, cos in ((0.2, 0.1), (-0.9, 1.0), (0.0, -1.0), (0.0, 1 + 1e-9)):
+        score = 0.5 + 2 * aligned - 3 * np.arccos(min(cos, 1.0))
+        log_odds = decision.log_odds(Statistics(cos, aligned))
         assert log_odds == pytest.approx(score)
         assert probability(log_odds) == pytest.approx(1 / (1 + np.exp(-score)))
-    assert probability(decision.log_odds(Statistics(0.9, 0.0, 0.0))) == pytest.approx(0, abs=1e-9)
-    assert probability(Logistic(1e6, 1.0, 1.0).log_odds(Statistics(0.9, 1.0, 0.0))) == 1.0
+    assert probability(Logistic(-1e6, 1.0, 1.0).log_odds(Statistics(0.9, 0.0))) == 0.0
+    assert probability(Logistic(1e6, 1.0, 1.0).log_odds(Statistics(0.9, 1.0))) == 1.0
     with pytest.raises(ValueError, match="finite"):
         Logistic(0.0, float("nan"), 0.0)
