@@ -5,12 +5,13 @@
 Seconds are medians of interleaved rounds, each contender in turn on the same slices, warmed up:
 a few timesteps of the long processes, times their number (every step costs the same), and whole
 runs of the short ones. Dice, AUPRC and t_e are of whole runs; Dice and AUPRC of the unhealthy
-slices, each segmented whatever the verdict. Peak memory is that of a process of its own with 100
-slices, see :mod:`side_memory`.
+slices, each segmented whatever the verdict, alone, and cut by Algorithm 1. Peak memory is that of a
+process of its own with 100 slices, see :mod:`side_memory`.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from anofpdm.calibrate.metrics import average_precision, dice
 from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.device import open_device
-from anofpdm.runtime.errors import DeviceError, MissingExtraError
+from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.segmenter import Segmenter
@@ -51,11 +52,19 @@ HEAD = ["", "w", "evaluations a slice", "s a slice [quartiles]", "times as fast 
 @click.option("--every", default=8, show_default=True, help="Use every k-th slice only.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+@click.option("--only", multiple=True, help="Measure these again, each in turn with the reference "
+              "implementation; the others' rows are kept.")  # fmt: skip
 @click.option("--json", "json_path", type=click.Path(path_type=Path),
               default=Path(__file__).with_name("results") / "side-by-side.json")  # fmt: skip
 @reports_errors
 def main(
-    slices: Path, split: str, every: int, rounds: int, threads: int | None, json_path: Path
+    slices: Path,
+    split: str,
+    every: int,
+    rounds: int,
+    threads: int | None,
+    only: tuple[str, ...],
+    json_path: Path,
 ) -> None:
     threads = threads or usable_cores()
     torch.set_num_threads(threads)
@@ -64,19 +73,27 @@ def main(
     labelled = labelled.take(range(0, len(labelled), every))
     x0 = np.stack([labelled.x0(i) for i in range(len(labelled))])
     everyone = contenders(bundle, threads)
-    seconds = timed(everyone, x0[:TIMED_SLICES], rounds)
+    names, reference = [one.name for one in everyone], everyone[0]
+    kept = _kept(json_path, [split, every, threads], set(names) - set(only)) if only else {}
+    again = [one for one in everyone if one.name not in kept]
+    seconds = timed([reference, *(one for one in again if one is not reference)],
+                    x0[:TIMED_SLICES], rounds)  # fmt: skip
     found = {}
     for one in everyone:
+        if one.name in kept and one.name != "exact":  # whose t_e the others' are compared with
+            continue
         began = time.perf_counter()
         found[one.name] = list(one.run(x0))
         whole = (time.perf_counter() - began) / len(x0)
         click.echo(f"{one.name}: {whole:.2f} s a slice, whole runs", err=True)
     rows = [
-        {
+        kept.get(one.name)
+        or {
             "name": one.name,
             "w": one.w,
             "evaluations": one.evaluations,
             "seconds": seconds[one.name],
+            "reference_seconds": seconds[reference.name],
             "volume_s": volume_seconds(one, bundle, threads),
             "peak_mib": peak_mib(one.name, threads),
             **quality(found[one.name], labelled),
@@ -91,7 +108,15 @@ def main(
         f"{len(labelled)} slices of the {split} split, {int(labelled.unhealthy.sum())} unhealthy; "
         f"{threads} threads\n"
     )
-    click.echo(table(HEAD, [line(row, rows[0]) for row in rows]))
+    click.echo(table(HEAD, [line(row) for row in rows]))
+
+
+def _kept(path: Path, settings: list[Any], names: set[str]) -> dict[str, dict[str, Any]]:
+    """The rows of these names that were measured before, with the same settings."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if [held["split"], held["every"], held["threads"]] != settings:
+        raise AnofpdmError(f"{path} was measured with other settings: measure all of them again")
+    return {row["name"]: row for row in held["rows"] if row["name"] in names}
 
 
 def contenders(bundle: Bundle, threads: int) -> list[Contender]:
@@ -150,9 +175,9 @@ def quality(found: Sequence[FoundSlice], labelled: SliceSet) -> dict[str, float]
     return {"dice": float(np.mean(overlaps)), "auprc": pooled}
 
 
-def line(row: dict[str, Any], first: dict[str, Any]) -> list[str]:
-    """A line of the table; ``first``: the reference implementation's row."""
-    ratios = [b / a for a, b in zip(row["seconds"], first["seconds"], strict=True)]
+def line(row: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    ratios = [b / a for a, b in zip(row["seconds"], row["reference_seconds"], strict=True)]
     volume = row["volume_s"]
     return [
         row["name"], f"{row['w']:g}", str(row["evaluations"]), spread(row["seconds"]),

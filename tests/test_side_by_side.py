@@ -1,5 +1,6 @@
 """What the table of presets beside the reference implementation is made of."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import side_by_side
 from contenders import FoundSlice, Ours, t_e_agreement
 from sklearn.metrics import average_precision_score
-from support import bundle, toy_network
+from support import bundle, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
@@ -68,10 +70,15 @@ def test_the_cost_of_a_step_is_that_of_a_step():
     assert (ours.evaluations, len(ours.visited)) == (12, 6)
 
 
-def test_whole_runs_are_those_of_the_segmenter():
+@pytest.mark.parametrize("beyond", [False, True])
+def test_whole_runs_are_those_of_the_segmenter(beyond):
+    """With the paper's rules, whatever the calibration's are."""
     toy = bundle(process=("ddim", 301, 60, "even"))
+    held = toy
+    if beyond:
+        held = recalibrated(toy, threshold="half-way", neighbours_mm=10.0, mirrored=True)
     x0 = RNG.uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
-    got = list(Ours("fast", toy, HostBackend(toy_network, 2), Setup()).run(x0))
+    got = list(Ours("fast", held, HostBackend(toy_network, 2), Setup()).run(x0))
     results = Segmenter(toy, HostBackend(toy_network, 3)).analyse(
         Slice(i, x) for i, x in enumerate(x0)
     )
@@ -118,11 +125,20 @@ def test_long_processes_are_timed_by_some_of_their_steps(monkeypatch):
 
 
 def test_a_row_compares_rounds():
-    first = {"seconds": [10.0, 30.0, 20.0]}
     row = {"name": "fast", "w": 8.0, "evaluations": 26, "seconds": [0.1, 0.3, 0.1],
-           "volume_s": None, "peak_mib": 200.4, "dice": 0.5123, "auprc": 0.6,
+           "reference_seconds": [10.0, 30.0, 20.0], "volume_s": None, "peak_mib": 200.4, "dice": 0.5123, "auprc": 0.6,
            "t_e": 0.876}  # fmt: skip
-    assert side_by_side.line(row, first) == [
+    assert side_by_side.line(row) == [
         "fast", "8", "26", "0.10 [0.10, 0.20]", "100 [100, 150]", "not measured", "200", "0.512",
         "0.600", "88%",
     ]  # fmt: skip
+
+
+def test_rows_are_kept_that_were_measured_with_the_same_settings(tmp_path):
+    path = tmp_path / "rows.json"
+    rows = [{"name": "fast", "w": 8.0}, {"name": "exact", "w": 2.0}]
+    path.write_text(json.dumps({"split": "test", "every": 12, "threads": 2, "rows": rows}))
+    kept = side_by_side._kept(path, ["test", 12, 2], {"exact", "reference implementation"})
+    assert kept == {"exact": rows[1]}
+    with pytest.raises(AnofpdmError, match="other settings"):
+        side_by_side._kept(path, ["test", 8, 2], {"exact"})
