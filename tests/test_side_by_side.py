@@ -126,8 +126,8 @@ def test_long_processes_are_timed_by_some_of_their_steps(monkeypatch):
 
 def test_a_row_compares_rounds():
     row = {"name": "fast", "w": 8.0, "evaluations": 26, "seconds": [0.1, 0.3, 0.1],
-           "reference_seconds": [10.0, 30.0, 20.0], "volume_s": None, "peak_mib": 200.4, "dice": 0.5123, "auprc": 0.6,
-           "t_e": 0.876}  # fmt: skip
+           "reference_seconds": [10.0, 30.0, 20.0], "volume_s": None, "peak_mib": 200.4,
+           "dice": 0.5123, "auprc": 0.6, "t_e": 0.876}  # fmt: skip
     assert side_by_side.line(row) == [
         "fast", "8", "26", "0.10 [0.10, 0.20]", "100 [100, 150]", "not measured", "200", "0.512",
         "0.600", "88%",
