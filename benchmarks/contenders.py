@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from counterpart import Counted, Stored, evaluations_a_slice, forward_process, select
 from numpy.typing import NDArray
+from paper import as_in_the_paper
 from side_memory import THEIRS
 
 from anofpdm.runtime.backend import Backend, Recipe
@@ -61,7 +62,7 @@ class Ours:
 
     def __init__(self, name: str, bundle: Bundle, backend: Backend, setup: Setup) -> None:
         self.name, self._backend = name, backend
-        self._segmenter = Segmenter(_as_in_the_paper(bundle), backend, setup=setup)
+        self._segmenter = Segmenter(as_in_the_paper(bundle), backend, setup=setup)
         used = self._segmenter.setup
         self.w, self.visited = used.calibration.w, used.process.timesteps
         self.evaluations = 2 * len(self.visited)
@@ -80,16 +81,6 @@ class Ours:
         for _ in self._backend.find(recipe, (Slice(i, x) for i, x in enumerate(x0))):
             pass
         return 2 * count
-
-
-def _as_in_the_paper(bundle: Bundle) -> Bundle:
-    """Without what its calibrations have slices gain from their neighbours, and cut by Algorithm 1:
-    what is compared are loops, on slices that are not neighbours."""
-    plain = {
-        name: replace(one, threshold="algorithm-1", neighbours_mm=0.0, mirrored=False)
-        for name, one in bundle.calibrations.items()
-    }
-    return replace(bundle, calibrations=plain)
 
 
 class Theirs:

@@ -27,7 +27,8 @@ _SLOTS = 16
 
 
 def judged(network: UNet, slices: SliceSet, every: int, w: tuple[float, ...] = W) -> dict[str, Any]:
-    """Of every k-th slice; what comes first of the modalities is scored. ``w``: the candidates.
+    """Of every k-th slice, alone; what comes first of the modalities is scored. ``w``: the
+    candidates.
 
     ``accuracy`` is on patients left out of the verdict's fit, at the w that is chosen; ``dice`` and
     ``auprc`` are those of unhealthy slices, each segmented.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from paper import as_in_the_paper
 
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.labelled import fitting
@@ -27,13 +28,15 @@ def with_lesions(path: Path, bundle: Bundle, split: str, every: int) -> SliceSet
 def lesions_found(
     bundle: Bundle, denoiser: Denoiser, slices: SliceSet, preset: str | None = None
 ) -> dict[str, Any]:
-    """Dice and AUPRC of unhealthy slices, each segmented whatever the verdict.
+    """Dice and AUPRC of unhealthy slices, each segmented whatever the verdict, alone.
 
     Returns
     -------
     what JSON holds of them; ``dice_each``: of each slice, in order
     """
-    segmenter = Segmenter(bundle, HostBackend(denoiser), setup=Setup(preset=preset))
+    segmenter = Segmenter(
+        as_in_the_paper(bundle), HostBackend(denoiser), setup=Setup(preset=preset)
+    )
     found = evaluate(segmenter, slices)
     each = [one.dice for one in found.slices]
     return {"dice": found.unhealthy.dice, "auprc": found.unhealthy.auprc, "dice_each": each}

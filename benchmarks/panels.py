@@ -1,7 +1,8 @@
 """What the paper's figures 2 and 5 show, for a bundle on slices whose lesions were drawn.
 
 Everything comes from one pass of the network over the slices (:mod:`remembered`), without early
-stop. Where there are several scored modalities, curves and maps are their means.
+stop, by the paper's rules: each slice alone, cut by Algorithm 1. Where there are several scored
+modalities, curves and maps are their means.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from paper import as_in_the_paper
 from remembered import Remembered
 
 from anofpdm.calibrate.metrics import average_precision, dice
@@ -123,6 +125,7 @@ def figures(
             "the figures need healthy and unhealthy slices whose lesions were drawn: name another "
             "--split, or a smaller --every"
         )
+    bundle = as_in_the_paper(bundle)
     usual = Setup(preset=preset, early_stop=False)
     resolved = resolve(bundle, usual)
     setups = _ablations(usual, resolved)

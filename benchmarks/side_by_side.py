@@ -74,7 +74,13 @@ def main(
     x0 = np.stack([labelled.x0(i) for i in range(len(labelled))])
     everyone = contenders(bundle, threads)
     names, reference = [one.name for one in everyone], everyone[0]
-    kept = _kept(json_path, [split, every, threads], set(names) - set(only)) if only else {}
+    if unknown := set(only) - set(names):
+        raise AnofpdmError(f"nobody is called {', '.join(sorted(unknown))}: there are {names}")
+    kept = (
+        _kept(json_path, [split, every, threads, machine()["cpu"]], set(names) - set(only))
+        if only
+        else {}
+    )
     again = [one for one in everyone if one.name not in kept]
     seconds = timed([reference, *(one for one in again if one is not reference)],
                     x0[:TIMED_SLICES], rounds)  # fmt: skip
@@ -112,9 +118,9 @@ def main(
 
 
 def _kept(path: Path, settings: list[Any], names: set[str]) -> dict[str, dict[str, Any]]:
-    """The rows of these names that were measured before, with the same settings."""
+    """The rows of these names that were measured before, with the same settings, on such a CPU."""
     held = json.loads(path.read_text(encoding="utf-8"))
-    if [held["split"], held["every"], held["threads"]] != settings:
+    if [held["split"], held["every"], held["threads"], held["machine"]["cpu"]] != settings:
         raise AnofpdmError(f"{path} was measured with other settings: measure all of them again")
     return {row["name"]: row for row in held["rows"] if row["name"] in names}
 

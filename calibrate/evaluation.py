@@ -18,6 +18,7 @@ from anofpdm.runtime.sliceset import SliceSet
 from anofpdm.runtime.verdict import probability
 
 from .bootstrap import Bootstrap, Interval
+from .labelled import check_spacing
 from .metrics import area_under_roc, average_precision, dice, iou
 from .scores import Evaluation, Scores, SliceScores, VerdictScores
 
@@ -52,12 +53,13 @@ def evaluate(
     Raises
     ------
     CohortError
-        If none were drawn.
+        If none were drawn, or neighbours count and it is not known how far slices are apart.
     """
     drawn = [i for i, record in enumerate(slices.records) if record.drawn]
     if not drawn:
         raise CohortError("the slices have no reference masks: nothing to compare with")
     slices = slices.take(drawn)
+    check_spacing(slices, segmenter.setup.calibration.neighbours_mm)
     compared = range(0, len(slices), every)
     stream = _with_neighbours(slices, compared, segmenter.setup.calibration.neighbours_mm)
     seen: dict[int, _Seen] = {}

@@ -22,3 +22,13 @@ def fitting(slices: SliceSet, bundle: Bundle) -> SliceSet:
             f"{', '.join(wanted[0])} on {wanted[1]}: prepare them again"
         )
     return slices
+
+
+def check_spacing(slices: SliceSet, neighbours_mm: float) -> None:
+    """Raise CohortError if neighbours are to count and the slices do not say how far they are
+    apart, as those that were prepared by an earlier version."""
+    if neighbours_mm and not all(record.slice_mm for record in slices.records):
+        raise CohortError(
+            "the slices do not say how far they are apart, which neighbours need: prepare them "
+            "again"
+        )

@@ -35,7 +35,7 @@ from .choose import Labels, check_labels, choose
 from .early_stop import choose_stop
 from .healthy_leave import choose_leave
 from .known import familiar_volumes
-from .labelled import fitting
+from .labelled import check_spacing, fitting
 from .peaks import failures, peak_report
 from .report import report
 from .sweep import sweeps
@@ -74,7 +74,7 @@ _LARGEST = 10_000
 @click.option("--mirrored", is_flag=True, help="Show the network every second slice mirrored, left "
               "for right: for networks trained with flips, and with --neighbours.")  # fmt: skip
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
-              help="Use every k-th slice only, to save time.")  # fmt: skip
+              help="Use every k-th slice only, to save time; not with --neighbours.")  # fmt: skip
 @click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
               "1, else fast; ddpm-exact, fast-last and so on]")  # fmt: skip
 @click.option("--default", "is_default", is_flag=True, help="Make it the bundle's default.")
@@ -118,12 +118,12 @@ def main(
     labelled = fitting(open_sliceset(slices), opened).split(split)
     labelled = labelled.take(range(0, len(labelled), every))
     check_labels(labelled.unhealthy, f"the slices of split {split!r}")
-    beside = Beside.of(labelled.slices(), neighbours_mm) if neighbours_mm else None
-    if beside and not beside.spacing_mm.all():
+    if every > 1 and (neighbours_mm or mirrored):
         raise AnofpdmError(
-            f"{slices} does not say how far its slices are apart, which --neighbours needs: "
-            "prepare them again"
+            "--neighbours and --mirrored take slices that lie beside each other: leave --every out"
         )
+    check_spacing(labelled, neighbours_mm)
+    beside = Beside.of(labelled.slices(), neighbours_mm) if neighbours_mm else None
     labels = Labels(labelled.unhealthy, labelled.patients, beside)
     backend = open_device(device, opened, threads=threads, engines=False, precision=precision)
     schedule, clip = opened.manifest.schedule, opened.manifest.clip

@@ -1,7 +1,7 @@
 """Where the default model fails or comes to its limits: ``python examples/failures.py``.
 
 Small lesions of multiple sclerosis; and the simulated lesion of :mod:`make_examples` made fainter,
-smaller, or larger than Algorithm 1, which marks a tenth of a slice at the most, can follow. Of each
+smaller, and larger. Of each
 volume one slice, the one with the largest reference: FLAIR, the anomaly map H (each brightest at
 its own largest value), the reference (blue) and the mask (red; dotted where the verdict is healthy,
 so that only ``--every-slice`` would write it). Attribution: see README.md beside this file.

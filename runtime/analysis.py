@@ -63,8 +63,12 @@ class Analysis:
         views = (item and shown(item, held.mirrored) for item in taken)
         for item, found in backend.find(recipe, views, cancelled):
             done()
+            if cancelled():
+                return
             for one, beside in gathering.add(item, self._alone(item, found)):
                 yield self._result(one, beside)
+        if cancelled():  # what waits has not seen all its neighbours
+            return
         for one, beside in gathering.ready():
             yield self._result(one, beside)
 

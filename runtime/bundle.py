@@ -9,7 +9,8 @@
     are built from;
 ``calibration.json``
     one or more calibrations by name (*presets*), and which is the default: w, M_max, the thresholds
-    of the verdict, the stopping rule, and the conditions they hold for;
+    of the verdict, the stopping rule, which slices count together and how maps are cut, and the
+    conditions they hold for;
 ``engines/``
     what was built on a GPU, for that GPU; see :mod:`anofpdm.runtime.engines`.
 

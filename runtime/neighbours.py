@@ -20,6 +20,8 @@ from .forward import Slice
 
 T = TypeVar("T")
 WIDEST_MM = 100.0
+# Headers hold spacings to four digits or so: 4.9999 mm are 5.
+_ROUNDING = 1e-3
 
 
 def reach(width_mm: float, spacing_mm: float) -> int:
@@ -32,7 +34,7 @@ def reach(width_mm: float, spacing_mm: float) -> int:
     """
     if width_mm <= 0 or spacing_mm <= 0:
         return 0
-    return max(0, math.ceil(width_mm / spacing_mm - 1e-6) - 1)
+    return max(0, math.ceil(width_mm / spacing_mm - _ROUNDING) - 1)
 
 
 def weights(distance_mm: NDArray[np.float64], width_mm: float) -> NDArray[np.float64]:
@@ -55,7 +57,12 @@ def turned(item: Slice, mirrored: bool) -> bool:
 
 @dataclass
 class _Volume(Generic[T]):
+    """Levels: ``announced``, ``done``, ``given``; ``found`` on those that may still be asked for;
+    ``waiting``: those that are done and not given."""
+
     announced: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
+    given: set[int] = field(default_factory=set)
     found: dict[int, T] = field(default_factory=dict)
     waiting: dict[int, Slice] = field(default_factory=dict)
 
@@ -65,7 +72,8 @@ class Gathering(Generic[T]):
 
     A neighbour that was not announced may still come for as long as slices of its volume do; so the
     outermost slices, and those beside a gap, are held until the volume ends. Slices of one volume
-    come together, in any order.
+    come together, each level once, in any order. What was found on a slice is dropped when all who
+    may ask for it have been given theirs.
 
     ``width_mm``: see :func:`reach`.
     """
@@ -76,11 +84,20 @@ class Gathering(Generic[T]):
         self._open: int | None = None
 
     def announced(self, slices: Iterable[Slice | None]) -> Iterator[Slice | None]:
-        """The same slices, noted as they are taken."""
+        """The same slices, noted as they are taken.
+
+        Raises
+        ------
+        ValueError
+            If a level comes twice in a volume.
+        """
         for item in slices:
             if item is not None:
                 volume = self._volumes.setdefault(item.volume, _Volume())
-                volume.announced.add(item.place.level)
+                level = item.place.level
+                if level in volume.announced:
+                    raise ValueError(f"level {level} comes twice in volume {item.volume}")
+                volume.announced.add(level)
                 self._open = item.volume
             yield item
         self._open = None
@@ -93,26 +110,46 @@ class Gathering(Generic[T]):
         Slices all of whose neighbours are done, each once: with (weight, found) of the slice itself
         first and then of its neighbours, from the feet up.
         """
-        volume = self._volumes[item.volume]
-        volume.found[item.place.level], volume.waiting[item.place.level] = found, item
+        volume, level = self._volumes[item.volume], item.place.level
+        volume.done.add(level)
+        volume.found[level], volume.waiting[level] = found, item
+        yield from self._given(item.volume, [*self._beside(item), level])
         yield from self.ready()
 
     def ready(self) -> Iterator[tuple[Slice, Sequence[tuple[float, T]]]]:
-        """As :meth:`add`: those that wait for nothing any more."""
-        for number, volume in list(self._volumes.items()):
-            ended = number != self._open
-            for level, item in sorted(volume.waiting.items()):
-                beside = self._beside(item)
-                expected = [one for one in beside if one in volume.announced or not ended]
-                if all(one in volume.found for one in expected):
-                    del volume.waiting[level]
-                    yield item, self._weighted(item, volume.found, expected)
-            if ended and len(volume.found) == len(volume.announced) and not volume.waiting:
+        """As :meth:`add`: those of volumes that have ended, who wait for nothing any more."""
+        for number in [one for one in self._volumes if one != self._open]:
+            volume = self._volumes[number]
+            yield from self._given(number, list(volume.waiting))
+            if len(volume.given) == len(volume.announced):
                 del self._volumes[number]
 
-    def _beside(self, item: Slice) -> list[int]:
-        level, far = item.place.level, reach(self._width_mm, item.place.spacing_mm)
-        return [one for one in range(max(0, level - far), level + far + 1) if one != level]
+    def _given(
+        self, number: int, levels: Sequence[int]
+    ) -> Iterator[tuple[Slice, Sequence[tuple[float, T]]]]:
+        """Of these levels, those that wait for nothing."""
+        volume = self._volumes[number]
+        ended = number != self._open
+        for level in sorted(levels):
+            item = volume.waiting.get(level)
+            if item is None:
+                continue
+            beside = self._beside(item)
+            expected = [one for one in beside if one in volume.announced or not ended]
+            if volume.done.issuperset(expected):
+                del volume.waiting[level]
+                volume.given.add(level)
+                around = self._weighted(item, volume.found, expected)
+                for one in (level, *expected):  # who is nobody's neighbour any more
+                    if volume.given.issuperset(self._beside(item, one)) and one in volume.given:
+                        del volume.found[one]
+                yield item, around
+
+    def _beside(self, item: Slice, level: int | None = None) -> list[int]:
+        """The levels beside that of a slice, or beside another one of its volume."""
+        middle = item.place.level if level is None else level
+        far = reach(self._width_mm, item.place.spacing_mm)
+        return [one for one in range(max(0, middle - far), middle + far + 1) if one != middle]
 
     def _weighted(
         self, item: Slice, found: dict[int, T], beside: Sequence[int]

@@ -260,8 +260,8 @@ class Segmenter:
         slices : (index, image): the axial index, from the feet up, which noise depends on; the
             image (H, W), or (C, H, W) of several modalities, any real type and range
         pixel_mm : spacing along the two axes of the image
-        slice_mm : from one index to the next; needed where the calibration averages over
-            neighbours, None for that of what was measured
+        slice_mm : from one index to the next, None for that of what was measured; needed where
+            nothing was and the calibration averages over neighbours
         axes : where these lead: ``RA`` (to the patient's right and front) or ``PL`` (rows and
             columns of an axial DICOM image), for instance
         measured : see :meth:`measure`: with that of the whole volume, results are those of

@@ -17,7 +17,7 @@ Float64 = NDArray[np.float64]
 _PAPER = MapRule()
 # Where a map is cut: by Algorithm 1, or half-way from there to Otsu's threshold.
 THRESHOLDS = ("algorithm-1", "half-way")
-_BINS = 256
+_BINS, _TINY = 256, 1e-9
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class AnomalyDigest:
         higher = M > self._best
         self._best[higher] = M[higher]
         self.t_e[higher] = step.t  # eq. 21
-        own = S if self.rule == _PAPER else self.rule.sub_anomaly(step, HGP, UGP, x0, self.w)
+        same = self.rule.sub_map == _PAPER.sub_map
+        own = S if same else self.rule.sub_anomaly(step, HGP, UGP, x0, self.w)
         self._map.add(step.t, own, higher)
         if self._watch is not None and self._watch.certain(M, self._best):
             return True
@@ -144,9 +145,11 @@ def otsu(H: Float32) -> float:
     Not in the paper, whose quantiles go by the slice's largest M alone: this one goes by the map.
     Of a map that is the same everywhere, its value.
     """
-    if H.min() == H.max():
-        return float(H.min())
-    counts, edges = np.histogram(H, bins=_BINS)
+    values = np.asarray(H, np.float64)  # in float32 256 steps may not fit between two values
+    low, high = float(values.min()), float(values.max())
+    if high - low <= _TINY * max(abs(low), abs(high)):
+        return low
+    counts, edges = np.histogram(values, bins=_BINS)
     middles = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = counts.sum() - below

@@ -41,11 +41,17 @@ class SliceRecord:
 
     def __post_init__(self) -> None:
         kinds = (str, int, str, bool, bool, float)
-        if not 0 <= self.slice_mm < math.inf:
-            raise ValueError(f"slices cannot be {self.slice_mm} mm apart")
         for value, kind in zip(vars(self).values(), kinds, strict=True):
             if not isinstance(value, kind):
                 raise TypeError(f"a slice has {value!r} where {kind.__name__} is expected")
+        if not 0 <= self.slice_mm < math.inf:
+            raise ValueError(f"slices cannot be {self.slice_mm} mm apart")
+
+    def follows(self, other: SliceRecord) -> bool:
+        """Whether it lies further up in the same scan, if they come one after the other: those of a
+        scan come from the feet up, and a patient may have several scans."""
+        alike = (self.patient, self.slice_mm) == (other.patient, other.slice_mm)
+        return alike and self.level > other.level
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class SliceSet:
         depends on; volumes are scans, which a patient may have several of."""
         scan, last = -1, None
         for i, record in enumerate(self.records):
-            if last is None or record.patient != last.patient or record.level <= last.level:
+            if last is None or not record.follows(last):
                 scan += 1
             last = record
             yield Slice(i, self.x0(i), scan, Place(record.level, record.slice_mm))

@@ -177,7 +177,11 @@ class Stream:
             raise VolumeError(f"pixel_mm is {pixel_mm!r}: give two lengths in mm") from None
         if not all(_SMALLEST_MM <= mm <= _LARGEST_MM for mm in (rows_mm, columns_mm)):
             raise VolumeError(f"pixel_mm is {pixel_mm}: no head has pixels of that size")
-        if slice_mm is not None and not _SMALLEST_MM <= slice_mm <= _LARGEST_MM:
+        try:
+            apart = 0.0 if slice_mm is None else float(slice_mm)
+        except (TypeError, ValueError):
+            raise VolumeError(f"slice_mm is {slice_mm!r}: give a length in mm") from None
+        if slice_mm is not None and not _SMALLEST_MM <= apart <= _LARGEST_MM:
             raise VolumeError(f"slice_mm is {slice_mm}: no head has slices that far apart")
         if measured is not None and not isinstance(measured, HeadMeasure):
             raise VolumeError("measured is none of Segmenter.measure()")
@@ -191,7 +195,7 @@ class Stream:
                 f"what was measured has pixels of {measured.pixel_mm} mm, the slices have "
                 f"{self._pixel_mm}: measure a volume of the same field of view"
             )
-        self._slice_mm = slice_mm or (measured.slice_mm if measured else 0.0)
+        self._slice_mm = apart or (measured.slice_mm if measured else 0.0)
         wide = segmenter.setup.calibration.neighbours_mm
         if wide and not self._slice_mm:
             raise VolumeError(

@@ -28,7 +28,7 @@ class Statistics:
 class Logistic:
     """The calibrated decision: a logistic regression on the alignment (whether guidance speaks
     against "healthy") and the angle between the error sequences (how much it changes), with weights
-    in their own units. Neither depends on how bright a lesion is.
+    in their own units. Neither changes where all errors are scaled alike.
     """
 
     intercept: float

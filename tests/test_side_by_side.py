@@ -137,8 +137,9 @@ def test_a_row_compares_rounds():
 def test_rows_are_kept_that_were_measured_with_the_same_settings(tmp_path):
     path = tmp_path / "rows.json"
     rows = [{"name": "fast", "w": 8.0}, {"name": "exact", "w": 2.0}]
-    path.write_text(json.dumps({"split": "test", "every": 12, "threads": 2, "rows": rows}))
-    kept = side_by_side._kept(path, ["test", 12, 2], {"exact", "reference implementation"})
+    path.write_text(json.dumps({"split": "test", "every": 12, "threads": 2, "machine": {"cpu": "x"},
+                                "rows": rows}))  # fmt: skip
+    kept = side_by_side._kept(path, ["test", 12, 2, "x"], {"exact", "reference implementation"})
     assert kept == {"exact": rows[1]}
     with pytest.raises(AnofpdmError, match="other settings"):
-        side_by_side._kept(path, ["test", 8, 2], {"exact"})
+        side_by_side._kept(path, ["test", 12, 2, "y"], {"exact"})

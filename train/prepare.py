@@ -71,7 +71,7 @@ def _prepare_case(case: Case, modalities: tuple[str, ...], grid: Grid, writer: S
     else:
         unhealthy = _parse_labels(case, placement)
         drawn = None
-    slice_mm = round(float(volume.voxel_mm[2]), 4)
+    slice_mm = float(volume.voxel_mm[2])
     for i, level in enumerate(placement.levels):
         record = SliceRecord(
             case.patient,

@@ -107,8 +107,8 @@ def _main(
                 void("source", srcset=png(dark), media="screen and (prefers-color-scheme: dark)"),
                 void("img", src=png(light), alt=_CURVES),
             ),
-            "M_t over the visited timesteps, one thin line a slice. Where M_t peaks (t_e), and how "
-            "high, decides the map and, unless it is fixed, the threshold.",
+            "M_t over the visited timesteps, one thin line a slice. Where M_t peaks (t_e) decides "
+            "the map; how high goes into the threshold, unless it is fixed.",
         ),
         tag("h2", "Lesions"),
         lesion_table(stats),

@@ -81,7 +81,7 @@ def slice_table(stats: Mapping[str, Any]) -> Markup:
 
 
 def method(stats: Mapping[str, Any]) -> str:
-    """Three sentences, true of this set-up."""
+    """Some sentences, true of this set-up."""
     said = stats["provenance"]
     rule, conditions = said["anomaly_map"], said["conditions"]
     process = f"{conditions['encoding'].upper()} encoding, up to timestep {conditions['L']}"
@@ -91,17 +91,26 @@ def method(stats: Mapping[str, Any]) -> str:
     where = "t_e" if rule["t_e_ratio"] == 1 else f"{rule['t_e_ratio']:g} t_e"
     taken = f"averaged up to {where}" if rule["anomaly_map"] == "aggregate" else f"taken at {where}"
     cut = "a quantile that M_t picks (Algorithm 1)"
+    if said["threshold_rule"] == "half-way":
+        cut = f"half-way between {cut} and Otsu's threshold"
     if said["threshold"] is not None:
         cut = f"the fixed threshold {said['threshold']:g}"
+    beside = ""
+    if said["neighbours_mm"]:
+        beside = (
+            f" Maps and verdicts are averages over slices nearer than {said['neighbours_mm']:g} mm."
+        )
+    if said["mirrored"]:
+        beside += " Every second slice is shown to the network mirrored, left for right."
     which = "Every slice" if said["every_slice"] else "A slice that is found unhealthy"
     return (
         "Noise is added to each axial slice step by step, by the forward process of a diffusion "
         f"model that was trained with image-level labels alone ({process}); nothing is "
         "reconstructed. At every step the network predicts the slice twice, guided towards "
         f"“healthy” (w = {said['w']:g}) and unguided: t_e is where these two diverge most (M_t), "
-        f"and the {errors}, {taken}, are the anomaly map H. {which} is marked where H, smoothed "
-        f"by a median filter, reaches {cut}, and small components are dropped (AnoFPDM, Che et "
-        "al.)."
+        f"and the {errors}, {taken}, are the anomaly map H.{beside} {which} is marked where H, "
+        f"smoothed by a median filter, reaches {cut}, and small components are dropped (AnoFPDM, "
+        "Che et al.)."
     )
 
 

@@ -13,15 +13,17 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.healthy_leave import choose_leave
 from anofpdm.calibrate.logistic import fit, left_out
 from anofpdm.calibrate.main import main as calibrate
-from anofpdm.calibrate.sweep import sweep
+from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, open_bundle
 from anofpdm.runtime.calibration import HealthyLeave
+from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Place, Process, Slice
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
+from anofpdm.runtime.stop import LeaveRule
 from anofpdm.runtime.verdict import Logistic, alignment, cosine
 from anofpdm.train.cohort import Case
 from anofpdm.train.prepare import prepare
@@ -83,13 +85,14 @@ def test_averages_are_over_slices_of_one_scan_that_are_near():
 
 
 def test_a_patients_scans_are_told_apart():
-    records = [("A", 3), ("A", 4), ("A", 1), ("A", 2), ("B", 3), ("B", 5)]
+    records = [("A", 3, 5.0), ("A", 4, 5.0), ("A", 1, 5.0), ("A", 2, 4.0), ("B", 3, 4.0),
+               ("B", 5, 4.0)]  # fmt: skip
     slices = sliceset(1, 6)
     slices = replace(slices, records=tuple(
-        SliceRecord(name, level, "val", False, True, 5.0) for name, level in records
+        SliceRecord(name, level, "val", False, True, mm) for name, level, mm in records
     ))  # fmt: skip
-    assert [one.volume for one in slices.slices()] == [0, 0, 1, 1, 2, 2]
-    assert [one.place for one in slices.slices()] == [Place(level, 5.0) for _, level in records]
+    assert [one.volume for one in slices.slices()] == [0, 0, 1, 2, 3, 3]
+    assert [one.place for one in slices.slices()] == [Place(level, mm) for _, level, mm in records]
     assert [one.key for one in slices.slices()] == list(range(6))
 
 
@@ -139,15 +142,30 @@ def test_accuracies_are_those_of_averages():
 
 
 def test_a_rule_to_leave_is_judged_with_what_it_does_to_neighbours():
-    """A rule that takes a slice away changes what its neighbours are called, which counts."""
-    curves, labels, found = judged(sliceset(8, 8, seed=3))
-    rule = choose_leave(curves, labels, found, "calibrated")
-    kept = called(curves, labels, found, "calibrated")
-    if rule is not None:
-        left = rule.rule.healthy(curves.M[:, 0])
-        with_rule = called(curves, labels, found, "calibrated", left)
-        assert not (kept & ~with_rule & labels.unhealthy).any()
-    assert kept.any()
+    """Pairs of slices: one that leaves as healthy takes its word away from the other, which is then
+    called unhealthy, where alone nothing would change."""
+    rng, n, steps = np.random.default_rng(0), 120, 20
+    kind = np.arange(n) % 4  # healthy, doubtful, unhealthy, unhealthy
+    unhealthy = kind > 1
+    speed = np.array([1.0, 2.2, 2.2, 2.2])[kind] * np.exp(0.02 * rng.standard_normal(n))
+    t = np.arange(1, steps + 1)
+    M = (speed[:, None] * t)[:, None, :, None]
+    MSE_0 = np.ones((n, steps, 1))
+    slope = np.array([0.1, 0.9, 1.0, 1.0])[kind] + 0.01 * rng.standard_normal(n)
+    MSE_h = (1 + slope[:, None] * t / steps)[:, None, :, None]
+    curves = Curves((2.0,), t, M, MSE_h, MSE_0)
+    patients = np.array([f"P{i % 5}" for i in np.arange(n) // 4])
+    pairs = Beside(np.arange(n) // 2, np.arange(n) % 2, np.full(n, 5.0), WIDTH)
+    labels, alone = Labels(unhealthy, patients, pairs), Labels(unhealthy, patients)
+    full = candidate(curves, 20, 2.0, labels)
+    usual = called(curves, labels, full, "cosine")
+    assert usual.tolist() == unhealthy.tolist()
+    left = LeaveRule(tuple((0.9 * 2.0 * one,) for one in t)).healthy(curves.M[:, 0])
+    assert left.tolist() == (kind == 0).tolist()
+    with_rule = called(curves, labels, full, "cosine", left)
+    assert with_rule.tolist() == (kind > 0).tolist()
+    assert choose_leave(curves, labels, full, "cosine") is None
+    assert choose_leave(curves, alone, candidate(curves, 20, 2.0, alone), "cosine") is not None
 
 
 def test_every_kth_slice_is_judged_among_its_neighbours():
@@ -190,8 +208,14 @@ def test_the_command_needs_to_know_how_far_slices_are_apart(tmp_path):
             writer.add(record, slices.x0(i), slices.mask(i))
     before = (model / "calibration.json").read_bytes()
     said = call(calibrate, tmp_path / "slices", "--bundle", model, "--neighbours", 10, code=2)
-    assert "does not say how far its slices are apart" in said
+    assert "the slices do not say how far they are apart" in said
     assert (model / "calibration.json").read_bytes() == before
     assert open_bundle(model).manifest.files[NETWORK]
+    with pytest.raises(CohortError, match="do not say how far they are apart"):
+        evaluate(Segmenter(recalibrated(bundle(), neighbours_mm=10.0), HostBackend(toy_network)),
+                 slices)  # fmt: skip
+    for lonely in (["--neighbours", 10], ["--mirrored"]):
+        options = [tmp_path / "slices", "--bundle", model, "--every", 2, *lonely]
+        assert "leave --every out" in call(calibrate, *options, code=2)
     for bad in ("-1", "1000", "wide"):
         call(calibrate, tmp_path / "slices", "--bundle", model, "--neighbours", bad, code=2)

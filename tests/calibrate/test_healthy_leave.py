@@ -119,6 +119,6 @@ def test_the_verdict_in_use_decides_whose_bounds_count():
     mixed = curves.MSE_h[::-1].copy()
     other = Curves(curves.w, curves.timesteps, curves.M, mixed, curves.MSE_0)
     confused = candidate(other, 20, 2.0, labels)
-    by_peak = choose_leave(other, labels, confused, "calibrated")
-    assert by_peak.bounds == choose_leave(curves, labels, full, "calibrated").bounds
-    assert choose_leave(other, labels, confused, "cosine") != by_peak
+    by_calibrated = choose_leave(other, labels, confused, "calibrated")
+    assert by_calibrated.bounds == choose_leave(curves, labels, full, "calibrated").bounds
+    assert choose_leave(other, labels, confused, "cosine") != by_calibrated

@@ -40,12 +40,12 @@ def volume(depth=12):
 
 @pytest.mark.parametrize(
     ("width_mm", "spacing_mm", "far"),
-    [(10, 5, 1), (10, 5.01, 1), (10, 4.99, 2), (10, 1, 9), (10, 10, 0), (10, 30, 0), (0, 1, 0),
-     (10, 0, 0), (0.3, 0.1, 2)],
+    [(10, 5, 1), (10, 5.01, 1), (10, 4.9, 2), (10, 1, 9), (10, 10, 0), (10, 30, 0), (0, 1, 0),
+     (10, 0, 0), (0.3, 0.1, 2), (10, 4.9999, 1), (10, 5.0001, 1), (10, 3.3333, 2)],
 )  # fmt: skip
 def test_those_count_that_are_nearer_than_the_width(width_mm, spacing_mm, far):
     assert reach(width_mm, spacing_mm) == far
-    inside = [k for k in range(1, 100) if spacing_mm and k * spacing_mm < width_mm - 1e-9]
+    inside = [k for k in range(1, 100) if spacing_mm and k * spacing_mm < 0.999 * width_mm]
     assert len(inside) == far
 
 
@@ -87,6 +87,25 @@ def test_every_slice_is_given_once_with_all_its_neighbours(data):
         want = [2.0 ** -((2 * abs(one - level) / (far + 1)) ** 2) for one in [level, *near]]
         assert [weight for weight, _ in around] == pytest.approx(want)
     assert not gathering._volumes  # nothing is kept
+
+
+def test_no_more_is_kept_than_neighbours_may_ask_for():
+    """Of a volume of a thousand slices, in order, eight at a time."""
+    for width_mm, most in ((0.0, 1), (10.0, 2 * 4 + 2)):
+        gathering, kept = Gathering(width_mm), []
+        announced = gathering.announced(Slice(k, X0, 0, Place(k, 2.0)) for k in range(1000))
+        for item in announced:
+            list(gathering.add(item, item.key))
+            kept.append(len(gathering._volumes[0].found))
+        assert max(kept) <= most
+        list(gathering.ready())
+        assert not gathering._volumes
+
+
+def test_a_level_that_comes_twice_is_refused():
+    twice = [Slice(0, X0, 0, Place(3, 5.0)), Slice(1, X0, 0, Place(3, 5.0))]
+    with pytest.raises(ValueError, match="level 3 comes twice in volume 0"):
+        list(Gathering(10.0).announced(twice))
 
 
 def test_a_slice_is_given_as_soon_as_its_neighbours_are_done():
@@ -214,6 +233,8 @@ def test_otsus_threshold_leaves_the_least_variance_within_the_classes():
         got = otsu(H)
         assert split(H.ravel(), got + step / 2) == pytest.approx(best, rel=1e-5)
     assert otsu(np.full((8, 8), 0.3, np.float32)) == pytest.approx(0.3)
+    for low, high in ((np.float32(0.3), np.nextafter(np.float32(0.3), np.float32(1))), (0, 1e-44)):
+        assert low <= otsu(np.array([low] * 9 + [high], np.float32)) <= high  # next to each other
 
 
 def test_half_way_is_between_algorithm_1_and_otsu():
@@ -240,9 +261,30 @@ def test_slices_that_arrive_one_by_one_give_the_volumes_results(order):
     assert whole.mask.any()
     with pytest.raises(VolumeError, match="nearer than 12 mm: give slice_mm"):
         ours.segment_stream(arriving, pixel_mm=(7.5, 6.0))
-    for wrong in (-1.0, 0.0, 1e3):
-        with pytest.raises(VolumeError, match="slices that far apart"):
+    for wrong in (-1.0, 0.0, 1e3, "far"):
+        with pytest.raises(VolumeError, match=r"slices that far apart|give a length in mm"):
             ours.segment_stream(arriving, pixel_mm=(7.5, 6.0), slice_mm=wrong)
+
+
+@pytest.mark.parametrize("order", [range(11, -1, -1), [1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]])
+def test_what_comes_after_cancelling_has_all_its_neighbours_or_does_not_come(order):
+    """A slice whose neighbours will not be done is dropped, not given without them."""
+    ours = segmenter(1, neighbours_mm=10.0, logistic=SICK)
+    whole = {one.key: one for one in ours.segment(volume()).slices}
+    values, measured = volume().get_fdata(dtype=np.float32), ours.measure(volume())
+    for stop_at in range(2, 12):
+        cancel = threading.Event()
+
+        def arriving(stop_at=stop_at, cancel=cancel):
+            for count, k in enumerate(order):
+                if count == stop_at:
+                    cancel.set()
+                yield k, values[..., k]
+
+        found = ours.segment_stream(arriving(), pixel_mm=(7.5, 6.0), measured=measured,
+                                    cancel=cancel)  # fmt: skip
+        for one in found:
+            assert one.result is None or one.result.log_odds == whole[one.index].log_odds
 
 
 def test_waiting_for_a_neighbour_neither_spins_nor_holds_others_back(monkeypatch):
