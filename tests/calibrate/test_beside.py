@@ -5,10 +5,20 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from support import bundle, call, head, recalibrated, save, toy_network, write_toy_bundle
+from support import (
+    bundle,
+    call,
+    fading_network,
+    head,
+    recalibrated,
+    save,
+    toy_network,
+    write_toy_bundle,
+)
 
 from anofpdm.calibrate.beside import Beside
 from anofpdm.calibrate.choose import Labels, called, candidate, choose, cross_validated
+from anofpdm.calibrate.early_stop import _try, stopped_statistics
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.healthy_leave import choose_leave
 from anofpdm.calibrate.logistic import fit, left_out
@@ -22,8 +32,9 @@ from anofpdm.runtime.forward import Place, Process, Slice
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
-from anofpdm.runtime.stop import LeaveRule
+from anofpdm.runtime.stop import LeaveRule, StopRule
 from anofpdm.runtime.verdict import Logistic, alignment, cosine
 from anofpdm.train.cohort import Case
 from anofpdm.train.prepare import prepare
@@ -219,3 +230,37 @@ def test_the_command_needs_to_know_how_far_slices_are_apart(tmp_path):
         assert "leave --every out" in call(calibrate, *options, code=2)
     for bad in ("-1", "1000", "wide"):
         call(calibrate, tmp_path / "slices", "--bundle", model, "--neighbours", bad, code=2)
+
+
+@pytest.mark.parametrize("verdict", ["calibrated", "cosine"])
+def test_early_stop_is_refitted_and_judged_with_neighbours(verdict):
+    """A rule's thresholds and accuracy, against the runtime that stops by it."""
+    slices = sliceset(6, 8)
+    process = replace(PROCESS, L=401, stride=10)
+    curves = sweep(slices, fading_network, process, (2.0,), (0,))
+    labels = Labels(slices.unhealthy, slices.patients, Beside.of(slices.slices(), WIDTH))
+    full = candidate(curves, 401, 2.0, labels)
+    stop = _try(curves, labels, full, verdict, StopRule(0.9, 2))
+    steps = stop.rule.steps(curves.M[:, 0])
+    assert len(set(steps.tolist())) > 1
+    toy = recalibrated(
+        bundle(process=("ddim", 401, 10, "even")), verdict=verdict, early_stop=stop,
+        neighbours_mm=WIDTH,
+    )  # fmt: skip
+    segmenter = Segmenter(toy, HostBackend(fading_network), setup=Setup(early_stop=True))
+    results = sorted(segmenter.analyse(slices.slices()), key=lambda one: one.key)
+    assert [len(one.M) for one in results] == steps.tolist()
+    called_unhealthy = np.array([one.unhealthy for one in results])
+    if verdict == "cosine":  # the threshold is the best one on these very slices
+        assert (called_unhealthy == slices.unhealthy).mean() == pytest.approx(stop.accuracy)
+    alone = _try(curves, replace(labels, beside=None), full, verdict, StopRule(0.9, 2))
+    aligned, cosines = stopped_statistics(curves, 0, steps)
+    np.testing.assert_allclose([one.cosine for one in results], labels.average(cosines), rtol=1e-6)
+    scores = labels.average(stop.logistic.score(aligned, cosines))
+    np.testing.assert_allclose([one.log_odds for one in results], scores, rtol=1e-5, atol=1e-6)
+    if verdict == "calibrated":
+        want = cross_validated(aligned, cosines, labels)
+        assert stop.accuracy == pytest.approx(want)
+        assert want != cross_validated(aligned, cosines, replace(labels, beside=None))
+    else:
+        assert stop.Cos_w != alone.Cos_w

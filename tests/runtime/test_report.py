@@ -26,6 +26,7 @@ from anofpdm.runtime.report.page import write_report
 from anofpdm.runtime.report.preview import write_preview
 from anofpdm.runtime.report.sheet import DARK, Sheet, drawing
 from anofpdm.runtime.report.stats import stats
+from anofpdm.runtime.report.tables import method
 from anofpdm.runtime.report.tiles import choose, tiles
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
@@ -382,3 +383,23 @@ def test_slices_that_left_early_are_said_to(tmp_path):
     found = usual.segment(head(), affine=AFFINE)
     write_report(tmp_path / "report.html", found, stats(usual, found))
     assert "left early" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_method_is_told_as_it_was_used():
+    def told(setup=None, **changes):
+        toy = recalibrated(bundle(), **changes)
+        segmenter = Segmenter(toy, HostBackend(toy_network), setup=setup or Setup())
+        found = segmenter.segment(head(), affine=AFFINE)
+        return method(stats(segmenter, found, []))
+
+    plain = told()
+    assert "reaches a quantile that M_t picks (Algorithm 1)" in plain
+    assert "averages over slices" not in plain
+    assert "mirrored" not in plain
+    ours = told(threshold="half-way", neighbours_mm=10.0, mirrored=True)
+    assert "reaches half-way between a quantile that M_t picks (Algorithm 1) and Otsu's" in ours
+    assert "Maps and verdicts are averages over slices nearer than 10 mm." in ours
+    assert "Every second slice is shown to the network mirrored" in ours
+    fixed = told(Setup(Q=0.5), threshold="half-way")
+    assert "reaches the fixed threshold 0.5" in fixed
+    assert "Otsu" not in fixed
