@@ -310,6 +310,23 @@ def test_waiting_for_a_neighbour_neither_spins_nor_holds_others_back(monkeypatch
     assert waited[0] < 40
 
 
+@pytest.mark.parametrize("slots", [2, 3])
+def test_nothing_is_given_of_slices_that_were_done_when_it_was_cancelled(slots):
+    """The source ends because of it, so that neighbours seem not to be coming."""
+    toy = recalibrated(bundle(process=("ddim", 1, 1, "even")), neighbours_mm=10.0)
+    cancelled, x0 = threading.Event(), np.random.default_rng(0).uniform(-1, 1, (2, 1, 32, 32))
+
+    def arriving():
+        for k, x in enumerate(x0.astype(np.float32)):
+            yield Slice(k + 4, x, 0, Place(k + 4, 5.0))
+        cancelled.set()
+
+    ours = Segmenter(toy, HostBackend(toy_network, slots))
+    assert not list(ours.analyse(arriving(), cancelled.is_set))
+    cancelled = threading.Event()  # set after the last slice was taken, but not asked for
+    assert len(list(ours.analyse(arriving()))) == 2
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"threshold": "otsu"}, {"neighbours_mm": -1.0}, {"neighbours_mm": float("nan")},
