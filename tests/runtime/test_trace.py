@@ -50,7 +50,7 @@ def test_trace_explains_the_mask(tmp_path, volume, preset):
         alignment = (h - zero - M).sum() / (2 * np.sqrt(zero.sum() * M.sum()))
         np.testing.assert_allclose(one["alignment"], alignment)
         score = decision["alignment"] * alignment + decision["angle"] * np.arccos(cosine)
-        left = any(M[: k + 1].max() < bound for k, (bound,) in enumerate(bounds[: len(M)][:-1]))
+        left = any(M[: k + 1].max() < bound for k, (bound,) in enumerate(bounds[:-1][: len(M)]))
         assert one["left_early"] == left
         own[one["level"]] = (cosine, score + decision["intercept"], left)
         share = min(M.max() / trace["M_max"][0], 1)
