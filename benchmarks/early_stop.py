@@ -3,7 +3,8 @@
 ``python benchmarks/early_stop.py SLICES --bundle BUNDLE --length 951 --stride 50``
 
 Calibrates L, w and the stopping rule on one split, in memory, and looks at another: how often is
-t_e that of the full process, what happens to the verdict, how many steps are saved.
+t_e that of the full process, what happens to the verdict, how many steps are saved. Each slice is
+judged alone.
 """
 
 from __future__ import annotations

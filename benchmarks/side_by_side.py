@@ -76,11 +76,9 @@ def main(
     names, reference = [one.name for one in everyone], everyone[0]
     if unknown := set(only) - set(names):
         raise AnofpdmError(f"nobody is called {', '.join(sorted(unknown))}: there are {names}")
-    kept = (
-        _kept(json_path, [split, every, threads, machine()["cpu"]], set(names) - set(only))
-        if only
-        else {}
-    )
+    others = set(names) - set(only) if only else set()
+    settings = [split, every, threads, machine()["cpu"]]
+    kept = _kept(json_path, settings, others) if others else {}
     again = [one for one in everyone if one.name not in kept]
     seconds = timed([reference, *(one for one in again if one is not reference)],
                     x0[:TIMED_SLICES], rounds)  # fmt: skip

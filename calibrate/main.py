@@ -65,7 +65,7 @@ _LARGEST = 10_000
 @click.option("--verdict", type=click.Choice(VERDICTS), help="What calls a slice unhealthy: the "
               "paper's cosine, or a logistic regression on it and the alignment.  "
               "[default: what is right more often on patients that were left out]")  # fmt: skip
-@click.option("--threshold", type=click.Choice(THRESHOLDS), default="algorithm-1",
+@click.option("--threshold-rule", "threshold", type=click.Choice(THRESHOLDS), default="algorithm-1",
               show_default=True, help="Where maps are cut: by the paper's Algorithm 1, or half-way "
               "from there to Otsu's threshold.")  # fmt: skip
 @click.option("--neighbours", "neighbours_mm", type=click.FloatRange(0, WIDEST_MM), default=0.0,

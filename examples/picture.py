@@ -57,6 +57,10 @@ def main(volume: Path, reference: Path, picture: Path) -> None:
     figure.tight_layout(pad=0.3)
     figure.savefig(picture, dpi=75, facecolor="black")
     click.echo(figures(found, reference_mask))
+    there = drawn.any(axis=(1, 2))
+    marked = np.array([result.unhealthy for result in found.slices])
+    click.echo(f"{(there & marked).sum()} of {there.sum()} slices with the reference found; "
+               f"{(marked & ~there).sum()} others marked")  # fmt: skip
 
 
 def on_grid(image: SpatialImage, reference: Mask, grid: Grid) -> tuple[NDArray[np.float32], Mask]:

@@ -34,7 +34,7 @@ class Setup:
     whether they are called healthy, and leave, by another one; ``w``: another
     guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
     ``t_e_ratio``: see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``Q``: a fixed threshold in
-    place of Algorithm 1's. Except for ``anomaly_map``, these last are for ablations.
+    place of the calibration's. Except for ``anomaly_map``, these last are for ablations.
     """
 
     preset: str | None = None

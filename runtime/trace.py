@@ -24,10 +24,9 @@ def write_trace(
     Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
     scored modality; ``alignment``, the slice's own; ``cosine``, and the ``log_odds`` and
     ``probability`` of the calibrated decision, averaged over neighbours where these count; the
-    verdict ``unhealthy``;
-    ``left_early``: whether the rule by which slices leave as healthy decided; ``t_e`` and
-    Algorithm 1's ``index`` per modality (null where the threshold is fixed), ``Q``, and the pixels
-    that were marked before the verdict.
+    verdict ``unhealthy``; ``left_early``: whether the rule by which slices leave as healthy
+    decided; ``t_e`` and Algorithm 1's ``index`` per modality (null where the threshold is fixed),
+    ``Q``, and the pixels that were marked before the verdict.
 
     Raises
     ------

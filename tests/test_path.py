@@ -72,6 +72,23 @@ def test_calibration_names_its_conditions_and_candidates(calibrated):
     assert held.familiar is None  # of two patients
 
 
+def test_what_goes_beyond_the_paper_is_kept_and_calibrated_with(folder, calibrated, tmp_path):
+    """Off unless asked for; then the curves, and so M_max, are those of slices shown mirrored."""
+    held = open_bundle(calibrated).calibrations["fast"]
+    assert (held.threshold, held.neighbours_mm, held.mirrored) == ("algorithm-1", 0.0, False)
+    other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
+    alike = [folder / "run/slices", "--bundle", other, "--stride", 50, "--length", 101, "--w", "3"]
+    call(calibrate, *alike, "--preset", "plain")
+    call(calibrate, *alike, "--preset", "beyond", "--threshold-rule", "half-way",
+         "--neighbours", 12, "--mirrored")  # fmt: skip
+    made = open_bundle(other).calibrations
+    beyond = made["beyond"]
+    assert (beyond.threshold, beyond.neighbours_mm, beyond.mirrored) == ("half-way", 12.0, True)
+    assert beyond.M_max != made["plain"].M_max
+    assert beyond.Cos_w != made["plain"].Cos_w
+    assert beyond.conditions == made["plain"].conditions
+
+
 def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(
     folder, calibrated, tmp_path, monkeypatch
 ):
