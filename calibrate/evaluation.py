@@ -76,7 +76,7 @@ def evaluate(
             result.mask,
             gated,
             reference,
-            smooth(result.H)[foreground],
+            smooth(result.H, segmenter.setup.guide(result.x0))[foreground],
             reference[foreground],
             segmenter.setup.taken(result.M, result.MSE_0),
         )

@@ -23,6 +23,7 @@ from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import ENCODINGS, Process
+from anofpdm.runtime.guided import WIDEST_RADIUS_MM
 from anofpdm.runtime.neighbours import WIDEST_MM
 from anofpdm.runtime.schedule import SPACINGS
 from anofpdm.runtime.select import THRESHOLDS
@@ -73,6 +74,9 @@ _LARGEST = 10_000
               "of a volume that lie nearer than this.")  # fmt: skip
 @click.option("--mirrored", is_flag=True, help="Show the network every second slice mirrored, left "
               "for right: for networks trained with flips, and with --neighbours.")  # fmt: skip
+@click.option("--guided", "guided_mm", type=click.FloatRange(0, WIDEST_RADIUS_MM), default=0.0,
+              show_default=True, metavar="MM", help="Fit maps to the edges of their slices before "
+              "they are cut: by a guided filter of this radius.")  # fmt: skip
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
               help="Use every k-th slice only, to save time; not with --neighbours.")  # fmt: skip
 @click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
@@ -98,6 +102,7 @@ def main(
     threshold: str,
     neighbours_mm: float,
     mirrored: bool,
+    guided_mm: float,
     every: int,
     preset: str | None,
     is_default: bool,
@@ -157,6 +162,7 @@ def main(
         threshold=threshold,
         neighbours_mm=neighbours_mm,
         mirrored=mirrored,
+        guided_mm=guided_mm,
         early_stop=choose_stop(own, labels, best, choice.verdict),
         healthy_leave=leave,
         familiar=familiar_volumes(own.MSE_0, labels, taken),

@@ -100,7 +100,8 @@ class Analysis:
         Q = cuts.Q if setup.Q is None else setup.Q
         if setup.Q is None and calibration.threshold == "half-way":
             Q = (Q + otsu(mean_H)) / 2
-        x0 = item.x0[:, ::-1] if turned(item, calibration.mirrored) else item.x0
+        upright = item.x0[:, ::-1] if turned(item, calibration.mirrored) else item.x0
+        x0 = upright[list(self.scored)]
         return SliceResult(
             key=item.key,
             volume=item.volume,
@@ -117,7 +118,7 @@ class Analysis:
             t_e=found.t_e,
             index=cuts.index,
             Q=Q,
-            x0=x0[list(self.scored)],
+            x0=x0,
             H=mean_H,
-            mask=cut(mean_H, Q),
+            mask=cut(mean_H, Q, setup.guide(x0)),
         )

@@ -12,6 +12,7 @@ from .anomaly_map import ANOMALY_MAPS
 from .errors import BundleError
 from .familiar import Familiar
 from .forward import ENCODINGS
+from .guided import WIDEST_RADIUS_MM
 from .neighbours import WIDEST_MM
 from .schedule import SPACINGS
 from .select import THRESHOLDS
@@ -169,12 +170,12 @@ class Calibration:
     ``threshold``: ``algorithm-1``, or ``half-way`` from there to Otsu's, see
     :func:`anofpdm.runtime.select.otsu`; ``neighbours_mm``: how wide the average over slices is that
     lie near each other, 0 for none; ``mirrored``: whether every second slice is shown mirrored, see
-    :mod:`anofpdm.runtime.neighbours`;
-    ``early_stop``: None where no rule saves a tenth of the steps; ``healthy_leave``: likewise, or
-    where none keeps 99 % of the verdicts; ``familiar``: which volumes it
-    holds for; ``peaks``: where M_t peaked; ``warnings``: where the paper's rules fail on this
-    network, a line each; ``candidates``: every w and L that was tried; ``slices``: what they were
-    chosen on.
+    :mod:`anofpdm.runtime.neighbours`; ``guided_mm``: radius of the filter that fits maps to the
+    edges of their slices, 0 for none, see :mod:`anofpdm.runtime.guided`; ``early_stop``: None where
+    no rule saves a tenth of the steps; ``healthy_leave``: likewise, or where none keeps 99 % of the
+    verdicts; ``familiar``: which volumes it holds for; ``peaks``: where M_t peaked; ``warnings``:
+    where the paper's rules fail on this network, a line each; ``candidates``: every w and L that
+    was tried; ``slices``: what they were chosen on.
     """
 
     w: float
@@ -189,6 +190,7 @@ class Calibration:
     threshold: str = "algorithm-1"
     neighbours_mm: float = 0.0
     mirrored: bool = False
+    guided_mm: float = 0.0
     early_stop: EarlyStop | None = None
     healthy_leave: HealthyLeave | None = None
     familiar: Familiar | None = None
@@ -206,6 +208,10 @@ class Calibration:
             raise ValueError(f"threshold must be algorithm-1 or half-way, not {self.threshold!r}")
         if not 0 <= self.neighbours_mm <= WIDEST_MM or not isinstance(self.mirrored, bool):
             raise ValueError(f"neighbours_mm must be in 0..{WIDEST_MM:g}, mirrored true or false")
+        if not 0 <= self.guided_mm <= WIDEST_RADIUS_MM:
+            raise ValueError(
+                f"guided_mm must be in 0..{WIDEST_RADIUS_MM:g}, not {self.guided_mm!r}"
+            )
         if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
             raise ValueError("w, Cos_w and M_max must be finite")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:

@@ -15,6 +15,7 @@ from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
 from .errors import BundleError, SetupError
 from .forward import Process
+from .guided import Guide, radius
 from .stop import LeaveRule, StopRule
 
 Float64 = NDArray[np.float64]
@@ -54,7 +55,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A wish fulfilled: everything that decides a mask, but for the volume, network and seed."""
+    """A wish fulfilled: everything that decides a mask, but for the volume, network and seed.
+
+    ``radius``: of the filter that fits maps to their slices, in pixels, 0 for none.
+    """
 
     preset: str
     calibration: Calibration
@@ -63,6 +67,11 @@ class Resolved:
     leave: LeaveRule | None
     rule: MapRule
     Q: float | None
+    radius: int
+
+    def guide(self, x0: NDArray[np.float32]) -> Guide | None:
+        """What the map of a slice (scored modalities, (C, size, size)) is fitted to, if at all."""
+        return Guide(x0, self.radius) if self.radius else None
 
     def taken(self, M: Float64, curve: Float64) -> Float64:
         """What a curve (n, C) is up to where its slice leaves as healthy, whether it left or went
@@ -88,6 +97,7 @@ class Resolved:
             "threshold_rule": c.threshold,
             "neighbours_mm": c.neighbours_mm,
             "mirrored": c.mirrored,
+            "guided_mm": c.guided_mm,
         }
 
 
@@ -132,6 +142,7 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
         _leave(calibration, setup, stops, where),
         rule,
         setup.Q,
+        radius(calibration.guided_mm, bundle.manifest.grid.pixel_mm),
     )
 
 

@@ -76,14 +76,16 @@ def test_what_goes_beyond_the_paper_is_kept_and_calibrated_with(folder, calibrat
     """Off unless asked for; then the curves, and so M_max, are those of slices shown mirrored."""
     held = open_bundle(calibrated).calibrations["fast"]
     assert (held.threshold, held.neighbours_mm, held.mirrored) == ("algorithm-1", 0.0, False)
+    assert held.guided_mm == 0.0
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     alike = [folder / "run/slices", "--bundle", other, "--stride", 50, "--length", 101, "--w", "3"]
     call(calibrate, *alike, "--preset", "plain")
     call(calibrate, *alike, "--preset", "beyond", "--threshold-rule", "half-way",
-         "--neighbours", 12, "--mirrored")  # fmt: skip
+         "--neighbours", 12, "--mirrored", "--guided", 9)  # fmt: skip
     made = open_bundle(other).calibrations
     beyond = made["beyond"]
     assert (beyond.threshold, beyond.neighbours_mm, beyond.mirrored) == ("half-way", 12.0, True)
+    assert beyond.guided_mm == 9.0
     assert beyond.M_max != made["plain"].M_max
     assert beyond.Cos_w != made["plain"].Cos_w
     assert beyond.conditions == made["plain"].conditions

@@ -102,6 +102,9 @@ def method(stats: Mapping[str, Any]) -> str:
         )
     if said["mirrored"]:
         beside += " Every second slice is shown to the network mirrored, left for right."
+    smoothed = "smoothed by a median filter"
+    if radius := said["guided_mm"]:
+        smoothed += f" and fitted to the slice's edges by a guided filter (radius {radius:g} mm)"
     which = "Every slice" if said["every_slice"] else "A slice that is found unhealthy"
     return (
         "Noise is added to each axial slice step by step, by the forward process of a diffusion "
@@ -109,7 +112,7 @@ def method(stats: Mapping[str, Any]) -> str:
         "reconstructed. At every step the network predicts the slice twice, guided towards "
         f"“healthy” (w = {said['w']:g}) and unguided: t_e is where these two diverge most (M_t), "
         f"and the {errors}, {taken}, are the anomaly map H.{beside} {which} is marked where H, "
-        f"smoothed by a median filter, reaches {cut}, and small components are dropped (AnoFPDM, "
+        f"{smoothed}, reaches {cut}, and small components are dropped (AnoFPDM, "
         "Che et al.)."
     )
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
+from sklearn.metrics import average_precision_score
 from support import (
     bundle,
     call,
@@ -30,6 +32,7 @@ from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Place, Process, Slice
 from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.guided import Guide, guided_filter
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
@@ -264,3 +267,20 @@ def test_early_stop_is_refitted_and_judged_with_neighbours(verdict):
         assert want != cross_validated(aligned, cosines, replace(labels, beside=None))
     else:
         assert stop.Cos_w != alone.Cos_w
+
+
+def test_the_area_under_precision_and_recall_is_that_of_the_map_that_is_cut():
+    """With a guided filter: of the filtered map, over the unhealthy slices' foreground."""
+    slices = sliceset()
+    toy = recalibrated(bundle(), neighbours_mm=WIDTH, mirrored=True, guided_mm=20.0)
+    ours = Segmenter(toy, HostBackend(toy_network))
+    scores, lesion = [], []
+    for one in ours.analyse(slices.slices()):
+        if slices.records[one.key].unhealthy:
+            x0 = slices.x0(one.key)
+            filtered = ndimage.median_filter(one.H, 5, mode="mirror")
+            head_at = x0[0] > -0.95
+            scores.append(guided_filter(filtered, Guide(x0, round(20 / 7.5)))[head_at])
+            lesion.append(slices.mask(one.key)[head_at])
+    want = average_precision_score(np.concatenate(lesion), np.concatenate(scores))
+    assert evaluate(ours, slices).unhealthy.auprc == pytest.approx(want, rel=1e-6)

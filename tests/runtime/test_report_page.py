@@ -181,6 +181,11 @@ def test_the_method_is_told_as_it_was_used():
     assert "reaches half-way between a quantile that M_t picks (Algorithm 1) and Otsu's" in ours
     assert "Maps and verdicts are averages over slices nearer than 10 mm." in ours
     assert "Every second slice is shown to the network mirrored" in ours
+    assert "edges" not in plain
+    assert (
+        "by a median filter and fitted to the slice's edges by a guided filter (radius 9 mm), r"
+        in (told(guided_mm=9.0))
+    )
     fixed = told(Setup(Q=0.5), threshold="half-way")
     assert "reaches the fixed threshold 0.5" in fixed
     assert "Otsu" not in fixed
