@@ -27,7 +27,7 @@ from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Slice, run
 from anofpdm.runtime.host_row import HostRow, Step
-from anofpdm.runtime.postprocess import cut, smooth
+from anofpdm.runtime.postprocess import cut
 from anofpdm.runtime.results import SliceResult
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Resolved, Setup, resolve
@@ -79,7 +79,7 @@ class _Scores:
 
     def add(self, result: SliceResult, lesion: NDArray[np.bool_], head: NDArray[np.bool_]) -> None:
         self.dice.append(dice(result.mask, lesion))
-        self.maps.append(smooth(result.H)[head])
+        self.maps.append(result.smoothed[head])
         self.lesions.append(lesion[head])
 
     def means(self) -> tuple[float, float]:
@@ -265,7 +265,7 @@ def _thresholds(ill: Sequence[SliceResult], drawn: Sequence[NDArray[np.bool_]]) 
     rows = []
     for multiple in THRESHOLDS:
         Q = multiple * middle
-        scores = [dice(cut(one.H, Q), mask) for one, mask in zip(ill, drawn, strict=True)]
+        scores = [dice(cut(one.smoothed, Q), mask) for one, mask in zip(ill, drawn, strict=True)]
         rows.append((Q, float(multiple), float(np.mean(scores))))
     return Panel(("Q", "of_median_Q", "dice"), rows)
 

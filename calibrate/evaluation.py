@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.neighbours import reach
-from anofpdm.runtime.postprocess import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceSet
 from anofpdm.runtime.verdict import probability
@@ -76,7 +75,7 @@ def evaluate(
             result.mask,
             gated,
             reference,
-            smooth(result.H, segmenter.setup.guide(result.x0))[foreground],
+            result.smoothed[foreground],
             reference[foreground],
             segmenter.setup.taken(result.M, result.MSE_0),
         )

@@ -12,7 +12,7 @@ from anofpdm.runtime.backend import Backend, Recipe
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.errors import ParityError
 from anofpdm.runtime.forward import Process, Slice
-from anofpdm.runtime.postprocess import cut
+from anofpdm.runtime.postprocess import cut, smooth
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.select import Finding, threshold
 from anofpdm.runtime.setup import Setup, resolve
@@ -156,7 +156,7 @@ def pooled_dice(masks: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) ->
 
 def _mask(found: Finding, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:
     Q = threshold(found.H, found.M.max(axis=0), M_max, trial.a, trial.b).Q
-    return cut(found.H.mean(axis=0), Q)
+    return cut(smooth(found.H.mean(axis=0)), Q)
 
 
 def _relative(want: NDArray[np.floating], got: NDArray[np.floating]) -> float:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from .backend import Backend, Recipe
 from .forward import Cancelled, Slice
+from .guided import guided_filter
 from .neighbours import Gathering, shown, turned
-from .postprocess import cut
+from .postprocess import cut, smooth
 from .results import SliceResult
 from .select import Finding, otsu, threshold
 from .setup import Resolved
@@ -20,13 +21,17 @@ from .verdict import Statistics, probability
 
 @dataclass(frozen=True)
 class _Alone:
-    """What a slice says by itself; ``H``: (C, size, size) float32, the way round it came."""
+    """What a slice says by itself; ``H``, ``x0``: (C, size, size) float32, its anomaly maps and
+    scored modalities, the way round it came; ``smoothed``: (size, size) float32, its smoothed map.
+    """
 
     found: Finding
     statistics: Statistics
     log_odds: float
     left: bool
     H: NDArray[np.float32]
+    x0: NDArray[np.float32]
+    smoothed: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,12 @@ class Analysis:
     def _alone(self, item: Slice, found: Finding) -> _Alone:
         statistics, leave = found.statistics(), self.setup.leave
         calibration = self.setup.calibration
-        H = found.H[:, ::-1] if turned(item, calibration.mirrored) else found.H
+        H, x0 = found.H, item.x0[list(self.scored)]
+        if turned(item, calibration.mirrored):
+            H, x0 = H[:, ::-1], x0[:, ::-1]
         left = leave is not None and bool(leave.healthy(found.M))
-        return _Alone(found, statistics, calibration.logistic.log_odds(statistics), left, H)
+        log_odds = calibration.logistic.log_odds(statistics)
+        return _Alone(found, statistics, log_odds, left, H, x0, smooth(H.mean(axis=0)))
 
     def _result(self, item: Slice, around: Sequence[tuple[float, _Alone]]) -> SliceResult:
         """``around``: the slice itself, and its neighbours; of these, slices that left as healthy
@@ -95,13 +103,17 @@ class Analysis:
             for weight, (_, one) in zip(weights, counted, strict=True):
                 H += np.float32(weight) * one.H
         found, mean_H = own.found, H.mean(axis=0)
+        if setup.radius:
+            maps = np.stack([one.smoothed for _, one in counted])
+            slices = np.stack([one.x0 for _, one in counted])
+            smoothed = guided_filter(maps, slices, weights, setup.radius)
+        else:
+            smoothed = smooth(mean_H) if len(counted) > 1 else own.smoothed
         M_max = np.array(calibration.M_max)
         cuts = threshold(H, found.M.max(axis=0), M_max, calibration.a, calibration.b)
         Q = cuts.Q if setup.Q is None else setup.Q
         if setup.Q is None and calibration.threshold == "half-way":
             Q = (Q + otsu(mean_H)) / 2
-        upright = item.x0[:, ::-1] if turned(item, calibration.mirrored) else item.x0
-        x0 = upright[list(self.scored)]
         return SliceResult(
             key=item.key,
             volume=item.volume,
@@ -118,7 +130,8 @@ class Analysis:
             t_e=found.t_e,
             index=cuts.index,
             Q=Q,
-            x0=x0,
+            x0=own.x0,
             H=mean_H,
-            mask=cut(mean_H, Q, setup.guide(x0)),
+            smoothed=smoothed,
+            mask=cut(smoothed, Q),
         )

@@ -2,31 +2,21 @@
 
 An anomaly map is blurred: the network sees noise, and its errors spread. The slice itself shows
 where a lesion ends. In every window the map is fitted by a straight line of the slice's intensity;
-so what is returned has edges where the slice has them, and none elsewhere.
+so what is returned has edges where the slice has them, and none elsewhere. Where neighbouring
+slices count, windows reach through these as well.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 WIDEST_RADIUS_MM = 100.0
 # The ridge of the fits: windows whose intensities vary less than this (variance; a slice spans
 # [-1, 1]) count as flat.
 _EPSILON = 1e-3
-
-
-class Guide(NamedTuple):
-    """What a map is fitted to.
-
-    ``x0``: (C, H, W) float32 in [-1, 1], the scored modalities of the slice; ``radius``: windows
-    reach this many pixels to each side, at least 1.
-    """
-
-    x0: NDArray[np.float32]
-    radius: int
 
 
 def radius(radius_mm: float, pixel_mm: float) -> int:
@@ -34,32 +24,48 @@ def radius(radius_mm: float, pixel_mm: float) -> int:
     return max(1, round(radius_mm / pixel_mm)) if radius_mm > 0 else 0
 
 
-def guided_filter(H: NDArray[np.float32], guide: Guide) -> NDArray[np.float32]:
-    """The map (H, W), fitted to each modality of the guide; the mean of these, float32.
+def guided_filter(H: Float32, x0: Float32, weights: Float64, radius: int) -> Float32:
+    """The map of the first slice, fitted to each of its modalities; the mean of these.
 
-    With p the map, I the modality, and means over the window around pixel k (mirrored borders)::
+    With p the maps, I a modality, and means over the pixels around pixel k in all slices, by their
+    weights::
 
         a_k = (mean(I p) - mean(I) mean(p)) / (mean(I I) - mean(I)^2 + epsilon)
         b_k = mean(p) - a_k mean(I)
         q_i = mean(a) I_i + mean(b)
 
-    Window means of float64, whose rounding is far below epsilon.
+    where the means of a and b are of the first slice alone (equations 5, 6 and 8 of the paper).
+
+    Parameters
+    ----------
+    H : (n, H, W), the anomaly maps of the slice itself and of those beside it
+    x0 : (n, C, H, W) in [-1, 1], their modalities
+    weights : (n,), what the slices count, 1 together
+    radius : windows reach this many pixels to each side, at least 1; borders are mirrored
+
+    Returns
+    -------
+    (H, W) float32. It is computed in float64, whose rounding is far below epsilon.
     """
     p = H.astype(np.float64)
-    mean_p = _mean(p, guide.radius)
-    fitted = np.zeros_like(p)
-    for modality in guide.x0.astype(np.float64):
-        mean_I = _mean(modality, guide.radius)
-        covariance = _mean(modality * p, guide.radius) - mean_I * mean_p
-        variance = _mean(modality * modality, guide.radius) - mean_I * mean_I
+
+    def mean(values: Float64) -> Float64:
+        return _around(np.tensordot(weights, values, 1), radius)
+
+    mean_p = mean(p)
+    fitted = np.zeros_like(mean_p)
+    for modality in x0.astype(np.float64).swapaxes(0, 1):
+        mean_I = mean(modality)
+        covariance = mean(modality * p) - mean_I * mean_p
+        variance = mean(modality * modality) - mean_I * mean_I
         a = covariance / (variance + _EPSILON)
         b = mean_p - a * mean_I
-        fitted += _mean(a, guide.radius) * modality + _mean(b, guide.radius)
-    return np.asarray(fitted / len(guide.x0), np.float32)
+        fitted += _around(a, radius) * modality[0] + _around(b, radius)
+    return np.asarray(fitted / x0.shape[1], np.float32)
 
 
-def _mean(values: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
-    """Over windows of 2 radius + 1 pixels a side."""
+def _around(values: Float64, radius: int) -> Float64:
+    """Means over 2 radius + 1 pixels a side."""
     from scipy import ndimage
 
     return np.asarray(ndimage.uniform_filter(values, 2 * radius + 1, mode="mirror"))

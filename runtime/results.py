@@ -27,8 +27,9 @@ class SliceResult:
     ``timesteps``: (n,) the visited ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and
     the scored modalities; ``t_e``: (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``:
     the threshold; ``x0``: (C, size, size) float32 in [-1, 1], the scored modalities of the slice;
-    ``H``: (size, size) float32, the anomaly map averaged over modalities; ``mask``: (size, size)
-    bool, whatever the verdict.
+    ``H``: (size, size) float32, the anomaly map averaged over modalities; ``smoothed``: (size,
+    size) float32, the same as it is cut at ``Q``: after the median filter and, where the
+    calibration has it, the guided one; ``mask``: (size, size) bool, whatever the verdict.
     """
 
     key: int
@@ -48,6 +49,7 @@ class SliceResult:
     Q: float
     x0: NDArray[np.float32]
     H: NDArray[np.float32]
+    smoothed: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
 

@@ -15,7 +15,7 @@ from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
 from .errors import BundleError, SetupError
 from .forward import Process
-from .guided import Guide, radius
+from .guided import radius
 from .stop import LeaveRule, StopRule
 
 Float64 = NDArray[np.float64]
@@ -68,10 +68,6 @@ class Resolved:
     rule: MapRule
     Q: float | None
     radius: int
-
-    def guide(self, x0: NDArray[np.float32]) -> Guide | None:
-        """What the map of a slice (scored modalities, (C, size, size)) is fitted to, if at all."""
-        return Guide(x0, self.radius) if self.radius else None
 
     def taken(self, M: Float64, curve: Float64) -> Float64:
         """What a curve (n, C) is up to where its slice leaves as healthy, whether it left or went

@@ -5,59 +5,70 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.guided import Guide, guided_filter, radius
-from anofpdm.runtime.postprocess import cut, drop_small, smooth
+from anofpdm.runtime.guided import guided_filter, radius
+from anofpdm.runtime.neighbours import weights as gaussian
+from anofpdm.runtime.postprocess import cut, drop_small
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
 EPSILON = 1e-3
+ALONE = np.ones(1)
 RNG = np.random.default_rng(0)
-FLAT = np.full((1, 20, 24), 0.3, np.float32)
 
 
-def transcription(p, image, r):
-    """He, Sun and Tang's equations 5, 6 and 8, a window at a time in float64; windows reach over
-    the border into the mirrored image."""
-    image, p = (np.pad(a.astype(np.float64), 2 * r, mode="reflect") for a in (image, p))
-    a, b = np.zeros_like(p), np.zeros_like(p)
-    rows, columns = p.shape
+def transcription(p, images, weights, r):
+    """He, Sun and Tang's equations 5, 6 and 8, a window at a time in float64: a weighted ridge
+    regression over all slices, averaged over the windows of the first. Windows reach over the
+    border into the mirrored slice."""
+    images, p = (np.pad(a.astype(np.float64), ((0, 0), (2 * r, 2 * r), (2 * r, 2 * r)), "reflect")
+                 for a in (images, p))  # fmt: skip
+    _, rows, columns = p.shape
+    a, b = np.zeros((rows, columns)), np.zeros((rows, columns))
     for y in range(r, rows - r):
         for x in range(r, columns - r):
-            window = np.s_[y - r : y + r + 1, x - r : x + r + 1]
-            i, q = image[window].ravel(), p[window].ravel()
-            a[y, x] = ((i - i.mean()) @ (q - q.mean()) / i.size) / (i.var() + EPSILON)
-            b[y, x] = q.mean() - a[y, x] * i.mean()
-    out = np.zeros_like(p)
+            window = np.s_[:, y - r : y + r + 1, x - r : x + r + 1]
+            i, q = images[window].ravel(), p[window].ravel()
+            counts = np.repeat(weights, (2 * r + 1) ** 2) / (2 * r + 1) ** 2
+            mean_i, mean_q = counts @ i, counts @ q
+            a[y, x] = (counts @ ((i - mean_i) * (q - mean_q))) / (
+                counts @ (i - mean_i) ** 2 + EPSILON
+            )
+            b[y, x] = mean_q - a[y, x] * mean_i
+    out = np.zeros((rows, columns))
     for y in range(2 * r, rows - 2 * r):
         for x in range(2 * r, columns - 2 * r):
             window = np.s_[y - r : y + r + 1, x - r : x + r + 1]
-            out[y, x] = a[window].mean() * image[y, x] + b[window].mean()
+            out[y, x] = a[window].mean() * images[0, y, x] + b[window].mean()
     return out[2 * r : rows - 2 * r, 2 * r : columns - 2 * r]
 
 
-@pytest.mark.parametrize("r", [1, 3])
-def test_it_is_the_papers_filter(r):
-    H = RNG.random((20, 24)).astype(np.float32)
-    x0 = RNG.uniform(-1, 1, (1, 20, 24)).astype(np.float32)
-    got = guided_filter(H, Guide(x0, r))
+@pytest.mark.parametrize(
+    ("r", "weights"), [(1, [1.0]), (3, [1.0]), (2, [0.5, 0.25, 0.25]), (1, [0.7, 0.3])]
+)
+def test_it_is_the_papers_filter_over_all_slices(r, weights):
+    n = len(weights)
+    H = RNG.random((n, 16, 20)).astype(np.float32)
+    x0 = RNG.uniform(-1, 1, (n, 1, 16, 20)).astype(np.float32)
+    got = guided_filter(H, x0, np.array(weights), r)
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, transcription(H, x0[0], r), atol=1e-6)
+    np.testing.assert_allclose(got, transcription(H, x0[:, 0], np.array(weights), r), atol=1e-6)
 
 
 def test_several_modalities_give_the_mean_of_what_each_gives():
-    H = RNG.random((20, 24)).astype(np.float32)
-    x0 = RNG.uniform(-1, 1, (2, 20, 24)).astype(np.float32)
-    each = [guided_filter(H, Guide(x0[c : c + 1], 2)) for c in range(2)]
-    np.testing.assert_allclose(guided_filter(H, Guide(x0, 2)), np.mean(each, axis=0), atol=1e-6)
+    H = RNG.random((1, 20, 24)).astype(np.float32)
+    x0 = RNG.uniform(-1, 1, (1, 2, 20, 24)).astype(np.float32)
+    each = [guided_filter(H, x0[:, c : c + 1], ALONE, 2) for c in range(2)]
+    np.testing.assert_allclose(guided_filter(H, x0, ALONE, 2), np.mean(each, axis=0), atol=1e-6)
 
 
 def test_a_flat_slice_leaves_the_mean_of_means():
-    H = np.zeros((20, 24), np.float32)
-    H[10, 12] = 1.0
-    got = guided_filter(H, Guide(FLAT, 1))
+    H = np.zeros((1, 20, 24), np.float32)
+    H[0, 10, 12] = 1.0
+    got = guided_filter(H, np.full((1, 1, 20, 24), 0.3, np.float32), ALONE, 1)
     tent = np.outer([1, 2, 3, 2, 1], [1, 2, 3, 2, 1]) / 81  # a 3 x 3 mean, twice
     np.testing.assert_allclose(got[8:13, 10:15], tent, atol=1e-7)
     assert got.sum() == pytest.approx(1.0)
@@ -65,19 +76,19 @@ def test_a_flat_slice_leaves_the_mean_of_means():
 
 def test_a_map_that_goes_by_the_slice_stays_as_it_is():
     """Up to the ridge: by var / (var + epsilon), near 1 where the slice varies."""
-    x0 = RNG.choice([-0.9, 0.9], (1, 30, 30)).astype(np.float32)
-    H = 0.5 + 0.2 * x0[0]
-    np.testing.assert_allclose(guided_filter(H, Guide(x0, 3)), H, atol=2e-3)
+    x0 = RNG.choice([-0.9, 0.9], (1, 1, 30, 30)).astype(np.float32)
+    H = 0.5 + 0.2 * x0[:, 0]
+    np.testing.assert_allclose(guided_filter(H, x0, ALONE, 3), H[0], atol=2e-3)
 
 
 def test_the_mask_ends_where_the_slice_has_its_edge():
     """A map blurred over a lesion's border is cut at the border, whatever the threshold."""
     columns = np.arange(64)
-    x0 = np.where(columns < 30, 0.8, -0.2)[None, None].repeat(64, axis=1).astype(np.float32)
+    x0 = np.where(columns < 30, 0.8, -0.2)[None, None, None].repeat(64, axis=2).astype(np.float32)
     H = (1 / (1 + np.exp((columns - 30) / 3)))[None].repeat(64, axis=0).astype(np.float32)
+    filtered = guided_filter(H[None], x0, ALONE, 5)
     for Q in (0.35, 0.5, 0.65):
-        guided = cut(H, Q, Guide(x0, 5))
-        assert np.array_equal(guided[32], columns < 30)
+        assert np.array_equal(cut(filtered, Q)[32], columns < 30)
     assert not np.array_equal(cut(H, 0.35)[32], columns < 30)
 
 
@@ -88,25 +99,32 @@ def test_its_radius_is_in_mm(mm, pixel_mm, pixels):
     assert radius(mm, pixel_mm) == pixels
 
 
-def test_maps_are_fitted_to_the_slice_they_belong_to():
-    """Each to its own, the way round it came, with its neighbours' maps in the average; Q is still
-    that of the map before."""
-    options = {"neighbours_mm": 12.0, "mirrored": True, "threshold": "half-way"}
-    image = nib.Nifti1Image(head((24, 30, 8)), AFFINE)
-    plain, fitted = (
+@pytest.mark.parametrize("neighbours_mm", [0.0, 12.0])
+def test_maps_are_fitted_to_the_slices_they_belong_to(neighbours_mm):
+    """Each to its own, the way round it came, over windows that reach through the neighbours; H and
+    Q are still those of the map before."""
+    options = {"mirrored": True, "threshold": "half-way"}
+    alone, plain, fitted = (
         Segmenter(recalibrated(bundle(), **options, **more), HostBackend(toy_network, 3))
-        for more in ({}, {"guided_mm": 12.0})
-    )
-    size = fitted.bundle.manifest.grid.pixel_mm
-    differ = 0
-    for one, other in zip(plain.segment(image).slices, fitted.segment(image).slices, strict=True):
+        .segment(nib.Nifti1Image(head((24, 30, 8)), AFFINE)).slices
+        for more in ({}, {"neighbours_mm": neighbours_mm},
+                     {"neighbours_mm": neighbours_mm, "guided_mm": 12.0})
+    )  # fmt: skip
+    medians = np.stack([ndimage.median_filter(one.H, 5, mode="mirror") for one in alone])
+    x0 = np.stack([one.x0[0] for one in alone])
+    pixels = round(12 / bundle().manifest.grid.pixel_mm)
+    for k, (one, other) in enumerate(zip(plain, fitted, strict=True)):
         np.testing.assert_array_equal(one.H, other.H)
         assert one.Q == other.Q
-        guide = Guide(one.x0, round(12 / size))
-        above = guided_filter(smooth(one.H), guide) >= one.Q
+        around = [k, *(j for j in range(len(alone)) if 0 < abs(j - k) * 5 < neighbours_mm)]
+        counts = np.ones(1)
+        if neighbours_mm:
+            counts = gaussian((np.array(around) - k) * 5.0, neighbours_mm)
+        want = transcription(medians[around], x0[around], counts / counts.sum(), pixels)
+        np.testing.assert_allclose(other.smoothed, want, atol=1e-6)
+        above = other.smoothed >= one.Q
         np.testing.assert_array_equal(other.mask, drop_small(above))
-        differ += not np.array_equal(one.mask, other.mask)
-    assert differ
+    assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(plain, fitted, strict=True))
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 500.0, float("nan")])

@@ -19,7 +19,7 @@ from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.forward import Place, Slice
 from anofpdm.runtime.neighbours import Gathering, reach, weights
-from anofpdm.runtime.postprocess import cut
+from anofpdm.runtime.postprocess import cut, smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.select import otsu, threshold
 from anofpdm.runtime.verdict import Logistic
@@ -141,7 +141,7 @@ def test_maps_and_log_odds_are_averages_and_the_rest_is_each_slices_own():
         np.testing.assert_allclose(one.H, H[k], rtol=1e-5, atol=1e-8)
         cuts = threshold(one.H[None], own.M.max(axis=0), np.array([0.01]), 0.9, 0.98)
         assert one.Q == cuts.Q != own.Q
-        np.testing.assert_array_equal(one.mask, cut(one.H, one.Q))
+        np.testing.assert_array_equal(one.mask, cut(smooth(one.H), one.Q))
         np.testing.assert_array_equal(one.M, own.M)
         assert (one.alignment, one.t_e) == (own.alignment, own.t_e)
     for name in ("log_odds", "cosine"):
@@ -242,7 +242,7 @@ def test_half_way_is_between_algorithm_1_and_otsu():
     found = segmenter(threshold="half-way").segment(volume()).slices
     for one, other in zip(plain, found, strict=True):
         assert other.Q == pytest.approx((one.Q + otsu(one.H)) / 2)
-        np.testing.assert_array_equal(other.mask, cut(other.H, other.Q))
+        np.testing.assert_array_equal(other.mask, cut(smooth(other.H), other.Q))
     assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(plain, found, strict=True))
 
 
