@@ -18,7 +18,7 @@ from machine import table
 from numpy.typing import NDArray
 
 from anofpdm.calibrate.choose import Labels, choose
-from anofpdm.calibrate.early_stop import choose_stop, stopped_statistics
+from anofpdm.calibrate.early_stop import choose_stop
 from anofpdm.calibrate.labelled import fitting
 from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
@@ -110,10 +110,10 @@ def _unhealthy(
     curves: Curves, steps: NDArray[np.int64], thresholds: Candidate | EarlyStop, verdict: str
 ) -> NDArray[np.bool_]:
     """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w."""
-    alignments, cosines = stopped_statistics(curves, 0, steps)
+    statistics = curves.statistics(0, steps)
     if verdict == "calibrated":
-        return np.asarray(thresholds.logistic.score(alignments, cosines) >= 0)
-    return np.asarray(cosines <= thresholds.Cos_w)
+        return np.asarray(thresholds.logistic.log_odds(statistics) >= 0)
+    return np.asarray(statistics.cosine <= thresholds.Cos_w)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.calibration import Candidate
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.verdict import VERDICTS, alignment, cosine
+from anofpdm.runtime.verdict import VERDICTS, Statistics
 
 from .beside import Beside
 from .logistic import fit, left_out
@@ -92,31 +92,29 @@ def choose(curves: Mapping[int, Curves], labels: Labels, verdict: str | None = N
 def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
     """Both verdicts for one guidance strength; ``curves`` end at ``L``."""
     k = curves.w.index(w)
-    M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
-    statistics = alignment(M, MSE_h, curves.MSE_0), cosine(MSE_h, curves.MSE_0)
-    Cos_w, cosine_accuracy = best_threshold(labels.average(statistics[1]), labels.unhealthy)
+    statistics = curves.statistics(k)
+    Cos_w, cosine_accuracy = best_threshold(labels.average(statistics.cosine), labels.unhealthy)
     return Candidate(
         L=L,
         w=w,
         Cos_w=Cos_w,
         cosine_accuracy=cosine_accuracy,
-        logistic=fit(*statistics, labels.unhealthy),
-        calibrated_accuracy=cross_validated(*statistics, labels),
-        M_max=tuple(float(value) for value in M.max(axis=(0, 1))),
+        logistic=fit(statistics, labels.unhealthy),
+        angles=fit(statistics.without_map(), labels.unhealthy),
+        calibrated_accuracy=cross_validated(statistics, labels),
+        M_max=tuple(float(value) for value in curves.M[:, k].max(axis=(0, 1))),
     )
 
 
-def cross_validated(
-    alignment: NDArray[np.float64], cosine: NDArray[np.float64], labels: Labels
-) -> float | None:
+def cross_validated(statistics: Statistics, labels: Labels) -> float | None:
     """Accuracy of the calibrated verdict on slices of patients that were left out of its fit; None
     if none can be."""
     right = []
     for kept, judged in left_out(labels.patients, labels.unhealthy):
-        fitted = fit(alignment[kept], cosine[kept], labels.unhealthy[kept])
+        fitted = fit(statistics.take(kept), labels.unhealthy[kept])
         theirs = labels.take(judged)
-        scores = theirs.average(fitted.score(alignment[judged], cosine[judged]))
-        right.append((scores >= 0) == theirs.unhealthy)
+        log_odds = theirs.average(fitted.log_odds(statistics.take(judged)))
+        right.append((log_odds >= 0) == theirs.unhealthy)
     return float(np.concatenate(right).mean()) if right else None
 
 
@@ -179,10 +177,8 @@ def called(
 
     ``left``: (N,) which of them left as healthy.
     """
-    k = curves.w.index(chosen.w)
-    M, MSE_h = curves.M[:, k], curves.MSE_h[:, k]
-    stays, cosines = True if left is None else ~left, cosine(MSE_h, curves.MSE_0)
+    statistics = curves.statistics(curves.w.index(chosen.w))
+    stays = True if left is None else ~left
     if verdict == "cosine":
-        return (labels.average(cosines, left) <= chosen.Cos_w) & stays
-    scores = chosen.logistic.score(alignment(M, MSE_h, curves.MSE_0), cosines)
-    return (labels.average(scores, left) >= 0) & stays
+        return (labels.average(statistics.cosine, left) <= chosen.Cos_w) & stays
+    return (labels.average(chosen.logistic.log_odds(statistics), left) >= 0) & stays

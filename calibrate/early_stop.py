@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from numpy.typing import NDArray
 
 from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.stop import StopRule
-from anofpdm.runtime.verdict import alignment, cosine
 
 from .choose import Labels, cross_validated
 from .logistic import fit
@@ -57,17 +55,17 @@ def _try(
     taken = np.arange(M.shape[1]) < steps[:, None]
     stopped = np.where(taken[..., None], M, -np.inf).argmax(axis=1)
     agreement = (stopped == M.argmax(axis=1)).all(axis=1).mean()
-    alignments, cosines = stopped_statistics(curves, k, steps)
-    Cos_w, cosine_accuracy = best_threshold(labels.average(cosines), unhealthy)
+    statistics = curves.statistics(k, steps)
+    Cos_w, cosine_accuracy = best_threshold(labels.average(statistics.cosine), unhealthy)
     M_max = np.where(taken[..., None], M, -np.inf).max(axis=(0, 1))
     accuracy: float | None = cosine_accuracy
     if verdict == "calibrated":
-        accuracy = cross_validated(alignments, cosines, labels)
+        accuracy = cross_validated(statistics, labels)
     return EarlyStop(
         drop=rule.drop,
         patience=rule.patience,
         Cos_w=Cos_w,
-        logistic=fit(alignments, cosines, unhealthy),
+        logistic=fit(statistics, unhealthy),
         M_max=tuple(float(value) for value in M_max),
         agreement=float(agreement),
         accuracy=accuracy or 0.0,
@@ -75,17 +73,3 @@ def _try(
         mean_steps=float(steps.mean()),
         full_steps=M.shape[1],
     )
-
-
-def stopped_statistics(
-    curves: Curves, k: int, steps: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Alignment and cosine of slices that are left after ``steps`` steps: (N,) each.
-
-    ``k``: of which guidance strength; ``steps``: (N,) in 1..n.
-    """
-    taken = (np.arange(curves.M.shape[2]) < steps[:, None])[..., None]
-    M, MSE_h, MSE_0 = (
-        np.where(taken, curve, 0) for curve in (curves.M[:, k], curves.MSE_h[:, k], curves.MSE_0)
-    )
-    return alignment(M, MSE_h, MSE_0), cosine(MSE_h, MSE_0)

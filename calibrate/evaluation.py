@@ -86,6 +86,7 @@ def evaluate(
             result.unhealthy,
             result.cosine,
             result.alignment,
+            result.map_peak,
             probability(result.log_odds),
             dice(result.mask, reference),
             dice(gated, reference),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from anofpdm.runtime.verdict import Logistic, features
+from anofpdm.runtime.verdict import Logistic, Statistics
 
 Float64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -19,15 +19,15 @@ _PENALTY = 3.0
 _FOLDS = 10
 
 
-def fit(alignment: Float64, cosine: Float64, unhealthy: Flags) -> Logistic:
+def fit(statistics: Statistics, unhealthy: Flags) -> Logistic:
     """Logistic regression with a ridge penalty on the standardised statistics.
 
     Parameters
     ----------
-    alignment, cosine : (N,), see :mod:`anofpdm.runtime.verdict`
+    statistics : of N slices, see :mod:`anofpdm.runtime.verdict`
     unhealthy : (N,) image-level labels, both classes
     """
-    X = features(alignment, cosine).T
+    X = statistics.features().T
     centre, scale = X.mean(axis=0), X.std(axis=0)
     scale = np.where(scale > 1e-9, scale, 1.0)
     Z, sign = (X - centre) / scale, np.where(unhealthy, 1.0, -1.0)
@@ -39,9 +39,9 @@ def fit(alignment: Float64, cosine: Float64, unhealthy: Flags) -> Logistic:
         ridge = _PENALTY / 2 * np.square(parameters[1:]).sum()
         return float(np.logaddexp(0, -margin).sum() + ridge), gradient
 
-    found = minimize(loss, np.zeros(3), jac=True, method="BFGS").x
+    found = minimize(loss, np.zeros(1 + X.shape[1]), jac=True, method="BFGS").x
     weights = found[1:] / scale
-    return Logistic(float(found[0] - weights @ centre), float(weights[0]), float(weights[1]))
+    return Logistic(float(found[0] - weights @ centre), *(float(weight) for weight in weights))
 
 
 def left_out(patients: Names, unhealthy: Flags) -> Iterator[tuple[Flags, Flags]]:

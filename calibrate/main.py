@@ -64,7 +64,8 @@ _LARGEST = 10_000
               show_default=True, help="What is cut unless asked otherwise: the mean of the maps up "
               "to t_e, or the one at t_e.")  # fmt: skip
 @click.option("--verdict", type=click.Choice(VERDICTS), help="What calls a slice unhealthy: the "
-              "paper's cosine, or a logistic regression on it and the alignment.  "
+              "paper's cosine, or a logistic regression on it, the alignment and the map's "
+              "peak.  "
               "[default: what is right more often on patients that were left out]")  # fmt: skip
 @click.option("--threshold-rule", "threshold", type=click.Choice(THRESHOLDS), default="algorithm-1",
               show_default=True, help="Where maps are cut: by the paper's Algorithm 1, or half-way "
@@ -76,7 +77,7 @@ _LARGEST = 10_000
               "for right: for networks trained with flips, and with --neighbours.")  # fmt: skip
 @click.option("--guided", "guided_mm", type=click.FloatRange(0, WIDEST_RADIUS_MM), default=0.0,
               show_default=True, metavar="MM", help="Fit maps to the edges of their slices before "
-              "they are cut: by a guided filter of this radius.")  # fmt: skip
+              "they are cut: by a guided filter of this radius, rounded to pixels.")  # fmt: skip
 @click.option("--every", default=1, show_default=True, type=click.IntRange(min=1),
               help="Use every k-th slice only, to save time; not with --neighbours.")  # fmt: skip
 @click.option("--preset", help="Its name, for anofpdm-infer --preset.  [default: exact for stride "
@@ -140,6 +141,7 @@ def main(
             lengths,
             w,
             opened.manifest.scored_channels,
+            anomaly_map=anomaly_map,
             seed=seed,
             slots=backend.slots,
             mirrored=mirrored,
@@ -155,6 +157,7 @@ def main(
         w=best.w,
         Cos_w=best.Cos_w,
         logistic=best.logistic,
+        angles=best.angles,
         M_max=best.M_max,
         conditions=opened.conditions(encoding, best.L, stride, spacing, precision),
         verdict=choice.verdict,

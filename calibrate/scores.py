@@ -37,6 +37,7 @@ class SliceScores:
     called_unhealthy: bool
     cosine: float
     alignment: float
+    map_peak: float
     probability: float
     dice: float
     gated_dice: float

@@ -78,14 +78,15 @@ class Analysis:
             yield self._result(one, beside)
 
     def _alone(self, item: Slice, found: Finding) -> _Alone:
-        statistics, leave = found.statistics(), self.setup.leave
-        calibration = self.setup.calibration
+        leave, calibration = self.setup.leave, self.setup.calibration
         H, x0 = found.H, item.x0[list(self.scored)]
         if turned(item, calibration.mirrored):
             H, x0 = H[:, ::-1], x0[:, ::-1]
         left = leave is not None and bool(leave.healthy(found.M))
-        log_odds = calibration.logistic.log_odds(statistics)
-        return _Alone(found, statistics, log_odds, left, H, x0, smooth(H.mean(axis=0)))
+        smoothed = smooth(H.mean(axis=0))
+        statistics = found.statistics(smoothed)
+        log_odds = float(calibration.logistic.log_odds(statistics))
+        return _Alone(found, statistics, log_odds, left, H, x0, smoothed)
 
     def _result(self, item: Slice, around: Sequence[tuple[float, _Alone]]) -> SliceResult:
         """``around``: the slice itself, and its neighbours; of these, slices that left as healthy
@@ -103,10 +104,10 @@ class Analysis:
             for weight, (_, one) in zip(weights, counted, strict=True):
                 H += np.float32(weight) * one.H
         found, mean_H = own.found, H.mean(axis=0)
-        if setup.radius:
+        if setup.guided_pixels:
             maps = np.stack([one.smoothed for _, one in counted])
             slices = np.stack([one.x0 for _, one in counted])
-            smoothed = guided_filter(maps, slices, weights, setup.radius)
+            smoothed = guided_filter(maps, slices, weights, setup.guided_pixels)
         else:
             smoothed = smooth(mean_H) if len(counted) > 1 else own.smoothed
         M_max = np.array(calibration.M_max)
@@ -120,7 +121,8 @@ class Analysis:
             unhealthy=calibration.unhealthy(cosine, log_odds) and not own.left,
             left=own.left,
             cosine=cosine,
-            alignment=own.statistics.alignment,
+            alignment=float(own.statistics.alignment),
+            map_peak=float(own.statistics.map_peak),
             log_odds=log_odds,
             probability=0.0 if own.left else probability(log_odds),
             timesteps=setup.process.timesteps[: len(found.M)],

@@ -61,7 +61,8 @@ class Candidate:
     modality.
 
     ``cosine_accuracy``: of the best threshold, on the slices that it was chosen on (section 4.2);
-    ``calibrated_accuracy``: on patients that were left out of the fit, None where there is but one.
+    ``calibrated_accuracy``: on patients that were left out of the fit, None where there is but one;
+    ``angles``: see :class:`Calibration`.
     """
 
     L: int
@@ -71,6 +72,7 @@ class Candidate:
     logistic: Logistic
     calibrated_accuracy: float | None
     M_max: tuple[float, ...]
+    angles: Logistic | None = None
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
@@ -164,8 +166,9 @@ class Calibration:
     """Guidance strength and thresholds (paper, sections 4.2 and 4.3).
 
     ``verdict``: what decides that a slice is unhealthy: ``cosine`` (eq. 18) at most ``Cos_w``, or
-    ``calibrated``: ``logistic`` gives it a probability of at least one half; ``M_max``: per
-    scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
+    ``calibrated``: ``logistic`` gives it a probability of at least one half; ``angles``: the same
+    by the two angles alone, for other maps than ``anomaly_map``, None where ``logistic`` is that;
+    ``M_max``: per scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
     :class:`anofpdm.runtime.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
     ``threshold``: ``algorithm-1``, or ``half-way`` from there to Otsu's, see
     :func:`anofpdm.runtime.select.otsu`; ``neighbours_mm``: how wide the average over slices is that
@@ -191,6 +194,7 @@ class Calibration:
     neighbours_mm: float = 0.0
     mirrored: bool = False
     guided_mm: float = 0.0
+    angles: Logistic | None = None
     early_stop: EarlyStop | None = None
     healthy_leave: HealthyLeave | None = None
     familiar: Familiar | None = None
@@ -245,12 +249,20 @@ class Calibration:
             w=w,
             Cos_w=one.Cos_w,
             logistic=one.logistic,
+            angles=one.angles,
             M_max=one.M_max,
             early_stop=None,
             healthy_leave=None,
             peaks=None,
             warnings=(),
         )
+
+    def with_another_map(self) -> Calibration:
+        """The same for another anomaly map, whose peak ``logistic`` does not know: decided by the
+        angles alone; without early stop and leaving, which were judged with the other verdict."""
+        if self.angles is None:
+            return self
+        return replace(self, logistic=self.angles, early_stop=None, healthy_leave=None)
 
     def stopping(self) -> Calibration:
         """The same with the thresholds and M_max of its early stop."""
@@ -271,9 +283,11 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
     content["conditions"] = Conditions(**content["conditions"])
     content["M_max"] = tuple(float(value) for value in content["M_max"])
     content["logistic"] = Logistic(**content["logistic"])
+    content["angles"] = _angles(content)
     content["warnings"] = tuple(str(line) for line in content["warnings"])
     content["candidates"] = tuple(
-        Candidate(**{**one, **_thresholds(one)}) for one in content["candidates"]
+        Candidate(**{**one, **_thresholds(one), "angles": _angles(one)})
+        for one in content["candidates"]
     )
     if content["early_stop"] is not None:
         stop = content["early_stop"]
@@ -295,3 +309,8 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
 
 def _thresholds(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"M_max": tuple(content["M_max"]), "logistic": Logistic(**content["logistic"])}
+
+
+def _angles(content: Mapping[str, Any]) -> Logistic | None:
+    found = content.get("angles")
+    return Logistic(**found) if found is not None else None

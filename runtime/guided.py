@@ -19,7 +19,7 @@ WIDEST_RADIUS_MM = 100.0
 _EPSILON = 1e-3
 
 
-def radius(radius_mm: float, pixel_mm: float) -> int:
+def pixels(radius_mm: float, pixel_mm: float) -> int:
     """How many pixels a window of this radius in mm reaches: 0 for 0 mm, otherwise at least 1."""
     return max(1, round(radius_mm / pixel_mm)) if radius_mm > 0 else 0
 

@@ -17,8 +17,9 @@ class SliceResult:
     """What was found on one axial slice.
 
     ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
-    verdict; ``cosine`` (eq. 18), ``alignment`` (of guidance with the unguided error): what it goes
-    by, depending on the calibration; ``log_odds``: of being unhealthy, by the calibrated decision;
+    verdict; ``cosine`` (eq. 18), ``alignment`` (of guidance with the unguided error), ``map_peak``
+    (the logarithm of the largest value of its own map after the median filter): what it goes by,
+    depending on the calibration; ``log_odds``: of being unhealthy, by the calibrated decision;
     ``left``: whether it is healthy by the rule that lets slices leave early, whether it did or went
     on; ``probability``: that of ``log_odds``, and 0 where that rule decided. Where the calibration
     has neighbouring slices count together, ``cosine``, ``log_odds`` and ``H`` are averages over
@@ -28,8 +29,9 @@ class SliceResult:
     the scored modalities; ``t_e``: (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``:
     the threshold; ``x0``: (C, size, size) float32 in [-1, 1], the scored modalities of the slice;
     ``H``: (size, size) float32, the anomaly map averaged over modalities; ``smoothed``: (size,
-    size) float32, the same as it is cut at ``Q``: after the median filter and, where the
-    calibration has it, the guided one; ``mask``: (size, size) bool, whatever the verdict.
+    size) float32, the map that is cut at ``Q``: H after the median filter or, where the calibration
+    has a guided filter, the slice's own and its neighbours' median-filtered maps fitted to the
+    slice; ``mask``: (size, size) bool, whatever the verdict.
     """
 
     key: int
@@ -38,6 +40,7 @@ class SliceResult:
     left: bool
     cosine: float
     alignment: float
+    map_peak: float
     log_odds: float
     probability: float
     timesteps: NDArray[np.int64]

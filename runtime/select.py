@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .anomaly_map import MapRule, SnapshotMap, StoredMap
 from .host_row import Step
 from .stop import LeaveRule, StopRule, Watch
-from .verdict import Statistics, alignment, cosine
+from .verdict import Statistics, alignment, cosine, map_peak
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -34,11 +34,13 @@ class Finding:
     t_e: NDArray[np.int64]
     H: Float32
 
-    def statistics(self) -> Statistics:
-        """What verdicts go by."""
+    def statistics(self, smoothed: Float32) -> Statistics:
+        """What verdicts go by; ``smoothed``: (H, W), the mean of ``H`` over modalities after the
+        median filter."""
         return Statistics(
-            float(cosine(self.MSE_h, self.MSE_0)),
-            float(alignment(self.M, self.MSE_h, self.MSE_0)),
+            cosine(self.MSE_h, self.MSE_0),
+            alignment(self.M, self.MSE_h, self.MSE_0),
+            np.array(map_peak(smoothed)),
         )
 
 

@@ -15,7 +15,7 @@ from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
 from .errors import BundleError, SetupError
 from .forward import Process
-from .guided import radius
+from .guided import pixels
 from .stop import LeaveRule, StopRule
 
 Float64 = NDArray[np.float64]
@@ -35,7 +35,8 @@ class Setup:
     whether they are called healthy, and leave, by another one; ``w``: another
     guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
     ``t_e_ratio``: see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``Q``: a fixed threshold in
-    place of the calibration's. Except for ``anomaly_map``, these last are for ablations.
+    place of the calibration's. Except for ``anomaly_map``, these last are for ablations. With
+    another map than the calibration's the angles alone decide, and slices go to L.
     """
 
     preset: str | None = None
@@ -57,7 +58,7 @@ class Setup:
 class Resolved:
     """A wish fulfilled: everything that decides a mask, but for the volume, network and seed.
 
-    ``radius``: of the filter that fits maps to their slices, in pixels, 0 for none.
+    ``guided_pixels``: radius of the filter that fits maps to their slices, 0 for none.
     """
 
     preset: str
@@ -67,7 +68,7 @@ class Resolved:
     leave: LeaveRule | None
     rule: MapRule
     Q: float | None
-    radius: int
+    guided_pixels: int
 
     def taken(self, M: Float64, curve: Float64) -> Float64:
         """What a curve (n, C) is up to where its slice leaves as healthy, whether it left or went
@@ -94,6 +95,7 @@ class Resolved:
             "neighbours_mm": c.neighbours_mm,
             "mirrored": c.mirrored,
             "guided_mm": c.guided_mm,
+            "guided_pixels": self.guided_pixels,
         }
 
 
@@ -112,17 +114,19 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
     where = bundle.path / CALIBRATION
     if setup.w is not None:
         calibration = calibration.with_w(setup.w, where)
-    found = calibration.early_stop
-    if setup.early_stop and not found:
-        raise BundleError(
-            f"{where} holds no early stop for preset {preset} at w = {calibration.w:g}: none was "
-            "found worth it; leave it out"
-        )
-    stops = found is not None and (found.safe if setup.early_stop is None else setup.early_stop)
     try:
         rule = MapRule(setup.anomaly_map or calibration.anomaly_map, setup.sub_map, setup.t_e_ratio)
     except ValueError as error:
         raise SetupError(str(error)) from error
+    if rule != MapRule(calibration.anomaly_map):
+        calibration = calibration.with_another_map()
+    found = calibration.early_stop
+    if setup.early_stop and not found:
+        raise BundleError(
+            f"{where} holds no early stop for preset {preset} at w = {calibration.w:g} and with "
+            "this map: none was found worth it; leave it out"
+        )
+    stops = found is not None and (found.safe if setup.early_stop is None else setup.early_stop)
     if setup.Q is not None and not 0 <= setup.Q < math.inf:
         raise SetupError(f"the threshold must be a finite number from 0, not {setup.Q}")
     if stops and rule.t_e_ratio > 1:
@@ -138,7 +142,7 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
         _leave(calibration, setup, stops, where),
         rule,
         setup.Q,
-        radius(calibration.guided_mm, bundle.manifest.grid.pixel_mm),
+        pixels(calibration.guided_mm, bundle.manifest.grid.pixel_mm),
     )
 
 
@@ -147,7 +151,7 @@ def _leave(calibration: Calibration, setup: Setup, stops: bool, where: Path) -> 
     so that takes its place."""
     found = calibration.healthy_leave
     if setup.healthy_leave and (not found or stops):
-        reason = "with early stop" if found else f"at w = {calibration.w:g}"
+        reason = "with early stop" if found else f"at w = {calibration.w:g} and with this map"
         raise BundleError(
             f"{where} holds no rule by which slices leave as healthy {reason}: leave it out"
         )

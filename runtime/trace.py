@@ -22,8 +22,8 @@ def write_trace(
     """Write what the paper's figures 2 and 5 are drawn from.
 
     Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
-    scored modality; ``alignment``, the slice's own; ``cosine``, and the ``log_odds`` and
-    ``probability`` of the calibrated decision, averaged over neighbours where these count; the
+    scored modality; ``alignment``, ``map_peak``, the slice's own; ``cosine``, and the ``log_odds``
+    and ``probability`` of the calibrated decision, averaged over neighbours where these count; the
     verdict ``unhealthy``; ``left_early``: whether the rule by which slices leave as healthy
     decided; ``t_e`` and Algorithm 1's ``index`` per modality (null where the threshold is fixed),
     ``Q``, and the pixels that were marked before the verdict.
@@ -49,6 +49,7 @@ def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:
         "left_early": result.left,
         "cosine": result.cosine,
         "alignment": result.alignment,
+        "map_peak": result.map_peak,
         "log_odds": result.log_odds,
         "probability": result.probability,
         "t": result.timesteps.tolist(),

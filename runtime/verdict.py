@@ -1,4 +1,4 @@
-"""Healthy or unhealthy: the paper's cosine, or a decision calibrated on it and the alignment.
+"""Healthy or unhealthy: the paper's cosine, or a decision calibrated on it and two other numbers.
 
 Both go by numbers that the forward process yields anyway, and both are calibrated from image-level
 labels alone.
@@ -7,57 +7,67 @@ labels alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 VERDICTS = ("cosine", "calibrated")
+_LEAST_PEAK = 1e-6
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What verdicts go by: :func:`cosine` and :func:`alignment` of a slice."""
+    """What verdicts go by: :func:`cosine`, :func:`alignment` and :func:`map_peak` of slices, (...)
+    float64 each."""
 
-    cosine: float
-    alignment: float
+    cosine: Float64
+    alignment: Float64
+    map_peak: Float64
+
+    def take(self, slices: NDArray[np.bool_]) -> Statistics:
+        """Of these slices alone."""
+        return Statistics(self.cosine[slices], self.alignment[slices], self.map_peak[slices])
+
+    def without_map(self) -> Statistics:
+        """The same with nothing known of the map."""
+        return replace(self, map_peak=np.zeros_like(self.map_peak))
+
+    def features(self) -> Float64:
+        """What the calibrated decision is linear in, (3, ...): the alignment, the angle whose
+        cosine eq. 18 is, in radians, and the peak."""
+        return np.stack([self.alignment, np.arccos(np.clip(self.cosine, -1, 1)), self.map_peak])
 
 
 @dataclass(frozen=True)
 class Logistic:
     """The calibrated decision: a logistic regression on the alignment (whether guidance speaks
-    against "healthy") and the angle between the error sequences (how much it changes), with weights
-    in their own units. Neither changes where all errors are scaled alike.
+    against "healthy"), the angle between the error sequences (how much it changes) and the peak of
+    the anomaly map (how much of it is in one place), with weights in their own units.
+
+    ``map_peak`` is 0 in a decision by the two angles alone.
     """
 
     intercept: float
     alignment: float
     angle: float
+    map_peak: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(v) for v in (self.intercept, self.alignment, self.angle)):
+        numbers = (self.intercept, self.alignment, self.angle, self.map_peak)
+        if not all(math.isfinite(number) for number in numbers):
             raise ValueError("the logistic decision needs finite numbers")
 
-    def score(self, alignment: Float64, cosine: Float64) -> Float64:
-        """Log odds of being unhealthy: (...) twice -> (...)."""
-        aligned, angle = features(alignment, cosine)
-        return np.asarray(self.intercept + self.alignment * aligned + self.angle * angle)
-
-    def log_odds(self, statistics: Statistics) -> float:
-        """Of being unhealthy, on one slice."""
-        return float(self.score(np.array(statistics.alignment), np.array(statistics.cosine)))
+    def log_odds(self, statistics: Statistics) -> Float64:
+        """Of being unhealthy: (...)."""
+        weights = np.array([self.alignment, self.angle, self.map_peak])
+        return np.asarray(self.intercept + np.tensordot(weights, statistics.features(), 1))
 
 
 def probability(log_odds: float) -> float:
     """Log odds as a probability, in 0..1."""
     return 0.5 * (1 + math.tanh(log_odds / 2))
-
-
-def features(alignment: Float64, cosine: Float64) -> Float64:
-    """What the calibrated decision is linear in: (...) twice -> (2, ...); the second is the angle
-    whose cosine eq. 18 is, in radians."""
-    return np.stack([alignment, np.arccos(np.clip(cosine, -1, 1))])
 
 
 def cosine(MSE_h: Float64, MSE_0: Float64) -> Float64:
@@ -97,3 +107,11 @@ def alignment(M: Float64, MSE_h: Float64, MSE_0: Float64) -> Float64:
     a2, b2, ab2 = (np.asarray(curve).sum(axis=(-2, -1)) for curve in (MSE_0, M, MSE_h))
     norm = np.sqrt(a2 * b2)
     return np.where(norm > 0, (ab2 - a2 - b2) / np.where(norm > 0, 2 * norm, 1), 0.0)
+
+
+def map_peak(smoothed: NDArray[np.float32]) -> float:
+    """Natural logarithm of the largest value of a smoothed anomaly map, (H, W); of 1e-6 at least.
+
+    Not in the paper, whose verdict does not look at the map.
+    """
+    return math.log(max(float(smoothed.max()), _LEAST_PEAK))

@@ -220,6 +220,16 @@ def test_set_ups_from_the_command_line(folder, calibrated, tmp_path):
         assert "written to" in said
     bundle = open_bundle(calibrated)
     assert list(bundle.calibrations) == ["fast", "ddpm-fast", "last", "snr"]
+    call(calibrate, slices, "--bundle", calibrated, "--stride", 50, "--length", 101, "--w", "1,3",
+         "--preset", "mean")  # fmt: skip
+    last, mean = (open_bundle(calibrated).calibrations[name] for name in ("last", "mean"))
+    assert last.candidates[0].Cos_w == mean.candidates[0].Cos_w
+    assert last.candidates[0].angles == mean.candidates[0].angles
+    assert last.candidates[0].logistic != mean.candidates[0].logistic  # each knows its own map
+    for held in (last, mean):
+        own = next(one for one in held.candidates if one.w == held.w)
+        assert (held.logistic, held.angles) == (own.logistic, own.angles)
+        assert held.logistic.map_peak != held.angles.map_peak == 0
     assert bundle.default == "fast"
     for options, found in (
         (["--encoding", "ddpm", "--w", "1"], {"preset": "ddpm-fast", "w": 1.0}),

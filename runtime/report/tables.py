@@ -105,6 +105,8 @@ def method(stats: Mapping[str, Any]) -> str:
     smoothed = "smoothed by a median filter"
     if radius := said["guided_mm"]:
         smoothed += f" and fitted to the slice's edges by a guided filter (radius {radius:g} mm)"
+        if said["neighbours_mm"]:
+            smoothed += " over these slices"
     which = "Every slice" if said["every_slice"] else "A slice that is found unhealthy"
     return (
         "Noise is added to each axial slice step by step, by the forward process of a diffusion "

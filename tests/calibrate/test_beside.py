@@ -19,7 +19,7 @@ from support import (
 
 from anofpdm.calibrate.beside import Beside
 from anofpdm.calibrate.choose import Labels, called, candidate, choose, cross_validated
-from anofpdm.calibrate.early_stop import _try, stopped_statistics
+from anofpdm.calibrate.early_stop import _try
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.healthy_leave import choose_leave
 from anofpdm.calibrate.logistic import fit, left_out
@@ -37,7 +37,7 @@ from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
 from anofpdm.runtime.stop import LeaveRule, StopRule
-from anofpdm.runtime.verdict import Logistic, alignment, cosine
+from anofpdm.runtime.verdict import Logistic, Statistics
 from anofpdm.train.cohort import Case
 from anofpdm.train.prepare import prepare
 
@@ -66,11 +66,9 @@ def judged(slices, mirrored=False):
     labels = Labels(slices.unhealthy, slices.patients, Beside.of(slices.slices(), WIDTH))
     found = candidate(curves, 301, 2.0, labels)
     # Thresholds in the middle, so that there are verdicts of both kinds.
-    M, MSE_h = curves.M[:, 0], curves.MSE_h[:, 0]
-    decision = Logistic(0.0, 1.0, 2.0)
-    scores = decision.score(alignment(M, MSE_h, curves.MSE_0), cosine(MSE_h, curves.MSE_0))
-    middle = float(np.median(labels.average(scores)))
-    Cos_w = float(np.median(labels.average(cosine(MSE_h, curves.MSE_0))))
+    statistics, decision = curves.statistics(0), Logistic(0.0, 1.0, 2.0, 0.5)
+    middle = float(np.median(labels.average(decision.log_odds(statistics))))
+    Cos_w = float(np.median(labels.average(statistics.cosine)))
     return (
         curves,
         labels,
@@ -137,13 +135,13 @@ def test_accuracies_are_those_of_averages():
     curves, labels, _ = judged(slices)
     found = candidate(curves, 301, 2.0, labels)
     alone = Labels(labels.unhealthy, labels.patients)
-    rng = np.random.default_rng(1)
-    statistics = rng.standard_normal(24), rng.random(24)
-    with_neighbours, without = (cross_validated(*statistics, one) for one in (labels, alone))
+    rng = np.random.default_rng(2)
+    statistics = Statistics(rng.random(24), rng.standard_normal(24), rng.standard_normal(24))
+    with_neighbours, without = (cross_validated(statistics, one) for one in (labels, alone))
     right = []
     for kept, out in left_out(labels.patients, labels.unhealthy):
-        decision = fit(statistics[0][kept], statistics[1][kept], labels.unhealthy[kept])
-        scores = decision.score(statistics[0][out], statistics[1][out])
+        decision = fit(statistics.take(kept), labels.unhealthy[kept])
+        scores = decision.log_odds(statistics.take(out))
         weights = 2.0 ** -((2 * 4.0 * np.abs(np.subtract.outer(range(6), range(6))) / WIDTH) ** 2)
         weights[np.abs(np.subtract.outer(range(6), range(6))) > 2] = 0
         right.append((weights @ scores / weights.sum(axis=1) >= 0) == labels.unhealthy[out])
@@ -166,7 +164,7 @@ def test_a_rule_to_leave_is_judged_with_what_it_does_to_neighbours():
     MSE_0 = np.ones((n, steps, 1))
     slope = np.array([0.1, 0.9, 1.0, 1.0])[kind] + 0.01 * rng.standard_normal(n)
     MSE_h = (1 + slope[:, None] * t / steps)[:, None, :, None]
-    curves = Curves((2.0,), t, M, MSE_h, MSE_0)
+    curves = Curves((2.0,), t, M, MSE_h, MSE_0, np.zeros((n, 1, steps)))
     patients = np.array([f"P{i % 5}" for i in np.arange(n) // 4])
     pairs = Beside(np.arange(n) // 2, np.arange(n) % 2, np.full(n, 5.0), WIDTH)
     labels, alone = Labels(unhealthy, patients, pairs), Labels(unhealthy, patients)
@@ -256,14 +254,15 @@ def test_early_stop_is_refitted_and_judged_with_neighbours(verdict):
     if verdict == "cosine":  # the threshold is the best one on these very slices
         assert (called_unhealthy == slices.unhealthy).mean() == pytest.approx(stop.accuracy)
     alone = _try(curves, replace(labels, beside=None), full, verdict, StopRule(0.9, 2))
-    aligned, cosines = stopped_statistics(curves, 0, steps)
-    np.testing.assert_allclose([one.cosine for one in results], labels.average(cosines), rtol=1e-6)
-    scores = labels.average(stop.logistic.score(aligned, cosines))
+    statistics = curves.statistics(0, steps)
+    wanted = labels.average(statistics.cosine)
+    np.testing.assert_allclose([one.cosine for one in results], wanted, rtol=1e-6)
+    scores = labels.average(stop.logistic.log_odds(statistics))
     np.testing.assert_allclose([one.log_odds for one in results], scores, rtol=1e-5, atol=1e-6)
     if verdict == "calibrated":
-        want = cross_validated(aligned, cosines, labels)
+        want = cross_validated(statistics, labels)
         assert stop.accuracy == pytest.approx(want)
-        assert want != cross_validated(aligned, cosines, replace(labels, beside=None))
+        assert want != cross_validated(statistics, replace(labels, beside=None))
     else:
         assert stop.Cos_w != alone.Cos_w
 

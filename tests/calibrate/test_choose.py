@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 from support import bundle, labelled, recalibrated, toy_network
 
@@ -12,6 +13,7 @@ from anofpdm.calibrate.metrics import dice
 from anofpdm.calibrate.report import report
 from anofpdm.calibrate.sweep import Curves, sweep, sweeps
 from anofpdm.calibrate.threshold import best_threshold
+from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.errors import CohortError
@@ -54,9 +56,20 @@ def test_threshold_is_the_most_accurate_one():
             assert ((cosines <= Cos_w) == unhealthy).mean() == pytest.approx(accuracy)
 
 
-def test_one_sweep_serves_every_w_and_every_shorter_L():
+@pytest.mark.parametrize("anomaly_map", ["aggregate", "last"])
+def test_one_sweep_serves_every_w_and_every_shorter_L(anomaly_map):
     slices, w = sliceset(5, channels=2), (0.0, 1.5, 8.0)
-    curves = sweep(slices, toy_network, Process(Schedule(), 301, 60), w, (0, 1), slots=2)
+    process, rule = Process(Schedule(), 301, 60), MapRule(anomaly_map)
+    curves = sweep(
+        slices,
+        toy_network,
+        process,
+        w,
+        (0, 1),
+        slots=2,
+        lengths=(181, 301),
+        anomaly_map=anomaly_map,
+    )
     assert curves.M.shape == (5, 3, 6, 2)
     for k, strength in enumerate(w):
         for L in (181, 301):
@@ -65,12 +78,14 @@ def test_one_sweep_serves_every_w_and_every_shorter_L():
             row = HostRow(
                 Process(Schedule(), L, 60),
                 toy_network,
-                lambda strength=strength: AnomalyDigest(strength, (0, 1)),
+                lambda strength=strength: AnomalyDigest(strength, (0, 1), rule),
             )
             for item, digest in run(row, stream):
                 np.testing.assert_array_equal(part.M[item.key, k], digest.M)
                 np.testing.assert_array_equal(part.MSE_h[item.key, k], digest.MSE_h)
                 np.testing.assert_array_equal(part.MSE_0[item.key], digest.MSE_0)
+                smoothed = ndimage.median_filter(digest.H.mean(axis=0), 5, mode="mirror")
+                assert part.map_peak[item.key, k, -1] == pytest.approx(np.log(smoothed.max()))
 
 
 def separable(n=40, seed=0):
@@ -86,7 +101,7 @@ def separable(n=40, seed=0):
         seen[: wrong[strength]] ^= True
         MSE_h[:, k, 1, 0] = np.where(seen, 3.0, 1.1) + 0.01 * rng.random(n)
     M = rng.random((n, 3, 2, 1))
-    return Curves(w, np.array([1, 61]), M, MSE_h, MSE_0), unhealthy
+    return Curves(w, np.array([1, 61]), M, MSE_h, MSE_0, np.zeros(M.shape[:3])), unhealthy
 
 
 def test_largest_w_near_the_best_and_smallest_L_near_the_best():
@@ -172,7 +187,7 @@ def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
     for _ in range(6):
         curves = {
             L: Curves(w, np.array([1, L]), rng.random((*shape, 1)), 1 + rng.random((*shape, 1)),
-                      1 + rng.random((n, 2, 1)))
+                      1 + rng.random((n, 2, 1)), rng.random(shape))
             for L in (61, 121)
         }  # fmt: skip
         choice = choose(curves, labels)
@@ -202,14 +217,18 @@ def test_one_patient_is_too_few_for_the_calibrated_verdict():
         choose(by_L(curves), alone, "calibrated")
 
 
+@pytest.mark.parametrize("anomaly_map", ["aggregate", "last"])
 @pytest.mark.parametrize("spacing", ["even", "log-snr"])
-def test_every_L_has_the_curves_of_its_own_process(spacing):
+def test_every_L_has_the_curves_of_its_own_process(spacing, anomaly_map):
     slices, calls = sliceset(3), []
     process = Process(Schedule(), 301, 60, True, "ddim", spacing)
-    got = sweeps(slices, toy_network, process, (301, 121), (2.0,), (0,),
+    got = sweeps(slices, toy_network, process, (301, 121), (2.0,), (0,), anomaly_map=anomaly_map,
                  progress=lambda done, total: calls.append((done, total)))  # fmt: skip
     for L in (121, 301):
-        want = sweep(slices, toy_network, dataclasses.replace(process, L=L), (2.0,), (0,))
+        want = sweep(slices, toy_network, dataclasses.replace(process, L=L), (2.0,), (0,),
+                     anomaly_map=anomaly_map)  # fmt: skip
+        assert np.isfinite(want.map_peak[..., -1]).all()
+        np.testing.assert_array_equal(got[L].map_peak[..., -1], want.map_peak[..., -1])
         for name in ("timesteps", "M", "MSE_h", "MSE_0"):
             np.testing.assert_array_equal(getattr(got[L], name), getattr(want, name))
     total = 3 if spacing == "even" else 6

@@ -21,7 +21,9 @@ def told_apart(noise, n_slices=200, n=20, channels=2, seed=0):
     MSE_0 = np.ones((n_slices, n, channels))
     slope = np.where(unhealthy, 1.0, 0.1) + 0.02 * rng.standard_normal(n_slices)
     MSE_h = MSE_0 * (1 + slope[:, None, None] * (t / n)[:, None])
-    return Curves((2.0,), t, M[:, None], MSE_h[:, None], MSE_0), unhealthy
+    return Curves(
+        (2.0,), t, M[:, None], MSE_h[:, None], MSE_0, np.zeros((len(M), 1, M.shape[1]))
+    ), unhealthy
 
 
 def by_brute_force(curves, labels, margin):
@@ -117,7 +119,7 @@ def test_the_verdict_in_use_decides_whose_bounds_count():
     labels = labelled(unhealthy)
     full = candidate(curves, 20, 2.0, labels)
     mixed = curves.MSE_h[::-1].copy()
-    other = Curves(curves.w, curves.timesteps, curves.M, mixed, curves.MSE_0)
+    other = Curves(curves.w, curves.timesteps, curves.M, mixed, curves.MSE_0, curves.map_peak)
     confused = candidate(other, 20, 2.0, labels)
     by_calibrated = choose_leave(other, labels, confused, "calibrated")
     assert by_calibrated.bounds == choose_leave(curves, labels, full, "calibrated").bounds

@@ -1,5 +1,7 @@
 """The calibrated verdict against scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -9,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from anofpdm.calibrate.choose import Labels, cross_validated
 from anofpdm.calibrate.logistic import fit, left_out
+from anofpdm.runtime.verdict import Statistics
 
 
 def slices(n=120, patients=6, seed=0):
@@ -17,7 +20,12 @@ def slices(n=120, patients=6, seed=0):
     names = np.array([f"P{i % patients}" for i in range(n)])
     angle = np.exp(-3 + 0.8 * unhealthy + 0.5 * rng.standard_normal(n))
     aligned = 0.1 * unhealthy + 0.08 * rng.standard_normal(n)
-    return aligned, np.cos(angle), unhealthy, names
+    high = -2 + unhealthy + rng.standard_normal(n)
+    return Statistics(np.cos(angle), aligned, high), unhealthy, names
+
+
+def columns(found):
+    return np.stack([found.alignment, np.arccos(found.cosine), found.map_peak], axis=1)
 
 
 def sklearn():
@@ -26,20 +34,18 @@ def sklearn():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fit_is_the_ridge_regression_of_scikit_learn(seed):
-    aligned, cosine, unhealthy, _ = slices(seed=seed)
-    got = fit(aligned, cosine, unhealthy)
-    X = np.stack([aligned, np.arccos(cosine)], axis=1)
+    found, unhealthy, _ = slices(seed=seed)
+    got, X = fit(found, unhealthy), columns(found)
     want = sklearn().fit(X, unhealthy)
-    score = got.intercept + got.alignment * X[:, 0] + got.angle * X[:, 1]
+    score = got.intercept + X @ [got.alignment, got.angle, got.map_peak]
     np.testing.assert_allclose(score, want.decision_function(X), atol=1e-3)
-    np.testing.assert_allclose(got.score(aligned, cosine), score)
+    np.testing.assert_allclose(got.log_odds(found), score)
 
 
 def test_accuracy_is_on_patients_that_were_left_out():
-    aligned, cosine, unhealthy, names = slices()
-    X = np.stack([aligned, np.arccos(cosine)], axis=1)
-    called = cross_val_predict(sklearn(), X, unhealthy, groups=names, cv=GroupKFold(6))
-    got = cross_validated(aligned, cosine, Labels(unhealthy, names))
+    found, unhealthy, names = slices()
+    called = cross_val_predict(sklearn(), columns(found), unhealthy, groups=names, cv=GroupKFold(6))
+    got = cross_validated(found, Labels(unhealthy, names))
     assert got == pytest.approx((called == unhealthy).mean())
 
 
@@ -56,12 +62,13 @@ def test_no_patient_is_on_both_sides_and_every_one_is_judged_once():
 
 
 def test_with_one_patient_nothing_can_be_told():
-    aligned, cosine, unhealthy, _ = slices()
-    assert cross_validated(aligned, cosine, Labels(unhealthy, np.array(["P"] * 120))) is None
+    found, unhealthy, _ = slices()
+    assert cross_validated(found, Labels(unhealthy, np.array(["P"] * 120))) is None
 
 
 def test_a_statistic_that_never_changes_gets_no_weight():
-    _, cosine, unhealthy, _ = slices()
-    got = fit(np.full(120, 0.1), cosine, unhealthy)
+    found, unhealthy, _ = slices()
+    got = fit(replace(found, alignment=np.full(120, 0.1)), unhealthy)
     assert got.alignment == pytest.approx(0, abs=1e-6)
     assert got.angle > 0
+    assert got.map_peak > 0

@@ -9,10 +9,12 @@ from scipy import ndimage
 from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.guided import guided_filter, radius
+from anofpdm.runtime.calibration import HealthyLeave
+from anofpdm.runtime.guided import guided_filter, pixels
 from anofpdm.runtime.neighbours import weights as gaussian
 from anofpdm.runtime.postprocess import cut, drop_small
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.setup import Setup
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
 EPSILON = 1e-3
@@ -93,10 +95,10 @@ def test_the_mask_ends_where_the_slice_has_its_edge():
 
 
 @pytest.mark.parametrize(
-    ("mm", "pixel_mm", "pixels"), [(0, 1.875, 0), (10, 1.875, 5), (10, 1, 10), (0.1, 1.875, 1)]
+    ("mm", "pixel_mm", "reach"), [(0, 1.875, 0), (10, 1.875, 5), (10, 1, 10), (0.1, 1.875, 1)]
 )
-def test_its_radius_is_in_mm(mm, pixel_mm, pixels):
-    assert radius(mm, pixel_mm) == pixels
+def test_its_radius_is_in_mm(mm, pixel_mm, reach):
+    assert pixels(mm, pixel_mm) == reach
 
 
 @pytest.mark.parametrize("neighbours_mm", [0.0, 12.0])
@@ -112,7 +114,7 @@ def test_maps_are_fitted_to_the_slices_they_belong_to(neighbours_mm):
     )  # fmt: skip
     medians = np.stack([ndimage.median_filter(one.H, 5, mode="mirror") for one in alone])
     x0 = np.stack([one.x0[0] for one in alone])
-    pixels = round(12 / bundle().manifest.grid.pixel_mm)
+    reach = round(12 / bundle().manifest.grid.pixel_mm)
     for k, (one, other) in enumerate(zip(plain, fitted, strict=True)):
         np.testing.assert_array_equal(one.H, other.H)
         assert one.Q == other.Q
@@ -120,11 +122,46 @@ def test_maps_are_fitted_to_the_slices_they_belong_to(neighbours_mm):
         counts = np.ones(1)
         if neighbours_mm:
             counts = gaussian((np.array(around) - k) * 5.0, neighbours_mm)
-        want = transcription(medians[around], x0[around], counts / counts.sum(), pixels)
+        want = transcription(medians[around], x0[around], counts / counts.sum(), reach)
         np.testing.assert_allclose(other.smoothed, want, atol=1e-6)
         above = other.smoothed >= one.Q
         np.testing.assert_array_equal(other.mask, drop_small(above))
     assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(plain, fitted, strict=True))
+
+
+def test_neighbours_that_left_as_healthy_do_not_count():
+    """Nor do other modalities than the scored ones; a fixed threshold cuts the fitted map, too."""
+    affine, values = AFFINE, np.stack([head((24, 30, 8), seed=k) for k in range(3)], axis=-1)
+    image, options = nib.Nifti1Image(values, affine), {"M_max": (0.02, 0.02)}
+    plain = bundle(channels=3, scored=("a", "c"))
+    alone = (
+        Segmenter(recalibrated(plain, **options), HostBackend(toy_network)).segment(image).slices
+    )
+    middle = float(np.median([one.M[2].max() for one in alone]))
+    rule = HealthyLeave(((0.0,) * 2, (0.0,) * 2, (middle,) * 2, *3 * ((0.0,) * 2,)), 1, 1, 5, 6)
+    toy = recalibrated(plain, **options, mirrored=True, neighbours_mm=12.0, guided_mm=12.0,
+                       healthy_leave=rule)  # fmt: skip
+    found = Segmenter(toy, HostBackend(toy_network), setup=Setup(Q=0.05)).segment(image).slices
+    full = Segmenter(recalibrated(bundle(channels=3), M_max=(0.02,) * 3), HostBackend(toy_network))
+    x0 = np.stack([one.x0[[0, 2]] for one in full.segment(image).slices])
+    left = [one.left for one in found]
+    assert 0 < sum(left) < len(left)
+    views = Segmenter(recalibrated(plain, **options, mirrored=True), HostBackend(toy_network))
+    medians = [
+        ndimage.median_filter(one.H, 5, mode="mirror") for one in views.segment(image).slices
+    ]
+    for k, one in enumerate(found):
+        if left[k]:  # its own map is that of the steps it took
+            continue
+        near = [j for j in range(len(found)) if 0 < abs(j - k) * 5 < 12 and not left[j]]
+        counts = gaussian((np.array([k, *near]) - k) * 5.0, 12.0)
+        maps = np.stack([medians[j] for j in (k, *near)])
+        want = [
+            transcription(maps, x0[[k, *near], c], counts / counts.sum(), 2)
+            for c in range(2)
+        ]  # fmt: skip
+        np.testing.assert_allclose(one.smoothed, np.mean(want, axis=0), atol=1e-6)
+        np.testing.assert_array_equal(one.mask, drop_small(one.smoothed >= 0.05))
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 500.0, float("nan")])
@@ -135,4 +172,5 @@ def test_other_radii_are_refused(wrong):
 
 def test_it_is_said_with_what_decides_a_mask():
     ours = Segmenter(recalibrated(bundle(), guided_mm=10.0), HostBackend(toy_network))
-    assert json.loads(json.dumps(ours.setup.as_json()))["guided_mm"] == 10.0
+    said = json.loads(json.dumps(ours.setup.as_json()))
+    assert (said["guided_mm"], said["guided_pixels"]) == (10.0, round(10 / 7.5))

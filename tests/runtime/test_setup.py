@@ -119,7 +119,7 @@ def test_beyond_t_e_nothing_stops_early():
 
 def test_another_w_brings_its_own_thresholds():
     own = Logistic(0.9, 2.0, 3.0)
-    other = Candidate(301, 8.0, 0.7, 0.8, own, 0.8, (0.3,))
+    other = Candidate(301, 8.0, 0.7, 0.8, own, 0.8, (0.3,), Logistic(0.1, 0.2, 0.3))
     elsewhere = Candidate(601, 9.0, 0.7, 0.8, own, 0.8, (0.3,))
     toy = recalibrated(
         bundle(),
@@ -132,6 +132,7 @@ def test_another_w_brings_its_own_thresholds():
     calibration = found.calibration
     assert (calibration.w, calibration.Cos_w, calibration.logistic) == (8.0, 0.7, own)
     assert calibration.M_max == (0.3,)
+    assert resolve(toy, Setup(w=8.0, t_e_ratio=0.5)).calibration.logistic == other.angles
     assert (calibration.peaks, calibration.warnings) == (None, ())
     assert found.stop is None
     with pytest.raises(BundleError, match="not calibrated for w = 9, but for 8"):
@@ -161,8 +162,36 @@ def test_leaving_is_used_unless_it_is_refused_or_slices_stop_early():
     assert resolve(both, Setup(early_stop=False)).leave == LEAVE.rule
     with pytest.raises(BundleError, match="leave as healthy with early stop: leave it out"):
         resolve(both, Setup(healthy_leave=True))
-    with pytest.raises(BundleError, match="leave as healthy at w = 2: leave it out"):
+    with pytest.raises(
+        BundleError, match="leave as healthy at w = 2 and with this map: leave it out"
+    ):
         resolve(bundle(), Setup(healthy_leave=True))
+
+
+def test_with_another_map_the_angles_alone_decide():
+    """The calibrated decision knows the peak of the map that it was calibrated with."""
+    knowing, angles = Logistic(0.9, 2.0, 3.0, 1.0), Logistic(0.7, 2.5, 3.5)
+    rules = {"verdict": "calibrated", "healthy_leave": LEAVE}
+    for usual, other in (("aggregate", "last"), ("last", "aggregate")):
+        toy = recalibrated(bundle(), anomaly_map=usual, logistic=knowing, angles=angles, **rules)
+        for wish in ({}, {"anomaly_map": usual, "Q": 0.1}):
+            found = resolve(toy, Setup(**wish))
+            assert (found.calibration.logistic, found.leave) == (knowing, LEAVE.rule)
+        for wish in ({"anomaly_map": other}, {"sub_map": "gradient"}, {"t_e_ratio": 0.5}):
+            found = resolve(toy, Setup(**wish))
+            assert (found.calibration.verdict, found.calibration.logistic) == ("calibrated", angles)
+            assert found.as_json()["logistic"] == {"intercept": 0.7, "alignment": 2.5, "angle": 3.5,
+                                                   "map_peak": 0.0}  # fmt: skip
+            assert found.leave is None
+        with pytest.raises(BundleError, match="leave as healthy"):
+            resolve(toy, Setup(anomaly_map=other, healthy_leave=True))
+        stops = recalibrated(toy, early_stop=SAFE)
+        assert resolve(stops, Setup()).stop == SAFE.rule
+        assert resolve(stops, Setup(anomaly_map=other)).stop is None
+        with pytest.raises(BundleError, match="no early stop"):
+            resolve(stops, Setup(anomaly_map=other, early_stop=True))
+    before = recalibrated(bundle(), logistic=Logistic(0.9, 2.0, 3.0), **rules)  # knows no map
+    assert resolve(before, Setup(anomaly_map="last")).leave == LEAVE.rule
 
 
 def test_another_w_has_no_rule_to_leave():

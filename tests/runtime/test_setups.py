@@ -7,6 +7,7 @@ import pytest
 from host_gpu import on_gpu
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from support import bundle, recalibrated, toy_network
 from transcription import anomaly, mask, quantile_threshold
 
@@ -82,6 +83,8 @@ def agrees(segmenter, toy, stream, stop, tolerance):
         assert got.t_e.tolist() == want["t_e"].tolist()
         assert got.cosine == pytest.approx(want["cos"], abs=1e-6)
         assert got.alignment == pytest.approx(want["alignment"], abs=1e-4)
+        largest = ndimage.median_filter(H, 5, mode="mirror").max()
+        assert got.map_peak == pytest.approx(np.log(max(largest, 1e-6)), abs=10 * tolerance)
         Q = quantile_threshold(want["H"], want["M"], M_max) if setup.Q is None else setup.Q
         assert pytest.approx(Q, rel=tolerance) == got.Q
         smallest = 40 * H.size / 128**2

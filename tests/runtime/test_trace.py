@@ -1,6 +1,8 @@
 """The evidence that --trace writes, recomputed from itself and compared with the mask."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from support import ROOT, needs_bf16
 
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle import DEFAULT, open_bundle, write_calibration
+from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.infer import main
 
 EXAMPLE = ROOT / "examples/simulated_flair.nii.gz"
@@ -23,18 +26,36 @@ def volume(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("preset", ["fast", "fastest-bf16"])
+def leaving(bundle, trace):
+    """Gives the bundle's fastest preset a rule by which some of these slices leave."""
+    third = float(np.median([max(m for (m,) in one["M"][:3]) for one in trace["slices"]]))
+    bounds = tuple((third if k == 2 else 0.0,) for k in range(len(trace["slices"][0]["M"])))
+    held = open_bundle(bundle)
+    rule = HealthyLeave(bounds, 1.0, 1.0, 5.0, len(bounds))
+    one = replace(held.calibrations["fastest"], healthy_leave=rule)
+    write_calibration(held, "fastest", one, False)
+
+
+@pytest.mark.parametrize("preset", ["fast", "fastest-bf16", "with a rule to leave"])
 def test_trace_explains_the_mask(tmp_path, volume, preset):
-    """The second has a rule by which slices leave."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(DEFAULT, bundle)
+
+    def traced(preset):
+        arguments = [volume, "-o", tmp_path / "mask.nii.gz", "--trace", tmp_path / "trace.json",
+                     "--preset", preset, "--bundle", bundle]  # fmt: skip
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+        return json.loads((tmp_path / "trace.json").read_text())
+
     if preset.endswith("bf16"):
         needs_bf16()
-    arguments = [volume, "-o", tmp_path / "mask.nii.gz", "--trace", tmp_path / "trace.json",
-                 "--preset", preset]  # fmt: skip
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    trace = json.loads((tmp_path / "trace.json").read_text())
-    held = open_bundle(DEFAULT).calibrations[preset]
-    assert trace["files_sha256"] == dict(open_bundle(DEFAULT).manifest.files)
+    elif preset != "fast":
+        preset = "fastest"
+        leaving(bundle, traced(preset))
+    trace = traced(preset)
+    held = open_bundle(bundle).calibrations[preset]
+    assert trace["files_sha256"] == dict(open_bundle(bundle).manifest.files)
     assert trace["preset"] == preset
     assert trace["volumes"] == [volume.name]
     mask = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
@@ -50,6 +71,7 @@ def test_trace_explains_the_mask(tmp_path, volume, preset):
         alignment = (h - zero - M).sum() / (2 * np.sqrt(zero.sum() * M.sum()))
         np.testing.assert_allclose(one["alignment"], alignment)
         score = decision["alignment"] * alignment + decision["angle"] * np.arccos(cosine)
+        score += decision["map_peak"] * one["map_peak"]
         left = any(M[: k + 1].max() < bound for k, (bound,) in enumerate(bounds[:-1][: len(M)]))
         assert one["left_early"] == left
         own[one["level"]] = (cosine, score + decision["intercept"], left)

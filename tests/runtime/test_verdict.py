@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, probability
+from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, map_peak, probability
 
 
 def test_cosine_of_parallel_sequences_is_one_and_of_orthogonal_ones_zero():
@@ -47,13 +47,23 @@ def test_alignment_says_which_way_guidance_leads():
 
 
 def test_the_calibrated_decision_is_a_logistic_regression():
-    decision = Logistic(0.5, 2.0, -3.0)
-    for aligned, cos in ((0.2, 0.1), (-0.9, 1.0), (0.0, -1.0), (0.0, 1 + 1e-9)):
-        score = 0.5 + 2 * aligned - 3 * np.arccos(min(cos, 1.0))
-        log_odds = decision.log_odds(Statistics(cos, aligned))
+    decision = Logistic(0.5, 2.0, -3.0, 0.25)
+    for aligned, cos, high in ((0.2, 0.1, -2), (-0.9, 1.0, -9), (0.0, -1.0, 1), (0.0, 1 + 1e-9, 0)):
+        score = 0.5 + 2 * aligned - 3 * np.arccos(min(cos, 1.0)) + 0.25 * high
+        log_odds = float(decision.log_odds(Statistics(*map(np.array, (cos, aligned, high)))))
         assert log_odds == pytest.approx(score)
         assert probability(log_odds) == pytest.approx(1 / (1 + np.exp(-score)))
-    assert probability(Logistic(-1e6, 1.0, 1.0).log_odds(Statistics(0.9, 0.0))) == 0.0
-    assert probability(Logistic(1e6, 1.0, 1.0).log_odds(Statistics(0.9, 1.0))) == 1.0
-    with pytest.raises(ValueError, match="finite"):
-        Logistic(0.0, float("nan"), 0.0)
+    for intercept, certain in ((-1e6, 0.0), (1e6, 1.0)):
+        some = Statistics(np.array([0.9, 0.1]), np.array([0.0, 0.5]), np.array([-3.0, 1.0]))
+        log_odds = Logistic(intercept, 1.0, 1.0, 1.0).log_odds(some)
+        assert [probability(float(one)) for one in log_odds] == [certain, certain]
+    for wrong in ((0.0, float("nan"), 0.0, 0.0), (0.0, 0.0, 0.0, float("inf"))):
+        with pytest.raises(ValueError, match="finite"):
+            Logistic(*wrong)
+
+
+def test_the_map_peak_is_the_logarithm_of_the_maps_largest_value():
+    H = np.full((4, 5), 0.1, np.float32)
+    H[2, 3] = np.e
+    assert map_peak(H) == pytest.approx(1.0)
+    assert map_peak(np.zeros((4, 5), np.float32)) == pytest.approx(np.log(1e-6))
