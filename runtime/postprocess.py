@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .median import median_filter
+
 _TOUCHING = np.ones((3, 3), bool)
 _MEDIAN_SIZE = 5
 # "At most 40 pixels" was stated for slices of 128 x 128.
@@ -16,10 +18,7 @@ _SMALL, _SMALL_AT = 40, 128 * 128
 
 def smooth(H: NDArray[np.float32]) -> NDArray[np.float32]:
     """The anomaly map (H, W) after a 5x5 median with mirrored borders."""
-    padded = np.pad(H, _MEDIAN_SIZE // 2, mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (_MEDIAN_SIZE, _MEDIAN_SIZE))
-    middle = _MEDIAN_SIZE**2 // 2
-    return np.partition(windows.reshape(*H.shape, -1), middle, axis=-1)[..., middle]
+    return median_filter(H, _MEDIAN_SIZE)
 
 
 def cut(smoothed: NDArray[np.float32], Q: float) -> NDArray[np.bool_]:

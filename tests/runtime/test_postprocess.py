@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from anofpdm.runtime.median import median_filter
 from anofpdm.runtime.postprocess import cut, drop_small, smooth
 
 
@@ -10,6 +11,16 @@ def test_smooth_is_the_median_of_the_mirrored_neighbourhood():
     padded = np.pad(H, 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
     np.testing.assert_array_equal(smooth(H), np.median(windows, axis=(2, 3)))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+def test_the_selection_network_gives_the_median(size):
+    """Of values that differ, that are equal, and of a map hardly larger than the window."""
+    rng = np.random.default_rng(2)
+    for H in (rng.random((40, 33)), rng.integers(0, 3, (16, 16)), rng.standard_normal((8, 8))):
+        H = H.astype(np.float32)
+        want = ndimage.median_filter(H, size=size, mode="mirror")
+        np.testing.assert_array_equal(median_filter(H, size), want)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
