@@ -259,7 +259,8 @@ class Calibration:
 
     def with_another_map(self) -> Calibration:
         """The same for another anomaly map, whose peak ``logistic`` does not know: decided by the
-        angles alone; without early stop and leaving, which were judged with the other verdict."""
+        angles alone; without early stop, whose decision does not know it either, and leaving, which
+        keeps the verdicts of ``logistic``."""
         if self.angles is None:
             return self
         return replace(self, logistic=self.angles, early_stop=None, healthy_leave=None)

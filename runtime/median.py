@@ -1,6 +1,5 @@
-"""A median filter by a selection network: shifted copies of a whole map are compared, not pixels.
-
-The same values as any other median; a third of the time that sorting each window takes.
+"""A median filter by a selection network: shifted copies of a whole map are compared, and no window
+is sorted. The same values as any other median.
 """
 
 from __future__ import annotations

@@ -1,94 +1,16 @@
 """Real parser, real builder: TensorRT-RTX builds engines where there is no GPU."""
 
-import gc
-import os
-import platform
-import signal
 import subprocess
 import sys
-import threading
-from types import ModuleType
 
 import onnx
 import pytest
+from recorded_tensorrt import LIGHT, Recorder, Watched
 
-from anofpdm.export.build_progress import BuildProgress
 from anofpdm.export.engine import SLOTS, build_engine
 from anofpdm.export.typed_network import parse_network
-from anofpdm.runtime.bundle import DEFAULT, NETWORK_FP16
-from anofpdm.runtime.engines import load_tensorrt
+from anofpdm.runtime.bundle import NETWORK_FP16
 from anofpdm.runtime.errors import EngineError, OutputError, SetupError
-
-LIGHT = DEFAULT / NETWORK_FP16
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64",
-    reason="the extra test has TensorRT-RTX on x86-64 Linux only",
-)
-
-
-@pytest.fixture(scope="module")
-def trt():
-    return load_tensorrt("tensorrt_rtx")
-
-
-class Watched:
-    """Something of TensorRT's with attributes of the test's own."""
-
-    def __init__(self, real, **own):
-        self.__dict__.update(real=real, own=own)
-
-    def __getattr__(self, name):
-        return self.own[name] if name in self.own else getattr(self.real, name)
-
-    def __setattr__(self, name, value):
-        setattr(self.real, name, value)
-
-
-class Recorder:
-    """A module like TensorRT: its parser and its configurations, with another builder.
-
-    ``build``: what becomes of ``build_serialized_network(log)``; ``cache(held)``: whether a timing
-    cache of these bytes (can be made, fits).
-    """
-
-    def __init__(self, trt, build=lambda log: b"engine", cache=lambda held: (True, True)):
-        self.profiles, self.caches, self.config = [], [], None
-        self.module = ModuleType("tensorrt")
-        self.module.__dict__.update({**trt.__dict__, "__name__": "tensorrt"}, __version__="11.4.0")
-        del self.module.ComputeCapability
-
-        def create_timing_cache(held):
-            made, fits = cache(held)
-            self.caches.append(held)
-            return Watched(None, serialize=lambda: held + b"+", fits=fits) if made else None
-
-        def builder(log):
-            real = trt.Builder(log)
-            log.log(trt.ILogger.Severity.ERROR, "from the beginning")
-
-            def create_builder_config():
-                self.config = real.create_builder_config()
-                return Watched(
-                    self.config,
-                    create_timing_cache=create_timing_cache,
-                    set_timing_cache=lambda cache, ignore: not ignore and cache.fits,
-                )
-
-            def create_optimization_profile():
-                self.profiles.append(real.create_optimization_profile())
-                return self.profiles[-1]
-
-            def build_serialized_network(network, config):
-                return build(log)
-
-            return Watched(
-                real,
-                create_builder_config=create_builder_config,
-                create_optimization_profile=create_optimization_profile,
-                build_serialized_network=build_serialized_network,
-            )
-
-        self.module.Builder = builder
 
 
 def types(trt, parsed, kind):
@@ -253,115 +175,6 @@ def test_a_build_that_fails(trt, lines):
     )
 
 
-@pytest.fixture
-def heeds_ctrl_c():
-    """As in a terminal; a shell starts what runs in the background to ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_ends_the_build(trt, heeds_ctrl_c):
-    told, built = [], []
-    module = ModuleType("tensorrt_rtx")
-    module.__dict__.update({**trt.__dict__, "__name__": "tensorrt_rtx"})
-
-    def builder(log):
-        real = trt.Builder(log)
-
-        def build_serialized_network(network, config):
-            built.append(real.build_serialized_network(network, config))
-            return built[-1]
-
-        return Watched(real, build_serialized_network=build_serialized_network)
-
-    module.Builder = builder
-
-    def press(phase, share):
-        told.append(phase)
-        if len(told) == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        build_engine(module, LIGHT, (1,), progress=press)
-    assert built == [None], "TensorRT went on"
-    assert len(told) == 5
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_ctrl_c_while_the_network_is_read(trt, heeds_ctrl_c):
-    """Where TensorRT calls a log, an exception would be lost in C++."""
-    pressed = []
-
-    class Severity:
-        @property
-        def ERROR(self):
-            if not pressed:
-                pressed.append(True)
-                os.kill(os.getpid(), signal.SIGINT)
-            return trt.ILogger.Severity.ERROR
-
-    class Logger(trt.ILogger):
-        pass
-
-    Logger.Severity = Severity()
-    recorder = Recorder(trt)
-    recorder.module.ILogger = Logger
-    recorder.module.Builder = trt.Builder
-    with pytest.raises(KeyboardInterrupt):
-        build_engine(recorder.module, LIGHT, (1,))
-    assert pressed
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_shares_of_nested_phases():
-    told = []
-    with BuildProgress(lambda *step: told.append(step)) as watch:
-        watch.start("whole", None, 2)
-        watch.start("first", "whole", 2)
-        assert watch.step("first")
-        watch.finish("first")
-        watch.step("whole")
-        watch.start("second", "whole", 4)
-        watch.step("second")
-        watch.start("within", "second", 2)
-        watch.step("within")
-        watch.finish("within")
-        watch.finish("whole")
-    assert told == [("first", 0.25), ("whole", 0.5), ("second", 0.625), ("within", 0.6875),
-                    ("whole", 1.0)]  # fmt: skip
-
-
-def test_errors_of_whoever_shows_the_progress(trt, capfd):
-    def show(phase, share):
-        raise OSError("terminal is gone")
-
-    with pytest.raises(OSError, match="terminal is gone"):
-        build_engine(trt, LIGHT, (1,), progress=show)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_no_garbage_is_collected_meanwhile(trt):
-    """An old builder in a cycle, destroyed while TensorRT logs, is a deadlock."""
-    seen = []
-    build_engine(trt, LIGHT, (1,), progress=lambda *step: seen.append(gc.isenabled()))
-    assert set(seen) == {False}
-    assert gc.isenabled()
-    gc.disable()
-    build_engine(Recorder(trt).module, LIGHT, (1,))
-    assert not gc.isenabled()
-    gc.enable()
-
-
-def test_builds_in_a_thread(trt):
-    built = []
-    thread = threading.Thread(target=lambda: built.append(build_engine(trt, LIGHT, (1,))))
-    thread.start()
-    thread.join()
-    assert len(built[0]) > 1e7
-
-
 @pytest.mark.parametrize(
     ("held", "cache", "asked", "kept"),
     [
@@ -399,6 +212,7 @@ def test_a_timing_cache_that_cannot_be_kept(trt, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("trt")
 def test_no_torch_is_needed():
     """A GPU server that has the bundle and TensorRT."""
     script = (

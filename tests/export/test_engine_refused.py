@@ -1,27 +1,13 @@
 """Networks that no engine is built of, and what is said: TensorRT's own parser reads them."""
 
-import platform
-import sys
-
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from recorded_tensorrt import LIGHT
 
 from anofpdm.export.engine import build_engine
 from anofpdm.runtime.bundle import DEFAULT, NETWORK, NETWORK_FP16
-from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.errors import BundleError
-
-LIGHT = DEFAULT / NETWORK_FP16
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64",
-    reason="the extra test has TensorRT-RTX on x86-64 Linux only",
-)
-
-
-@pytest.fixture(scope="module")
-def trt():
-    return load_tensorrt("tensorrt_rtx")
 
 
 def network(change):
