@@ -39,16 +39,15 @@ class Beside:
         """Of these slices alone."""
         return Beside(self.volumes[keep], self.levels[keep], self.spacing_mm[keep], self.width_mm)
 
-    def average(self, values: Float64, left: Flags | None = None) -> Float64:
-        """(N,) -> (N,): of each slice and its neighbours, but for those that ``left``."""
-        counted = np.ones(len(values), bool) if left is None else ~left
+    def average(self, values: Float64) -> Float64:
+        """(N,) -> (N,): of each slice and its neighbours."""
         found = np.array(values, np.float64)
         for number in np.unique(self.volumes):
             own = np.flatnonzero(self.volumes == number)
             for i in own:
                 apart = np.abs(self.levels[own] - self.levels[i])
                 far = reach(self.width_mm, float(self.spacing_mm[i]))
-                near = own[(apart <= far) & (counted[own] | (own == i))]
+                near = own[apart <= far]
                 if len(near) > 1:
                     mm = np.abs(self.levels[near] - self.levels[i]) * self.spacing_mm[i]
                     found[i] = np.average(values[near], weights=weights(mm, self.width_mm))

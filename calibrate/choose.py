@@ -34,12 +34,13 @@ class Labels:
         beside = self.beside.take(keep) if self.beside else None
         return Labels(self.unhealthy[keep], self.patients[keep], beside)
 
-    def average(
-        self, values: NDArray[np.float64], left: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float64]:
-        """What verdicts go by, (N,) -> (N,): averaged over neighbours, but for those that
-        ``left``."""
-        return self.beside.average(values, left) if self.beside else values
+    def together(self, alone: Statistics) -> Statistics:
+        """What verdicts go by: that of each slice and its neighbours. The map's peak is so
+        already."""
+        if not self.beside:
+            return alone
+        average = self.beside.average
+        return Statistics(average(alone.cosine), average(alone.alignment), alone.map_peak)
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def choose(curves: Mapping[int, Curves], labels: Labels, verdict: str | None = N
 def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
     """Both verdicts for one guidance strength; ``curves`` end at ``L``."""
     k = curves.w.index(w)
-    statistics = curves.statistics(k)
-    Cos_w, cosine_accuracy = best_threshold(labels.average(statistics.cosine), labels.unhealthy)
+    statistics = labels.together(curves.statistics(k))
+    Cos_w, cosine_accuracy = best_threshold(statistics.cosine, labels.unhealthy)
     return Candidate(
         L=L,
         w=w,
@@ -108,13 +109,12 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
 
 def cross_validated(statistics: Statistics, labels: Labels) -> float | None:
     """Accuracy of the calibrated verdict on slices of patients that were left out of its fit; None
-    if none can be."""
+    if none can be. ``statistics``: of slices and their neighbours."""
     right = []
     for kept, judged in left_out(labels.patients, labels.unhealthy):
         fitted = fit(statistics.take(kept), labels.unhealthy[kept])
-        theirs = labels.take(judged)
-        log_odds = theirs.average(fitted.log_odds(statistics.take(judged)))
-        right.append((log_odds >= 0) == theirs.unhealthy)
+        log_odds = fitted.log_odds(statistics.take(judged))
+        right.append((log_odds >= 0) == labels.unhealthy[judged])
     return float(np.concatenate(right).mean()) if right else None
 
 
@@ -177,8 +177,8 @@ def called(
 
     ``left``: (N,) which of them left as healthy.
     """
-    statistics = curves.statistics(curves.w.index(chosen.w))
+    statistics = labels.together(curves.statistics(curves.w.index(chosen.w)))
     stays = True if left is None else ~left
     if verdict == "cosine":
-        return (labels.average(statistics.cosine, left) <= chosen.Cos_w) & stays
-    return (labels.average(chosen.logistic.log_odds(statistics), left) >= 0) & stays
+        return (statistics.cosine <= chosen.Cos_w) & stays
+    return (chosen.logistic.log_odds(statistics) >= 0) & stays

@@ -25,7 +25,8 @@ def choose_stop(curves: Curves, labels: Labels, full: Candidate, verdict: str) -
 
     Only rules that save a tenth of the steps count. Where none of them is safe, the one that keeps
     t_e most often, with what it was found to do, to be used on request only; None where no rule
-    saves that much.
+    saves that much. The calibrated verdict is refitted with the peak of the full sweep's map, which
+    is that of the stopped one where t_e is kept.
 
     Parameters
     ----------
@@ -55,8 +56,8 @@ def _try(
     taken = np.arange(M.shape[1]) < steps[:, None]
     stopped = np.where(taken[..., None], M, -np.inf).argmax(axis=1)
     agreement = (stopped == M.argmax(axis=1)).all(axis=1).mean()
-    statistics = curves.statistics(k, steps)
-    Cos_w, cosine_accuracy = best_threshold(labels.average(statistics.cosine), unhealthy)
+    statistics = labels.together(curves.statistics(k, steps))
+    Cos_w, cosine_accuracy = best_threshold(statistics.cosine, unhealthy)
     M_max = np.where(taken[..., None], M, -np.inf).max(axis=(0, 1))
     accuracy: float | None = cosine_accuracy
     if verdict == "calibrated":

@@ -26,8 +26,9 @@ def choose_leave(
     loses none of their unhealthy slices that are found without it.
 
     For each group of patients thresholds and bounds are made by the others alone; L, w and the
-    margin that comes out of it by all. None where no rule saves a tenth of the steps, or there are
-    too few patients to tell.
+    margin that comes out of it by all. None where no rule saves a tenth of the steps, there are too
+    few patients to tell, or neighbours count: what a slice that left says of those beside it would
+    depend on where it left.
 
     Parameters
     ----------
@@ -35,6 +36,8 @@ def choose_leave(
     full : the candidate that was chosen
     verdict : ``cosine`` or ``calibrated``, whose verdicts are to be kept
     """
+    if labels.beside:
+        return None
     n, folds = len(curves.timesteps), []
     for kept, judged in left_out(labels.patients, labels.unhealthy):
         others, rest = curves.take(kept), labels.take(kept)

@@ -20,10 +20,11 @@ from anofpdm.runtime.command import (
     threads_option,
 )
 from anofpdm.runtime.device import open_device
+from anofpdm.runtime.ensemble import Ensemble
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import ENCODINGS, Process
-from anofpdm.runtime.guided import WIDEST_RADIUS_MM
+from anofpdm.runtime.guided import WIDEST_RADIUS_MM, pixels
 from anofpdm.runtime.neighbours import WIDEST_MM
 from anofpdm.runtime.schedule import SPACINGS
 from anofpdm.runtime.select import THRESHOLDS
@@ -132,19 +133,21 @@ def main(
     beside = Beside.of(labelled.slices(), neighbours_mm) if neighbours_mm else None
     labels = Labels(labelled.unhealthy, labelled.patients, beside)
     backend = open_device(device, opened, threads=threads, engines=False, precision=precision)
-    schedule, clip = opened.manifest.schedule, opened.manifest.clip
+    manifest = opened.manifest
+    process = Process(manifest.schedule, max(lengths), stride, manifest.clip, encoding, spacing)
+    ensemble = Ensemble(neighbours_mm, mirrored, pixels(guided_mm, manifest.grid.pixel_mm))
     with closing(backend):
         curves = sweeps(
             labelled,
             backend.denoiser,
-            Process(schedule, max(lengths), stride, clip, encoding, spacing),
+            process,
             lengths,
             w,
-            opened.manifest.scored_channels,
+            manifest.scored_channels,
             anomaly_map=anomaly_map,
+            ensemble=ensemble,
             seed=seed,
             slots=backend.slots,
-            mirrored=mirrored,
             progress=ProgressLine("slices"),
         )
     show_device(device, backend)

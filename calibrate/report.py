@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anofpdm.runtime.calibration import Calibration, EarlyStop, HealthyLeave
+from anofpdm.runtime.calibration import Calibration, EarlyStop
 from anofpdm.runtime.verdict import VERDICTS
 
 from .choose import Choice, Labels
@@ -35,7 +35,7 @@ def report(choice: Choice, calibration: Calibration, labels: Labels) -> Iterator
             f"unhealthy slices (medians); {peaks.at_L:.0%} of all have their largest M_t at L"
         )
     yield _early_stop(calibration.early_stop)
-    yield _healthy_leave(calibration.healthy_leave)
+    yield _healthy_leave(calibration)
 
 
 def _early_stop(stop: EarlyStop | None) -> str:
@@ -49,7 +49,10 @@ def _early_stop(stop: EarlyStop | None) -> str:
     )
 
 
-def _healthy_leave(leave: HealthyLeave | None) -> str:
+def _healthy_leave(calibration: Calibration) -> str:
+    leave = calibration.healthy_leave
+    if calibration.neighbours_mm:
+        return "healthy slices go to L: those beside them count on it"
     if leave is None:
         return "healthy slices go to L: no rule by which they leave is safe and saves a tenth"
     return (

@@ -6,34 +6,34 @@ all candidates; and a sweep up to L begins with the sweep up to any smaller L.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.denoiser import Denoiser
-from anofpdm.runtime.forward import Process, run
+from anofpdm.runtime.ensemble import Ensemble, View
+from anofpdm.runtime.forward import Process, Slice, run
 from anofpdm.runtime.host_row import HostRow, Step
-from anofpdm.runtime.neighbours import shown
-from anofpdm.runtime.postprocess import smooth
+from anofpdm.runtime.neighbours import Gathering, shown
 from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.sliceset import SliceSet
 from anofpdm.runtime.verdict import Statistics, alignment, cosine, map_peak
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+_ALONE = Ensemble()
 
 
 @dataclass(frozen=True)
 class Curves:
     """What calibration looks at, for N slices, K candidates, n visited steps, C scored modalities.
 
-    ``M``, ``MSE_h``: (N, K, n, C) float64; ``MSE_0``: (N, n, C); ``map_peak``: (N, K, n), that of
-    the map whose t_e is the best of the steps so far, NaN where that is the step itself and none of
-    the lengths ends there, so that no slice is left there; ``timesteps``: (n,), ``w``: (K,).
+    ``M``, ``MSE_h``: (N, K, n, C) float64; ``MSE_0``: (N, n, C); ``map_peak``: (N, K), that of the
+    map that is cut at the end; ``timesteps``: (n,), ``w``: (K,).
     """
 
     w: tuple[float, ...]
@@ -44,30 +44,17 @@ class Curves:
     map_peak: Float64
 
     def statistics(self, k: int, steps: NDArray[np.int64] | None = None) -> Statistics:
-        """What verdicts go by, (N,) each.
+        """What verdicts go by, of each slice alone but for the map's peak: (N,) each.
 
         ``k``: of which guidance strength; ``steps``: (N,) in 1..n, after how many of them each
-        slice is left (default: all).
+        slice is left (default: all). The map's peak is that of the end all the same: it is the same
+        map where t_e is kept.
         """
-        M, MSE_h, MSE_0, peaks = self.M[:, k], self.MSE_h[:, k], self.MSE_0, self.map_peak[:, k]
-        if steps is None:
-            return Statistics(cosine(MSE_h, MSE_0), alignment(M, MSE_h, MSE_0), peaks[:, -1])
-        taken = (np.arange(M.shape[1]) < steps[:, None])[..., None]
-        M, MSE_h, MSE_0 = (np.where(taken, curve, 0) for curve in (M, MSE_h, MSE_0))
-        last = np.take_along_axis(peaks, steps[:, None] - 1, axis=1)[:, 0]
-        return Statistics(cosine(MSE_h, MSE_0), alignment(M, MSE_h, MSE_0), last)
-
-    def up_to(self, L: int) -> Curves:
-        """The curves of a sweep that ends at ``L``."""
-        n = int((self.timesteps <= L).sum())
-        return Curves(
-            self.w,
-            self.timesteps[:n],
-            self.M[:, :, :n],
-            self.MSE_h[:, :, :n],
-            self.MSE_0[:, :n],
-            self.map_peak[:, :, :n],
-        )
+        M, MSE_h, MSE_0 = self.M[:, k], self.MSE_h[:, k], self.MSE_0
+        if steps is not None:
+            taken = (np.arange(M.shape[1]) < steps[:, None])[..., None]
+            M, MSE_h, MSE_0 = (np.where(taken, curve, 0) for curve in (M, MSE_h, MSE_0))
+        return Statistics(cosine(MSE_h, MSE_0), alignment(M, MSE_h, MSE_0), self.map_peak[:, k])
 
     def take(self, slices: NDArray[np.bool_]) -> Curves:
         """Of these slices alone."""
@@ -84,27 +71,22 @@ class Curves:
 class _CurveDigest:
     """Records one slice for several w: what the runtime computes for each.
 
-    ``ends``: the timesteps after which slices may be left although M_t still rises.
+    ``ends``: the timesteps after which its maps are kept, in ``maps``: by end, by w, (C, H, W).
     """
 
     def __init__(
-        self, w: tuple[float, ...], scored: tuple[int, ...], rule: MapRule, ends: frozenset[int]
+        self, w: tuple[float, ...], scored: tuple[int, ...], rule: MapRule, ends: Sequence[int]
     ) -> None:
         self.by_w = [AnomalyDigest(strength, scored, rule) for strength in w]
-        self.map_peaks: list[list[float]] = [[] for _ in w]
+        self.maps: list[list[Float32]] = []
         self._ends = ends
 
     def add(self, step: Step, UGP: Float32) -> bool:
         """Never lets a slice go: what a stopping rule would do is read off the curves."""
-        for digest, map_peaks in zip(self.by_w, self.map_peaks, strict=True):
+        for digest in self.by_w:
             digest.add(step, UGP)
-            changed = step.t in digest.t_e
-            if changed and step.t not in self._ends:
-                map_peaks.append(math.nan)
-            elif changed or math.isnan(map_peaks[-1]):
-                map_peaks.append(map_peak(smooth(digest.H.mean(axis=0))))
-            else:
-                map_peaks.append(map_peaks[-1])
+        if step.t in self._ends:
+            self.maps.append([digest.H.copy() for digest in self.by_w])
         return False
 
 
@@ -115,73 +97,138 @@ def sweep(
     w: tuple[float, ...],
     scored: tuple[int, ...],
     *,
-    lengths: tuple[int, ...] = (),
     anomaly_map: str = "aggregate",
+    ensemble: Ensemble = _ALONE,
     seed: int = 0,
     slots: int = 4,
-    mirrored: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Curves:
     """Run the forward process over all slices and record the curves.
 
-    ``lengths``: where the curves may be cut (default: at their end); ``anomaly_map``: whose peak,
-    see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``mirrored``: whether every second slice is
-    shown mirrored, see :mod:`anofpdm.runtime.neighbours`.
+    ``anomaly_map``: which map, see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``ensemble``: who
+    counts for the one that is cut.
     """
-    rule, t = MapRule(anomaly_map), process.timesteps
-    ends = frozenset(int(t[t <= L][-1]) for L in lengths or (process.L,))
-    row = HostRow(
-        process, denoiser, lambda: _CurveDigest(w, scored, rule, ends), seed=seed, slots=slots
-    )
-    curves: dict[int, tuple[Float64, ...]] = {}
-    for item, digest in run(row, (shown(one, mirrored) for one in slices.slices())):
-        curves[item.key] = (
-            np.array([one.M for one in digest.by_w]),
-            np.array([one.MSE_h for one in digest.by_w]),
-            np.array(digest.by_w[0].MSE_0),
-            np.array(digest.map_peaks),
-        )
-        progress(len(curves), len(slices))
-    columns = zip(*(curves[i] for i in range(len(slices))), strict=True)
-    return Curves(w, process.timesteps, *(np.array(column) for column in columns))
+    return sweeps(
+        slices,
+        denoiser,
+        process,
+        (process.L,),
+        w,
+        scored,
+        anomaly_map=anomaly_map,
+        ensemble=ensemble,
+        seed=seed,
+        slots=slots,
+        progress=progress,
+    )[process.L]
 
 
 def sweeps(
     slices: SliceSet,
     denoiser: Denoiser,
     process: Process,
-    lengths: tuple[int, ...],
+    lengths: Sequence[int],
     w: tuple[float, ...],
     scored: tuple[int, ...],
     *,
     anomaly_map: str = "aggregate",
+    ensemble: Ensemble = _ALONE,
     seed: int = 0,
     slots: int = 4,
-    mirrored: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, Curves]:
     """The curves of every L in ``lengths``: of one sweep to the largest, but where timesteps are
     spaced by log SNR, which visits others for every L."""
-
-    def run_to(part: int, L: int, ends: tuple[int, ...]) -> Curves:
-        return sweep(
-            slices,
-            denoiser,
-            replace(process, L=L),
-            w,
-            scored,
-            lengths=ends,
-            anomaly_map=anomaly_map,
-            seed=seed,
-            slots=slots,
-            mirrored=mirrored,
-            progress=lambda done, total: progress(part * total + done, parts * total),
-        )
-
     wanted = sorted(set(lengths))
-    if process.spacing == "even":
-        parts = 1
-        whole = run_to(0, wanted[-1], lengths)
-        return {L: whole.up_to(L) for L in wanted}
-    parts = len(wanted)
-    return {L: run_to(part, L, (L,)) for part, L in enumerate(wanted)}
+    parts = [wanted] if process.spacing == "even" else [[L] for L in wanted]
+    found: dict[int, Curves] = {}
+    for i, part in enumerate(parts):
+        whole = replace(process, L=part[-1])
+        one = _Sweep(whole, part, w, scored, MapRule(anomaly_map), ensemble, seed, slots)
+        found |= one.run(slices, denoiser, partial(_told, progress, i, len(parts)))
+    return found
+
+
+def _told(
+    progress: Callable[[int, int], None], part: int, parts: int, done: int, total: int
+) -> None:
+    progress(part * total + done, parts * total)
+
+
+# Of a slice, its views at every L, for every w.
+_Views = list[list[View]]
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """One sweep, that may be cut at every one of ``lengths``; these ascend, up to that of the
+    process."""
+
+    process: Process
+    lengths: Sequence[int]
+    w: tuple[float, ...]
+    scored: tuple[int, ...]
+    rule: MapRule
+    ensemble: Ensemble
+    seed: int
+    slots: int
+
+    def run(
+        self, slices: SliceSet, denoiser: Denoiser, progress: Callable[[int, int], None]
+    ) -> dict[int, Curves]:
+        """The curves by L."""
+        t = self.process.timesteps
+        steps = [int((t <= L).sum()) for L in self.lengths]
+        ends = [int(t[n - 1]) for n in steps]
+        row = HostRow(
+            self.process,
+            denoiser,
+            lambda: _CurveDigest(self.w, self.scored, self.rule, ends),
+            seed=self.seed,
+            slots=self.slots,
+        )
+        gathering: Gathering[_Views] = Gathering(self.ensemble.neighbours_mm)
+        curves: dict[int, tuple[Float64, ...]] = {}
+        peaks: dict[int, list[list[float]]] = {}
+        for item, digest in run(row, self._shown(gathering, slices)):
+            curves[item.key] = (
+                np.array([one.M for one in digest.by_w]),
+                np.array([one.MSE_h for one in digest.by_w]),
+                np.array(digest.by_w[0].MSE_0),
+            )
+            views = [
+                [self.ensemble.view(item, H, self.scored) for H in by_w] for by_w in digest.maps
+            ]
+            peaks |= self._peaks(gathering.add(item, views))
+            progress(len(curves), len(slices))
+        peaks |= self._peaks(gathering.ready())
+        M, MSE_h, MSE_0 = (
+            np.array(column)
+            for column in zip(*(curves[i] for i in range(len(slices))), strict=True)
+        )
+        found = np.array([peaks[i] for i in range(len(slices))])
+        return {
+            L: Curves(self.w, t[:n], M[:, :, :n], MSE_h[:, :, :n], MSE_0[:, :n], found[:, end])
+            for end, (L, n) in enumerate(zip(self.lengths, steps, strict=True))
+        }
+
+    def _shown(self, gathering: Gathering[_Views], slices: SliceSet) -> Iterator[Slice]:
+        for item in gathering.announced(slices.slices()):
+            assert item is not None
+            yield shown(item, self.ensemble.mirrored)
+
+    def _peaks(
+        self, complete: Iterable[tuple[Slice, Sequence[tuple[float, _Views]]]]
+    ) -> dict[int, list[list[float]]]:
+        """Of slices whose neighbours are done, by key: the peaks of the maps that are cut at every
+        L, for every w."""
+        return {
+            item.key: [
+                [
+                    map_peak(self.ensemble.map_to_cut([(much, of[end][k]) for much, of in around]))
+                    for k in range(len(self.w))
+                ]
+                for end in range(len(self.lengths))
+            ]
+            for item, around in complete
+        }

@@ -6,32 +6,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .backend import Backend, Recipe
+from .ensemble import View, counts, mean_map
 from .forward import Cancelled, Slice
-from .guided import guided_filter
-from .neighbours import Gathering, shown, turned
-from .postprocess import cut, smooth
+from .neighbours import Gathering, shown
+from .postprocess import cut
 from .results import SliceResult
 from .select import Finding, otsu, threshold
 from .setup import Resolved
-from .verdict import Statistics, probability
+from .verdict import Statistics, alignment, cosine, map_peak, probability
 
 
 @dataclass(frozen=True)
 class _Alone:
-    """What a slice says by itself; ``H``, ``x0``: (C, size, size) float32, its anomaly maps and
-    scored modalities, the way round it came; ``smoothed``: (size, size) float32, its smoothed map.
-    """
+    """What a slice says by itself."""
 
     found: Finding
-    statistics: Statistics
-    log_odds: float
-    left: bool
-    H: NDArray[np.float32]
-    x0: NDArray[np.float32]
-    smoothed: NDArray[np.float32]
+    cosine: float
+    alignment: float
+    view: View
 
 
 @dataclass(frozen=True)
@@ -78,38 +72,28 @@ class Analysis:
             yield self._result(one, beside)
 
     def _alone(self, item: Slice, found: Finding) -> _Alone:
-        leave, calibration = self.setup.leave, self.setup.calibration
-        H, x0 = found.H, item.x0[list(self.scored)]
-        if turned(item, calibration.mirrored):
-            H, x0 = H[:, ::-1], x0[:, ::-1]
-        left = leave is not None and bool(leave.healthy(found.M))
-        smoothed = smooth(H.mean(axis=0))
-        statistics = found.statistics(smoothed)
-        log_odds = float(calibration.logistic.log_odds(statistics))
-        return _Alone(found, statistics, log_odds, left, H, x0, smoothed)
+        """``item``: the slice as it was shown."""
+        return _Alone(
+            found,
+            float(cosine(found.MSE_h, found.MSE_0)),
+            float(alignment(found.M, found.MSE_h, found.MSE_0)),
+            self.setup.ensemble.view(item, found.H, self.scored),
+        )
 
     def _result(self, item: Slice, around: Sequence[tuple[float, _Alone]]) -> SliceResult:
-        """``around``: the slice itself, and its neighbours; of these, slices that left as healthy
-        do not count: what they say depends on where they left."""
+        """``around``: the slice itself, and its neighbours."""
         setup, calibration = self.setup, self.setup.calibration
-        own = around[0][1]
-        counted = [pair for i, pair in enumerate(around) if i == 0 or not pair[1].left]
-        weights = np.array([weight for weight, _ in counted])
-        weights /= weights.sum()
-        cosine = float(weights @ [one.statistics.cosine for _, one in counted])
-        log_odds = float(weights @ [one.log_odds for _, one in counted])
-        H = own.H
-        if len(counted) > 1:
-            H = np.zeros_like(own.H)
-            for weight, (_, one) in zip(weights, counted, strict=True):
-                H += np.float32(weight) * one.H
-        found, mean_H = own.found, H.mean(axis=0)
-        if setup.guided_pixels:
-            maps = np.stack([one.smoothed for _, one in counted])
-            slices = np.stack([one.x0 for _, one in counted])
-            smoothed = guided_filter(maps, slices, weights, setup.guided_pixels)
-        else:
-            smoothed = smooth(mean_H) if len(counted) > 1 else own.smoothed
+        own, found, weights = around[0][1], around[0][1].found, counts(around)
+        views = [(weight, one.view) for weight, one in around]
+        H, smoothed = mean_map(views), setup.ensemble.map_to_cut(views)
+        mean_H = H.mean(axis=0)
+        said = Statistics(
+            np.asarray(weights @ [one.cosine for _, one in around]),
+            np.asarray(weights @ [one.alignment for _, one in around]),
+            np.asarray(map_peak(smoothed)),
+        )
+        log_odds = float(calibration.logistic.log_odds(said))
+        left = setup.leave is not None and bool(setup.leave.healthy(found.M))
         M_max = np.array(calibration.M_max)
         cuts = threshold(H, found.M.max(axis=0), M_max, calibration.a, calibration.b)
         Q = cuts.Q if setup.Q is None else setup.Q
@@ -118,13 +102,13 @@ class Analysis:
         return SliceResult(
             key=item.key,
             volume=item.volume,
-            unhealthy=calibration.unhealthy(cosine, log_odds) and not own.left,
-            left=own.left,
-            cosine=cosine,
-            alignment=float(own.statistics.alignment),
-            map_peak=float(own.statistics.map_peak),
+            unhealthy=calibration.unhealthy(float(said.cosine), log_odds) and not left,
+            left=left,
+            cosine=float(said.cosine),
+            alignment=float(said.alignment),
+            map_peak=float(said.map_peak),
             log_odds=log_odds,
-            probability=0.0 if own.left else probability(log_odds),
+            probability=0.0 if left else probability(log_odds),
             timesteps=setup.process.timesteps[: len(found.M)],
             M=found.M,
             MSE_h=found.MSE_h,
@@ -132,7 +116,7 @@ class Analysis:
             t_e=found.t_e,
             index=cuts.index,
             Q=Q,
-            x0=own.x0,
+            x0=own.view.x0,
             H=mean_H,
             smoothed=smoothed,
             mask=cut(smoothed, Q),

@@ -34,7 +34,7 @@ from .files import sha256, whole_file
 from .grid import Grid
 from .schedule import Schedule
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"
 NETWORK_FP16 = "unet_fp16.onnx"
 DEFAULT = Path(__file__).with_name("default.anofpdm")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .anomaly_map import ANOMALY_MAPS
+from .ensemble import Ensemble
 from .errors import BundleError
 from .familiar import Familiar
 from .forward import ENCODINGS
-from .guided import WIDEST_RADIUS_MM
+from .guided import WIDEST_RADIUS_MM, pixels
 from .neighbours import WIDEST_MM
 from .schedule import SPACINGS
 from .select import THRESHOLDS
@@ -216,6 +217,8 @@ class Calibration:
             raise ValueError(
                 f"guided_mm must be in 0..{WIDEST_RADIUS_MM:g}, not {self.guided_mm!r}"
             )
+        if self.neighbours_mm and self.healthy_leave is not None:
+            raise ValueError("slices that leave as healthy say nothing of their neighbours")
         if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
             raise ValueError("w, Cos_w and M_max must be finite")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
@@ -224,6 +227,10 @@ class Calibration:
     def unhealthy(self, cosine: float, log_odds: float) -> bool:
         """The verdict on a slice with this cosine, and these log odds by ``logistic``."""
         return cosine <= self.Cos_w if self.verdict == "cosine" else log_odds >= 0
+
+    def ensemble(self, pixel_mm: float) -> Ensemble:
+        """Who counts for the map that is cut, on a grid with pixels of this size."""
+        return Ensemble(self.neighbours_mm, self.mirrored, pixels(self.guided_mm, pixel_mm))
 
     def with_w(self, w: float, where: Path) -> Calibration:
         """The same for another guidance strength that was tried; without early stop, leaving, and

@@ -1,9 +1,9 @@
 """What the slices beside a slice say of it (not in the paper).
 
-A lesion reaches through slices, the errors of the network do less so. Anomaly maps, cosines and log
-odds may therefore be averaged over the slices of a volume that lie near each other, and every
-second slice be shown to the network mirrored, left for right, so that the average is one over both
-views as well: test-time augmentation that costs no evaluation.
+A lesion reaches through slices, the errors of the network do less so. Anomaly maps and what
+verdicts go by may therefore be averaged over the slices of a volume that lie near each other, and
+every second slice be shown to the network mirrored, left for right, so that the average is one over
+both views as well: test-time augmentation that costs no evaluation.
 """
 
 from __future__ import annotations

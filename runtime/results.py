@@ -18,12 +18,11 @@ class SliceResult:
 
     ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
     verdict; ``cosine`` (eq. 18), ``alignment`` (of guidance with the unguided error), ``map_peak``
-    (the logarithm of the largest value of its own map after the median filter): what it goes by,
-    depending on the calibration; ``log_odds``: of being unhealthy, by the calibrated decision;
-    ``left``: whether it is healthy by the rule that lets slices leave early, whether it did or went
-    on; ``probability``: that of ``log_odds``, and 0 where that rule decided. Where the calibration
-    has neighbouring slices count together, ``cosine``, ``log_odds`` and ``H`` are averages over
-    these.
+    (the logarithm of the largest value of ``smoothed``): what it goes by, depending on the
+    calibration; ``log_odds``: of being unhealthy, by the calibrated decision; ``left``: whether it
+    is healthy by the rule that lets slices leave early, whether it did or went on;
+    ``probability``: that of ``log_odds``, and 0 where that rule decided. Where the calibration has
+    neighbouring slices count together, ``cosine``, ``alignment`` and ``H`` are averages over these.
 
     ``timesteps``: (n,) the visited ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and
     the scored modalities; ``t_e``: (C,); ``index``: (C,), the place in Algorithm 1's grid; ``Q``:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from .anomaly_map import MapRule, SnapshotMap, StoredMap
 from .host_row import Step
 from .stop import LeaveRule, StopRule, Watch
-from .verdict import Statistics, alignment, cosine, map_peak
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -33,15 +32,6 @@ class Finding:
     MSE_0: Float64
     t_e: NDArray[np.int64]
     H: Float32
-
-    def statistics(self, smoothed: Float32) -> Statistics:
-        """What verdicts go by; ``smoothed``: (H, W), the mean of ``H`` over modalities after the
-        median filter."""
-        return Statistics(
-            cosine(self.MSE_h, self.MSE_0),
-            alignment(self.M, self.MSE_h, self.MSE_0),
-            np.array(map_peak(smoothed)),
-        )
 
 
 @dataclass

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from .anomaly_map import MapRule
 from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
+from .ensemble import Ensemble
 from .errors import BundleError, SetupError
 from .forward import Process
-from .guided import pixels
 from .stop import LeaveRule, StopRule
 
 Float64 = NDArray[np.float64]
@@ -58,7 +58,7 @@ class Setup:
 class Resolved:
     """A wish fulfilled: everything that decides a mask, but for the volume, network and seed.
 
-    ``guided_pixels``: radius of the filter that fits maps to their slices, 0 for none.
+    ``ensemble``: who counts for the map that is cut.
     """
 
     preset: str
@@ -68,7 +68,7 @@ class Resolved:
     leave: LeaveRule | None
     rule: MapRule
     Q: float | None
-    guided_pixels: int
+    ensemble: Ensemble
 
     def taken(self, M: Float64, curve: Float64) -> Float64:
         """What a curve (n, C) is up to where its slice leaves as healthy, whether it left or went
@@ -95,7 +95,7 @@ class Resolved:
             "neighbours_mm": c.neighbours_mm,
             "mirrored": c.mirrored,
             "guided_mm": c.guided_mm,
-            "guided_pixels": self.guided_pixels,
+            "guided_pixels": self.ensemble.guided_pixels,
         }
 
 
@@ -142,7 +142,7 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
         _leave(calibration, setup, stops, where),
         rule,
         setup.Q,
-        pixels(calibration.guided_mm, bundle.manifest.grid.pixel_mm),
+        calibration.ensemble(bundle.manifest.grid.pixel_mm),
     )
 
 

@@ -22,11 +22,11 @@ def write_trace(
     """Write what the paper's figures 2 and 5 are drawn from.
 
     Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
-    scored modality; ``alignment``, ``map_peak``, the slice's own; ``cosine``, and the ``log_odds``
-    and ``probability`` of the calibrated decision, averaged over neighbours where these count; the
-    verdict ``unhealthy``; ``left_early``: whether the rule by which slices leave as healthy
-    decided; ``t_e`` and Algorithm 1's ``index`` per modality (null where the threshold is fixed),
-    ``Q``, and the pixels that were marked before the verdict.
+    scored modality; ``cosine`` and ``alignment``, averaged over neighbours where these count;
+    ``map_peak``, of the map that is cut; the ``log_odds`` and ``probability`` of the calibrated
+    decision on these three; the verdict ``unhealthy``; ``left_early``: whether the rule by which
+    slices leave as healthy decided; ``t_e`` and Algorithm 1's ``index`` per modality (null where
+    the threshold is fixed), ``Q``, and the pixels that were marked before the verdict.
 
     Raises
     ------

@@ -20,7 +20,8 @@ _LEAST_PEAK = 1e-6
 @dataclass(frozen=True)
 class Statistics:
     """What verdicts go by: :func:`cosine`, :func:`alignment` and :func:`map_peak` of slices, (...)
-    float64 each."""
+    float64 each. Where neighbours count, the first two are averages over these, and the peak is
+    that of the map that all of them make."""
 
     cosine: Float64
     alignment: Float64
@@ -110,7 +111,7 @@ def alignment(M: Float64, MSE_h: Float64, MSE_0: Float64) -> Float64:
 
 
 def map_peak(smoothed: NDArray[np.float32]) -> float:
-    """Natural logarithm of the largest value of a smoothed anomaly map, (H, W); of 1e-6 at least.
+    """Natural logarithm of the largest value of the map that is cut, (H, W); of 1e-6 at least.
 
     Not in the paper, whose verdict does not look at the map.
     """

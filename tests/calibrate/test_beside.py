@@ -27,7 +27,7 @@ from anofpdm.calibrate.main import main as calibrate
 from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, open_bundle
-from anofpdm.runtime.calibration import HealthyLeave
+from anofpdm.runtime.ensemble import Ensemble
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.forward import Place, Process, Slice
 from anofpdm.runtime.grid import Grid
@@ -36,7 +36,7 @@ from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
-from anofpdm.runtime.stop import LeaveRule, StopRule
+from anofpdm.runtime.stop import StopRule
 from anofpdm.runtime.verdict import Logistic, Statistics
 from anofpdm.train.cohort import Case
 from anofpdm.train.prepare import prepare
@@ -61,14 +61,15 @@ def sliceset(patients=4, depth=6, spacing=4.0, seed=0):
     return SliceSet(manifest.modalities, manifest.grid, {}, tuple(records), rows, raw, masks)
 
 
-def judged(slices, mirrored=False):
-    curves = sweep(slices, toy_network, PROCESS, (2.0,), (0,), mirrored=mirrored)
+def judged(slices, mirrored=False, guided_pixels=0):
+    ensemble = Ensemble(WIDTH, mirrored, guided_pixels)
+    curves = sweep(slices, toy_network, PROCESS, (2.0,), (0,), ensemble=ensemble)
     labels = Labels(slices.unhealthy, slices.patients, Beside.of(slices.slices(), WIDTH))
     found = candidate(curves, 301, 2.0, labels)
     # Thresholds in the middle, so that there are verdicts of both kinds.
-    statistics, decision = curves.statistics(0), Logistic(0.0, 1.0, 2.0, 0.5)
-    middle = float(np.median(labels.average(decision.log_odds(statistics))))
-    Cos_w = float(np.median(labels.average(statistics.cosine)))
+    statistics, decision = labels.together(curves.statistics(0)), Logistic(0.0, 1.0, 2.0, 0.5)
+    middle = float(np.median(decision.log_odds(statistics)))
+    Cos_w = float(np.median(statistics.cosine))
     return (
         curves,
         labels,
@@ -86,9 +87,6 @@ def test_averages_are_over_slices_of_one_scan_that_are_near():
             (300 + 100 * near) / (1 + near)]  # fmt: skip
     beside = Beside.of(slices, WIDTH)
     np.testing.assert_allclose(beside.average(values), want)
-    left = np.array([False, True, False, False, False])  # does not count beside others
-    want[0], want[2] = 1.0, 8.0
-    np.testing.assert_allclose(beside.average(values, left), want)
     kept = np.array([True, False, True, True, True])
     np.testing.assert_allclose(beside.take(kept).average(values[kept])[:2], [1.0, 8.0])
     unknown = replace(beside, spacing_mm=np.zeros(5))
@@ -109,74 +107,68 @@ def test_a_patients_scans_are_told_apart():
 
 @pytest.mark.parametrize("verdict", ["calibrated", "cosine"])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_verdicts_are_those_of_the_runtime(verdict, mirrored):
-    """Chosen from curves, given slice by slice: the same, with the rule by which slices leave."""
+@pytest.mark.parametrize("guided_pixels", [0, 2])
+def test_verdicts_are_those_of_the_runtime(verdict, mirrored, guided_pixels):
+    """Chosen from curves, given slice by slice: the same, and by the same numbers."""
     slices = sliceset()
-    curves, labels, found = judged(slices, mirrored)
-    third = float(np.quantile(curves.M[:, 0, :3].max(axis=1), 0.3))
-    bounds = ((0.0,), (0.0,), (third,), *3 * ((0.0,),))
-    leave = HealthyLeave(bounds, 1.0, 1.0, 5.0, 6)
-    for rule in (None, leave):
-        toy = recalibrated(
-            bundle(), verdict=verdict, Cos_w=found.Cos_w, logistic=found.logistic,
-            neighbours_mm=WIDTH, mirrored=mirrored, healthy_leave=rule,
-        )  # fmt: skip
-        results = Segmenter(toy, HostBackend(toy_network)).analyse(slices.slices())
-        got = [one.unhealthy for one in sorted(results, key=lambda one: one.key)]
-        left = rule.rule.healthy(curves.M[:, 0]) if rule else None
-        want = called(curves, labels, found, verdict, left)
-        assert got == want.tolist()
-        assert 0 < sum(got) < len(got)
-        assert rule is None or 0 < left.sum() < len(got)
+    curves, labels, found = judged(slices, mirrored, guided_pixels)
+    guided_mm = guided_pixels * slices.grid.pixel_mm
+    toy = recalibrated(
+        bundle(), verdict=verdict, Cos_w=found.Cos_w, logistic=found.logistic,
+        neighbours_mm=WIDTH, mirrored=mirrored, guided_mm=guided_mm,
+    )  # fmt: skip
+    results = sorted(
+        Segmenter(toy, HostBackend(toy_network)).analyse(slices.slices()), key=lambda one: one.key
+    )
+    statistics = labels.together(curves.statistics(0))
+    for name in ("cosine", "alignment", "map_peak"):
+        said = [getattr(one, name) for one in results]
+        np.testing.assert_allclose(said, getattr(statistics, name), rtol=1e-6, atol=1e-9)
+        assert len(set(said)) == len(said)
+    got = [one.unhealthy for one in results]
+    assert got == called(curves, labels, found, verdict).tolist()
+    assert 0 < sum(got) < len(got)
 
 
 def test_accuracies_are_those_of_averages():
     slices = sliceset()
     curves, labels, _ = judged(slices)
     found = candidate(curves, 301, 2.0, labels)
-    alone = Labels(labels.unhealthy, labels.patients)
-    rng = np.random.default_rng(2)
-    statistics = Statistics(rng.random(24), rng.standard_normal(24), rng.standard_normal(24))
-    with_neighbours, without = (cross_validated(statistics, one) for one in (labels, alone))
+    weights = 2.0 ** -((2 * 4.0 * np.abs(np.subtract.outer(range(6), range(6))) / WIDTH) ** 2)
+    weights[np.abs(np.subtract.outer(range(6), range(6))) > 2] = 0
+    own = curves.statistics(0)
+    means = [
+        np.concatenate([weights @ part / weights.sum(axis=1) for part in values.reshape(4, 6)])
+        for values in (own.cosine, own.alignment)
+    ]
+    together = Statistics(*means, own.map_peak)
     right = []
     for kept, out in left_out(labels.patients, labels.unhealthy):
-        decision = fit(statistics.take(kept), labels.unhealthy[kept])
-        scores = decision.log_odds(statistics.take(out))
-        weights = 2.0 ** -((2 * 4.0 * np.abs(np.subtract.outer(range(6), range(6))) / WIDTH) ** 2)
-        weights[np.abs(np.subtract.outer(range(6), range(6))) > 2] = 0
-        right.append((weights @ scores / weights.sum(axis=1) >= 0) == labels.unhealthy[out])
-    assert with_neighbours == pytest.approx(np.mean(right))
-    assert with_neighbours != without
+        decision = fit(together.take(kept), labels.unhealthy[kept])
+        right.append((decision.log_odds(together.take(out)) >= 0) == labels.unhealthy[out])
+    assert found.calibrated_accuracy == pytest.approx(np.mean(right))
+    for got, of in ((found.logistic, together), (found.angles, together.without_map())):
+        want = fit(of, labels.unhealthy).log_odds(of)
+        np.testing.assert_allclose(got.log_odds(of), want, rtol=1e-6)
+        assert not np.allclose(fit(own, labels.unhealthy).log_odds(of), want, rtol=1e-3)
     cosines = called(curves, labels, found, "cosine")
     assert found.cosine_accuracy == pytest.approx((cosines == labels.unhealthy).mean())
     assert choose({301: curves}, labels, "cosine").best.cosine_accuracy == found.cosine_accuracy
 
 
-def test_a_rule_to_leave_is_judged_with_what_it_does_to_neighbours():
-    """Pairs of slices: one that leaves as healthy takes its word away from the other, which is then
-    called unhealthy, where alone nothing would change."""
-    rng, n, steps = np.random.default_rng(0), 120, 20
-    kind = np.arange(n) % 4  # healthy, doubtful, unhealthy, unhealthy
-    unhealthy = kind > 1
-    speed = np.array([1.0, 2.2, 2.2, 2.2])[kind] * np.exp(0.02 * rng.standard_normal(n))
-    t = np.arange(1, steps + 1)
-    M = (speed[:, None] * t)[:, None, :, None]
-    MSE_0 = np.ones((n, steps, 1))
-    slope = np.array([0.1, 0.9, 1.0, 1.0])[kind] + 0.01 * rng.standard_normal(n)
-    MSE_h = (1 + slope[:, None] * t / steps)[:, None, :, None]
-    curves = Curves((2.0,), t, M, MSE_h, MSE_0, np.zeros((n, 1, steps)))
-    patients = np.array([f"P{i % 5}" for i in np.arange(n) // 4])
-    pairs = Beside(np.arange(n) // 2, np.arange(n) % 2, np.full(n, 5.0), WIDTH)
-    labels, alone = Labels(unhealthy, patients, pairs), Labels(unhealthy, patients)
-    full = candidate(curves, 20, 2.0, labels)
-    usual = called(curves, labels, full, "cosine")
-    assert usual.tolist() == unhealthy.tolist()
-    left = LeaveRule(tuple((0.9 * 2.0 * one,) for one in t)).healthy(curves.M[:, 0])
-    assert left.tolist() == (kind == 0).tolist()
-    with_rule = called(curves, labels, full, "cosine", left)
-    assert with_rule.tolist() == (kind > 0).tolist()
-    assert choose_leave(curves, labels, full, "cosine") is None
-    assert choose_leave(curves, alone, candidate(curves, 20, 2.0, alone), "cosine") is not None
+def test_no_rule_to_leave_is_looked_for_where_neighbours_count():
+    """What a slice that left says of those beside it would depend on where it left."""
+    n, steps = 120, 20
+    unhealthy, t = np.arange(n) % 3 == 0, np.arange(1, steps + 1)
+    M = (np.where(unhealthy, 2.0, 1.0)[:, None] * t)[:, None, :, None]
+    MSE_h = (1 + np.where(unhealthy, 1.0, 0.1)[:, None] * t / steps)[:, None, :, None]
+    curves = Curves((2.0,), t, M, MSE_h, np.ones((n, steps, 1)), np.zeros((n, 1)))
+    patients = np.array([f"P{i // 24}" for i in range(n)])
+    alone = Labels(unhealthy, patients)
+    near = Beside(np.arange(n) // 24, np.arange(n) % 24, np.full(n, 30.0), WIDTH)
+    for labels, wanted in ((alone, True), (replace(alone, beside=near), False)):
+        full = candidate(curves, 20, 2.0, labels)
+        assert (choose_leave(curves, labels, full, "cosine") is not None) == wanted
 
 
 def test_every_kth_slice_is_judged_among_its_neighbours():
@@ -237,7 +229,7 @@ def test_early_stop_is_refitted_and_judged_with_neighbours(verdict):
     """A rule's thresholds and accuracy, against the runtime that stops by it."""
     slices = sliceset(6, 8)
     process = replace(PROCESS, L=401, stride=10)
-    curves = sweep(slices, fading_network, process, (2.0,), (0,))
+    curves = sweep(slices, fading_network, process, (2.0,), (0,), ensemble=Ensemble(WIDTH))
     labels = Labels(slices.unhealthy, slices.patients, Beside.of(slices.slices(), WIDTH))
     full = candidate(curves, 401, 2.0, labels)
     stop = _try(curves, labels, full, verdict, StopRule(0.9, 2))
@@ -254,15 +246,16 @@ def test_early_stop_is_refitted_and_judged_with_neighbours(verdict):
     if verdict == "cosine":  # the threshold is the best one on these very slices
         assert (called_unhealthy == slices.unhealthy).mean() == pytest.approx(stop.accuracy)
     alone = _try(curves, replace(labels, beside=None), full, verdict, StopRule(0.9, 2))
-    statistics = curves.statistics(0, steps)
-    wanted = labels.average(statistics.cosine)
-    np.testing.assert_allclose([one.cosine for one in results], wanted, rtol=1e-6)
-    scores = labels.average(stop.logistic.log_odds(statistics))
-    np.testing.assert_allclose([one.log_odds for one in results], scores, rtol=1e-5, atol=1e-6)
+    statistics = labels.together(curves.statistics(0, steps))
+    for name in ("cosine", "alignment"):
+        said = [getattr(one, name) for one in results]
+        np.testing.assert_allclose(said, getattr(statistics, name), rtol=1e-5, atol=1e-6)
+    # t_e is kept everywhere, and with it the map whose peak is that of the full sweep.
+    np.testing.assert_allclose([o.map_peak for o in results], statistics.map_peak, rtol=1e-5)
     if verdict == "calibrated":
         want = cross_validated(statistics, labels)
         assert stop.accuracy == pytest.approx(want)
-        assert want != cross_validated(statistics, replace(labels, beside=None))
+        assert stop.logistic == fit(statistics, labels.unhealthy)
     else:
         assert stop.Cos_w != alone.Cos_w
 

@@ -28,7 +28,7 @@ def peaked(n_slices=60, n=40, channels=2, seed=0, wiggle=0.02):
     MSE_0 = 1 + 0.1 * rng.random((n_slices, n, channels))
     slope = np.where(unhealthy, 0.8, 0.2) + 0.4 * rng.standard_normal(n_slices)
     MSE_h = MSE_0 * (1 + slope[:, None, None] * (t / n)[:, None]) ** 2
-    peak = slope[:, None, None] * np.sqrt(t) + rng.random((n_slices, 1, n))
+    peak = slope[:, None] + rng.random((n_slices, 1))
     return Curves((2.0,), 1 + 10 * t, M[:, None], MSE_h[:, None], MSE_0, peak), unhealthy
 
 
@@ -71,9 +71,8 @@ def test_every_rule_is_judged_as_by_brute_force():
                     curves.M[:, 0], curves.MSE_h[:, 0], curves.MSE_0, steps, strict=True
                 )
             ])  # fmt: skip
-            peaks = np.array([p[n - 1] for p, n in zip(curves.map_peak[:, 0], steps, strict=True)])
             calibrated = _try(curves, labels, full, "calibrated", rule)
-            statistics = Statistics(np.array(cosines), aligned, peaks)
+            statistics = Statistics(np.array(cosines), aligned, curves.map_peak[:, 0])
             assert calibrated.accuracy == pytest.approx(cross_validated(statistics, labels))
             called = calibrated.logistic.log_odds(statistics) >= 0
             assert (called == unhealthy).mean() > 0.75
@@ -112,7 +111,6 @@ def two_humps():
     more = {"timesteps": 1 + 10 * np.arange(70), "M": M}
     more["MSE_h"] = np.repeat(curves.MSE_h, 2, axis=2)[:, :, :70]
     more["MSE_0"] = np.repeat(curves.MSE_0, 2, axis=1)[:, :70]
-    more["map_peak"] = np.repeat(curves.map_peak, 2, axis=2)[:, :, :70]
     curves = dataclasses.replace(curves, **more)
     full = candidate(curves, 691, 2.0, labels)
     return curves, unhealthy, labels, full
@@ -163,6 +161,6 @@ def choose_stop_rule(M):
     n = M.shape[1]
     labels = labelled(np.arange(len(M)) % 2 == 0)
     ones = np.ones((len(M), 1, n, 1))
-    curves = Curves((2.0,), 1 + 30 * np.arange(n), M[:, None], ones, ones[:, 0], ones[..., 0])
+    curves = Curves((2.0,), 1 + 30 * np.arange(n), M[:, None], ones, ones[:, 0], ones[:, :, 0, 0])
     full = candidate(curves, 901, 2.0, labels)
     return choose_stop(curves, labels, full, "cosine").rule

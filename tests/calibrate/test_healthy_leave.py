@@ -21,9 +21,7 @@ def told_apart(noise, n_slices=200, n=20, channels=2, seed=0):
     MSE_0 = np.ones((n_slices, n, channels))
     slope = np.where(unhealthy, 1.0, 0.1) + 0.02 * rng.standard_normal(n_slices)
     MSE_h = MSE_0 * (1 + slope[:, None, None] * (t / n)[:, None])
-    return Curves(
-        (2.0,), t, M[:, None], MSE_h[:, None], MSE_0, np.zeros((len(M), 1, M.shape[1]))
-    ), unhealthy
+    return Curves((2.0,), t, M[:, None], MSE_h[:, None], MSE_0, np.zeros((len(M), 1))), unhealthy
 
 
 def by_brute_force(curves, labels, margin):

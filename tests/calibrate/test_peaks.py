@@ -14,7 +14,7 @@ def with_peaks(where, unhealthy):
     MSE_0 = np.ones((len(where), 5, 1))
     MSE_h = MSE_0[:, None] * np.where(unhealthy, 3.0, 1.0)[:, None, None, None]
     MSE_h[:, :, 0] = 1.0
-    return Curves((2.0,), 1 + 100 * np.arange(5), M, MSE_h, MSE_0, M[..., 0])
+    return Curves((2.0,), 1 + 100 * np.arange(5), M, MSE_h, MSE_0, M[:, :, -1, 0])
 
 
 def test_medians_of_either_class_and_the_share_at_L():

@@ -85,11 +85,11 @@ def test_incomplete(path, file):
 
 
 def test_newer_schema(path):
-    edit(path, MANIFEST, schema_version=5)
-    refuse(path, "schema 5, this version of anofpdm reads 4: update")
+    edit(path, MANIFEST, schema_version=6)
+    refuse(path, "schema 6, this version of anofpdm reads 5: update")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 4}', '"x"', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 5}', '"x"', "\xff"])
 def test_damaged_manifest(path, text):
     (path / MANIFEST).write_text(text, encoding="latin-1")
     refuse(path, "manifest.json|schema None")

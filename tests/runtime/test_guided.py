@@ -9,7 +9,6 @@ from scipy import ndimage
 from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.guided import guided_filter, pixels
 from anofpdm.runtime.neighbours import weights as gaussian
 from anofpdm.runtime.postprocess import cut, drop_small
@@ -129,31 +128,21 @@ def test_maps_are_fitted_to_the_slices_they_belong_to(neighbours_mm):
     assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(plain, fitted, strict=True))
 
 
-def test_neighbours_that_left_as_healthy_do_not_count():
-    """Nor do other modalities than the scored ones; a fixed threshold cuts the fitted map, too."""
+def test_several_modalities_are_fitted_to_each_that_is_scored():
+    """A fixed threshold cuts the fitted map, too; its largest value is what the verdict knows."""
     affine, values = AFFINE, np.stack([head((24, 30, 8), seed=k) for k in range(3)], axis=-1)
     image, options = nib.Nifti1Image(values, affine), {"M_max": (0.02, 0.02)}
     plain = bundle(channels=3, scored=("a", "c"))
-    alone = (
-        Segmenter(recalibrated(plain, **options), HostBackend(toy_network)).segment(image).slices
-    )
-    middle = float(np.median([one.M[2].max() for one in alone]))
-    rule = HealthyLeave(((0.0,) * 2, (0.0,) * 2, (middle,) * 2, *3 * ((0.0,) * 2,)), 1, 1, 5, 6)
-    toy = recalibrated(plain, **options, mirrored=True, neighbours_mm=12.0, guided_mm=12.0,
-                       healthy_leave=rule)  # fmt: skip
+    toy = recalibrated(plain, **options, mirrored=True, neighbours_mm=12.0, guided_mm=12.0)
     found = Segmenter(toy, HostBackend(toy_network), setup=Setup(Q=0.05)).segment(image).slices
     full = Segmenter(recalibrated(bundle(channels=3), M_max=(0.02,) * 3), HostBackend(toy_network))
     x0 = np.stack([one.x0[[0, 2]] for one in full.segment(image).slices])
-    left = [one.left for one in found]
-    assert 0 < sum(left) < len(left)
     views = Segmenter(recalibrated(plain, **options, mirrored=True), HostBackend(toy_network))
     medians = [
         ndimage.median_filter(one.H, 5, mode="mirror") for one in views.segment(image).slices
     ]
     for k, one in enumerate(found):
-        if left[k]:  # its own map is that of the steps it took
-            continue
-        near = [j for j in range(len(found)) if 0 < abs(j - k) * 5 < 12 and not left[j]]
+        near = [j for j in range(len(found)) if 0 < abs(j - k) * 5 < 12]
         counts = gaussian((np.array([k, *near]) - k) * 5.0, 12.0)
         maps = np.stack([medians[j] for j in (k, *near)])
         want = [
@@ -162,6 +151,7 @@ def test_neighbours_that_left_as_healthy_do_not_count():
         ]  # fmt: skip
         np.testing.assert_allclose(one.smoothed, np.mean(want, axis=0), atol=1e-6)
         np.testing.assert_array_equal(one.mask, drop_small(one.smoothed >= 0.05))
+        assert one.map_peak == pytest.approx(np.log(np.mean(want, axis=0).max()), rel=1e-4)
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 500.0, float("nan")])

@@ -25,7 +25,7 @@ from anofpdm.runtime.select import otsu, threshold
 from anofpdm.runtime.verdict import Logistic
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
-LOGISTIC, SICK = Logistic(0.1, 1.0, -3.0), Logistic(30.0, 1.0, 2.0)
+LOGISTIC, SICK = Logistic(1.35, 1.0, -3.0, 0.3), Logistic(30.0, 1.0, 2.0)
 X0 = np.zeros((1, 2, 2), np.float32)
 
 
@@ -123,7 +123,7 @@ def test_a_slice_is_given_as_soon_as_its_neighbours_are_done():
     assert [one.key for one, _ in gathering.ready()] == [3]
 
 
-def test_maps_and_log_odds_are_averages_and_the_rest_is_each_slices_own():
+def test_maps_and_angles_are_averages_and_the_rest_is_each_slices_own():
     """At 5 mm and a width of 10 mm the weights are 1/4, 1/2, 1/4, less what is not there."""
     alone = segmenter().segment(volume()).slices
     found = segmenter(neighbours_mm=10.0).segment(volume()).slices
@@ -143,16 +143,21 @@ def test_maps_and_log_odds_are_averages_and_the_rest_is_each_slices_own():
         assert one.Q == cuts.Q != own.Q
         np.testing.assert_array_equal(one.mask, cut(smooth(one.H), one.Q))
         np.testing.assert_array_equal(one.M, own.M)
-        assert (one.alignment, one.t_e) == (own.alignment, own.t_e)
-    for name in ("log_odds", "cosine"):
+        assert one.t_e == own.t_e
+    for name in ("alignment", "cosine"):
         want = averaged([getattr(one, name) for one in alone])
         np.testing.assert_allclose([getattr(one, name) for one in found], want, rtol=1e-6)
-    assert [one.unhealthy for one in found] == [one.log_odds >= 0 for one in found]
+        assert len({getattr(one, name) for one in alone}) == len(alone)
+    for of in (alone, found):  # the decision is made once, of what the slices say together
+        peaks = [np.log(ndimage.median_filter(one.H, 5, mode="mirror").max()) for one in of]
+        np.testing.assert_allclose([one.map_peak for one in of], peaks, rtol=1e-6)
+        aligned, cosines = (np.array([getattr(o, n) for o in of]) for n in ("alignment", "cosine"))
+        want = 1.35 + aligned - 3 * np.arccos(cosines) + 0.3 * np.array(peaks)
+        np.testing.assert_allclose([one.log_odds for one in of], want, atol=1e-6)
+        assert [one.unhealthy for one in of] == [one.log_odds >= 0 for one in of]
+    assert 0 < sum(one.unhealthy for one in found) < len(found)
     chances = 1 / (1 + np.exp(-np.array([one.log_odds for one in found])))
     np.testing.assert_allclose([one.probability for one in found], chances)
-    aligned, cosines = (np.array([getattr(o, n) for o in alone]) for n in ("alignment", "cosine"))
-    own = 0.1 + aligned - 3 * np.arccos(cosines)
-    np.testing.assert_allclose([one.log_odds for one in alone], own)
 
 
 def test_thin_slices_have_more_neighbours_and_thick_ones_none():
@@ -176,26 +181,24 @@ def test_batches_and_other_volumes_change_nothing():
     assert any(one.mask.any() for one in alone)
 
 
-@pytest.mark.parametrize("width_mm", [0.0, 10.0])
-def test_slices_that_left_as_healthy_do_not_count_beside_others(width_mm):
-    """So results do not depend on whether they left or went on."""
+def test_verdicts_do_not_depend_on_whether_healthy_slices_left_or_went_on():
     M = np.array([one.M[:3].max() for one in segmenter().segment(volume()).slices])
     bounds = ((0.0,), (0.0,), (float(np.median(M)),), *3 * ((0.0,),))
-    rule = {"healthy_leave": HealthyLeave(bounds, 1.0, 1.0, 5.0, 6), "neighbours_mm": width_mm}
-    whole = segmenter(**rule).segment(volume(), every_slice=True).slices
-    short = segmenter(**rule).segment(volume()).slices
+    rule = HealthyLeave(bounds, 1.0, 1.0, 5.0, 6)
+    whole = segmenter(healthy_leave=rule).segment(volume(), every_slice=True).slices
+    short = segmenter(healthy_leave=rule).segment(volume()).slices
     left = [one.left for one in whole]
     assert 0 < sum(left) < len(left)
     assert left == [one.left for one in short]
-    without = segmenter(neighbours_mm=width_mm).segment(volume()).slices
     for one, other in zip(whole, short, strict=True):
         assert one.unhealthy == other.unhealthy
         assert not (one.left and one.unhealthy)
         if not one.left:
             np.testing.assert_array_equal(one.H, other.H)
             assert one.log_odds == other.log_odds
-    changed = [one.log_odds != plain.log_odds for one, plain in zip(whole, without, strict=True)]
-    assert any(changed) == bool(width_mm)
+    # Beside others what they say would depend on it.
+    with pytest.raises(ValueError, match="say nothing of their neighbours"):
+        segmenter(healthy_leave=rule, neighbours_mm=10.0)
 
 
 def test_every_second_slice_is_shown_mirrored_and_comes_back_the_right_way_round():

@@ -32,7 +32,7 @@ def leaving(bundle, trace):
     bounds = tuple((third if k == 2 else 0.0,) for k in range(len(trace["slices"][0]["M"])))
     held = open_bundle(bundle)
     rule = HealthyLeave(bounds, 1.0, 1.0, 5.0, len(bounds))
-    one = replace(held.calibrations["fastest"], healthy_leave=rule)
+    one = replace(held.calibrations["fastest"], healthy_leave=rule, neighbours_mm=0.0)
     write_calibration(held, "fastest", one, False)
 
 
@@ -61,7 +61,7 @@ def test_trace_explains_the_mask(tmp_path, volume, preset):
     mask = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
     marked = set(np.flatnonzero(mask.any(axis=(0, 1))).tolist())
     assert 0 < len(marked) < len(trace["slices"])
-    decision, own = trace["logistic"], {}
+    own = {}
     bounds = held.healthy_leave.bounds if held.healthy_leave else ()
     for one in trace["slices"]:
         M, h, zero = (np.array(one[name])[:, 0] for name in ("M", "MSE_h", "MSE_0"))
@@ -69,26 +69,24 @@ def test_trace_explains_the_mask(tmp_path, volume, preset):
         assert one["t_e"] == [one["t"][int(M.argmax())]]
         cosine = h @ zero / np.linalg.norm(h) / np.linalg.norm(zero)
         alignment = (h - zero - M).sum() / (2 * np.sqrt(zero.sum() * M.sum()))
-        np.testing.assert_allclose(one["alignment"], alignment)
-        score = decision["alignment"] * alignment + decision["angle"] * np.arccos(cosine)
-        score += decision["map_peak"] * one["map_peak"]
         left = any(M[: k + 1].max() < bound for k, (bound,) in enumerate(bounds[:-1][: len(M)]))
         assert one["left_early"] == left
-        own[one["level"]] = (cosine, score + decision["intercept"], left)
+        own[one["level"]] = (cosine, alignment, left)
         share = min(M.max() / trace["M_max"][0], 1)
         assert one["index"] == [round(round(share, 2) * 100)]
     assert bool(bounds) == any(left for *_, left in own.values())
-    spacing, width = 2.0, trace["neighbours_mm"]
+    spacing, width, decision = 2.0, trace["neighbours_mm"], trace["logistic"]
     for one in trace["slices"]:
         near = [
-            (2.0 ** -((2 * spacing * abs(level - one["level"]) / width) ** 2), *told[:2])
+            (2.0 ** -((2 * spacing * abs(level - one["level"]) / (width or 1)) ** 2), *told[:2])
             for level, told in own.items()
-            if level == one["level"]
-            or (abs(level - one["level"]) * spacing < width - 1e-9 and not told[2])
+            if level == one["level"] or abs(level - one["level"]) * spacing < width - 1e-9
         ]
-        weights, cosines, scores = np.array(near).T
-        np.testing.assert_allclose(one["cosine"], np.average(cosines, weights=weights))
-        log_odds = np.average(scores, weights=weights)
+        weights, cosines, aligned = np.array(near).T
+        cosine, alignment = (np.average(told, weights=weights) for told in (cosines, aligned))
+        np.testing.assert_allclose((one["cosine"], one["alignment"]), (cosine, alignment))
+        log_odds = decision["alignment"] * alignment + decision["angle"] * np.arccos(cosine)
+        log_odds += decision["intercept"] + decision["map_peak"] * one["map_peak"]
         np.testing.assert_allclose(one["log_odds"], log_odds, rtol=1e-6)
         left = own[one["level"]][2]
         probability = 0 if left else 1 / (1 + np.exp(-log_odds))
