@@ -26,6 +26,7 @@ from anofpdm.train.unet import UNet
 from .network import BothLabels, torch_denoiser
 from .onnx_file import export_onnx
 from .parity import FP16_TOLERANCE, FP32_TOLERANCE, Parity, Trial, compare
+from .shared_weights import share_weights
 
 
 def write_bundle(
@@ -69,7 +70,7 @@ def write_bundle(
         parity = {NETWORK: _compare(unet, beside / NETWORK, schedule)}
         parity[NETWORK].check(FP16_TOLERANCE if store_fp16 else FP32_TOLERANCE)
         if fp16:
-            parity[NETWORK_FP16] = _add_fp16(unet, beside / NETWORK_FP16, schedule)
+            parity[NETWORK_FP16] = _add_fp16(unet, beside / NETWORK_FP16, schedule, store_fp16)
         manifest = Manifest(
             name=name,
             modalities=checkpoint.modalities,
@@ -109,9 +110,12 @@ def _compare(unet: UNet, path: Path, schedule: Schedule) -> Parity:
     return compare(HostBackend(torch_denoiser(unet), 3), exported, trial)
 
 
-def _add_fp16(unet: UNet, path: Path, schedule: Schedule) -> Parity:
+def _add_fp16(unet: UNet, path: Path, schedule: Schedule, shares: bool) -> Parity:
+    """``shares``: whether the other network holds its weights in float16, too."""
     otherwise = "nothing was written: --no-fp16 leaves this network out"
     export_onnx(BothLabels(copy.deepcopy(unet), "fp16"), path)
+    if shares:
+        share_weights(path, path.with_name(NETWORK))
     try:
         parity = _compare(unet, path, schedule)
     except BundleError as error:

@@ -6,7 +6,7 @@
     ``x_t`` (B, C, H, W) float32 and ``t`` (B,) int64, 0-based -> ``eps_healthy``, ``eps_null``;
 ``unet_fp16.onnx``
     optional: the same computed in float16, with the same inputs and outputs: what TensorRT engines
-    are built from;
+    are built from; weights that ``unet.onnx`` holds in float16 as well may lie there alone;
 ``calibration.json``
     one or more calibrations by name (*presets*), and which is the default: w, M_max, the thresholds
     of the verdict, the stopping rule, which slices count together and how maps are cut, and the

@@ -22,7 +22,7 @@ from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16, SCHEMA_VERSION, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.errors import OutputError, ParityError
+from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.schedule import Schedule
 from anofpdm.train.checkpoint import Checkpoint
@@ -83,6 +83,25 @@ def test_the_bundle_computes_what_the_checkpoint_computes(made, exported):
             assert eps.shape == x_t.shape
             assert eps.dtype == np.float32
             np.testing.assert_allclose(eps, want, atol=tolerance * float(want.abs().max()))
+
+
+def test_weights_that_both_networks_have_are_stored_once(made, both, tmp_path):
+    """The same network as one that holds all of its weights, in a small part of the space."""
+    write_bundle(made, tmp_path / "once", name="toy", store_fp16=True)
+    whole, once = both[0] / NETWORK_FP16, tmp_path / "once" / NETWORK_FP16
+    assert once.stat().st_size < whole.stat().st_size / 4
+    x_t = np.random.default_rng(0).standard_normal((2, 2, 32, 32)).astype(np.float32)
+    for got, want in zip(*(OnnxDenoiser(path)(x_t, np.array([7, 700])) for path in (once, whole)),
+                         strict=True):  # fmt: skip
+        np.testing.assert_array_equal(got, want)
+    loaded, held = onnx.load(once).graph.initializer, onnx.load(whole).graph.initializer
+    assert [tensor.raw_data for tensor in loaded] == [tensor.raw_data for tensor in held]
+    # Engines are named by this file's hash, which therefore has to change with the weights.
+    (named,) = onnx.load(once, load_external_data=False).metadata_props
+    assert named.value == open_bundle(tmp_path / "once").manifest.files[NETWORK]
+    (tmp_path / "once" / NETWORK).unlink()
+    with pytest.raises(BundleError):
+        OnnxDenoiser(once)
 
 
 @pytest.mark.parametrize("kind", ["both", "stored"])
