@@ -109,7 +109,9 @@ def main(
 def _unhealthy(
     curves: Curves, steps: NDArray[np.int64], thresholds: Candidate | EarlyStop, verdict: str
 ) -> NDArray[np.bool_]:
-    """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w."""
+    """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w. Of the
+    calibrated verdict's three numbers the peak is that of the full sweep's map: what the runtime
+    would say differs where t_e is not kept."""
     statistics = curves.statistics(0, steps)
     if verdict == "calibrated":
         return np.asarray(thresholds.logistic.log_odds(statistics) >= 0)

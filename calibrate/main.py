@@ -24,7 +24,7 @@ from anofpdm.runtime.ensemble import Ensemble
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.forward import ENCODINGS, Process
-from anofpdm.runtime.guided import WIDEST_RADIUS_MM, pixels
+from anofpdm.runtime.guided import WIDEST_RADIUS_MM
 from anofpdm.runtime.neighbours import WIDEST_MM
 from anofpdm.runtime.schedule import SPACINGS
 from anofpdm.runtime.select import THRESHOLDS
@@ -72,8 +72,8 @@ _LARGEST = 10_000
               show_default=True, help="Where maps are cut: by the paper's Algorithm 1, or half-way "
               "from there to Otsu's threshold.")  # fmt: skip
 @click.option("--neighbours", "neighbours_mm", type=click.FloatRange(0, WIDEST_MM), default=0.0,
-              show_default=True, metavar="MM", help="Average maps and verdicts over slices "
-              "of a volume that lie nearer than this.")  # fmt: skip
+              show_default=True, metavar="MM", help="Average maps, and what verdicts go by, "
+              "over slices of a volume that lie nearer than this.")  # fmt: skip
 @click.option("--mirrored", is_flag=True, help="Show the network every second slice mirrored, left "
               "for right: for networks trained with flips, and with --neighbours.")  # fmt: skip
 @click.option("--guided", "guided_mm", type=click.FloatRange(0, WIDEST_RADIUS_MM), default=0.0,
@@ -135,7 +135,7 @@ def main(
     backend = open_device(device, opened, threads=threads, engines=False, precision=precision)
     manifest = opened.manifest
     process = Process(manifest.schedule, max(lengths), stride, manifest.clip, encoding, spacing)
-    ensemble = Ensemble(neighbours_mm, mirrored, pixels(guided_mm, manifest.grid.pixel_mm))
+    ensemble = Ensemble.of(neighbours_mm, mirrored, guided_mm, manifest.grid.pixel_mm)
     with closing(backend):
         curves = sweeps(
             labelled,

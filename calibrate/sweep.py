@@ -155,7 +155,7 @@ def _told(
     progress(part * total + done, parts * total)
 
 
-# Of a slice, its views at every L, for every w.
+# Of a slice, its views at every end, for every w.
 _Views = list[list[View]]
 
 
@@ -179,7 +179,7 @@ class _Sweep:
         """The curves by L."""
         t = self.process.timesteps
         steps = [int((t <= L).sum()) for L in self.lengths]
-        ends = [int(t[n - 1]) for n in steps]
+        ends = sorted({int(t[n - 1]) for n in steps})  # lengths may end at the same step
         row = HostRow(
             self.process,
             denoiser,
@@ -196,8 +196,9 @@ class _Sweep:
                 np.array([one.MSE_h for one in digest.by_w]),
                 np.array(digest.by_w[0].MSE_0),
             )
+            x0 = self.ensemble.turned_back(item, item.x0[list(self.scored)])
             views = [
-                [self.ensemble.view(item, H, self.scored) for H in by_w] for by_w in digest.maps
+                [View(self.ensemble.turned_back(item, H), x0) for H in by_w] for by_w in digest.maps
             ]
             peaks |= self._peaks(gathering.add(item, views))
             progress(len(curves), len(slices))
@@ -207,9 +208,10 @@ class _Sweep:
             for column in zip(*(curves[i] for i in range(len(slices))), strict=True)
         )
         found = np.array([peaks[i] for i in range(len(slices))])
+        at = [ends.index(int(t[n - 1])) for n in steps]
         return {
             L: Curves(self.w, t[:n], M[:, :, :n], MSE_h[:, :, :n], MSE_0[:, :n], found[:, end])
-            for end, (L, n) in enumerate(zip(self.lengths, steps, strict=True))
+            for L, n, end in zip(self.lengths, steps, at, strict=True)
         }
 
     def _shown(self, gathering: Gathering[_Views], slices: SliceSet) -> Iterator[Slice]:
@@ -221,14 +223,14 @@ class _Sweep:
         self, complete: Iterable[tuple[Slice, Sequence[tuple[float, _Views]]]]
     ) -> dict[int, list[list[float]]]:
         """Of slices whose neighbours are done, by key: the peaks of the maps that are cut at every
-        L, for every w."""
+        end, for every w."""
         return {
             item.key: [
                 [
                     map_peak(self.ensemble.map_to_cut([(much, of[end][k]) for much, of in around]))
                     for k in range(len(self.w))
                 ]
-                for end in range(len(self.lengths))
+                for end in range(len(around[0][1]))
             ]
             for item, around in complete
         }

@@ -9,19 +9,20 @@ from onnx.external_data_helper import set_external_data
 
 from anofpdm.runtime.files import sha256
 
-_SMALL = 1024
+_SMALL_BYTES = 1024
 
 
 def share_weights(path: Path, holder: Path) -> None:
     """Leave out of the network ``path`` what the file ``holder``, in the same folder, holds byte by
-    byte: its tensors say where there, which is ONNX's external data.
+    byte: its tensors say where there, which is ONNX's external data. Offsets are not aligned, which
+    ONNX recommends for mapping files into memory; ONNX Runtime and TensorRT-RTX read them so.
 
     The network then names the SHA-256 of ``holder``, so that its own changes with the weights.
     """
     held, model, found = holder.read_bytes(), onnx.load(path), False
     for tensor in model.graph.initializer:
         length = len(tensor.raw_data)
-        at = held.find(tensor.raw_data) if length >= _SMALL else -1
+        at = held.find(tensor.raw_data) if length >= _SMALL_BYTES else -1
         if at >= 0:
             set_external_data(tensor, holder.name, offset=at, length=length)
             tensor.ClearField("raw_data")

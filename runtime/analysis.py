@@ -57,9 +57,9 @@ class Analysis:
         recipe = Recipe(
             setup.process, held.w, self.scored, setup.rule, setup.stop, leave, self.seed
         )
-        gathering: Gathering[_Alone] = Gathering(held.neighbours_mm)
+        gathering: Gathering[_Alone] = Gathering(setup.ensemble.neighbours_mm)
         taken = gathering.announced(slices)
-        views = (item and shown(item, held.mirrored) for item in taken)
+        views = (item and shown(item, setup.ensemble.mirrored) for item in taken)
         for item, found in backend.find(recipe, views, cancelled):
             done()
             if cancelled():
@@ -73,11 +73,12 @@ class Analysis:
 
     def _alone(self, item: Slice, found: Finding) -> _Alone:
         """``item``: the slice as it was shown."""
+        back = self.setup.ensemble.turned_back
         return _Alone(
             found,
             float(cosine(found.MSE_h, found.MSE_0)),
             float(alignment(found.M, found.MSE_h, found.MSE_0)),
-            self.setup.ensemble.view(item, found.H, self.scored),
+            View(back(item, found.H), back(item, item.x0[list(self.scored)])),
         )
 
     def _result(self, item: Slice, around: Sequence[tuple[float, _Alone]]) -> SliceResult:

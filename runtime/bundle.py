@@ -190,7 +190,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises
     ------
     BundleError
-        If it is missing, incomplete, altered, or of a newer schema.
+        If it is missing, incomplete, altered, or of another schema.
     """
     if not path.exists():
         raise BundleError(f"bundle {path} does not exist")
@@ -199,9 +199,11 @@ def open_bundle(path: Path) -> Bundle:
     content = _read(path / MANIFEST)
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
+        older = isinstance(version, int) and version < SCHEMA_VERSION
+        repair = "export it again, and calibrate it" if older else "update anofpdm"
         raise BundleError(
             f"{path} has bundle schema {version}, this version of anofpdm reads "
-            f"{SCHEMA_VERSION}: update anofpdm or export again"
+            f"{SCHEMA_VERSION}: {repair}"
         )
     try:
         for name in ("modalities", "scored"):

@@ -13,7 +13,7 @@ from .ensemble import Ensemble
 from .errors import BundleError
 from .familiar import Familiar
 from .forward import ENCODINGS
-from .guided import WIDEST_RADIUS_MM, pixels
+from .guided import WIDEST_RADIUS_MM
 from .neighbours import WIDEST_MM
 from .schedule import SPACINGS
 from .select import THRESHOLDS
@@ -177,7 +177,7 @@ class Calibration:
     :mod:`anofpdm.runtime.neighbours`; ``guided_mm``: radius of the filter that fits maps to the
     edges of their slices, 0 for none, see :mod:`anofpdm.runtime.guided`; ``early_stop``: None where
     no rule saves a tenth of the steps; ``healthy_leave``: likewise, or where none keeps 99 % of the
-    verdicts; ``familiar``: which volumes it holds for; ``peaks``: where M_t peaked; ``warnings``:
+    verdicts or neighbours count; ``familiar``: which volumes it holds for; ``peaks``: where M_t peaked; ``warnings``:
     where the paper's rules fail on this network, a line each; ``candidates``: every w and L that
     was tried; ``slices``: what they were chosen on.
     """
@@ -230,7 +230,7 @@ class Calibration:
 
     def ensemble(self, pixel_mm: float) -> Ensemble:
         """Who counts for the map that is cut, on a grid with pixels of this size."""
-        return Ensemble(self.neighbours_mm, self.mirrored, pixels(self.guided_mm, pixel_mm))
+        return Ensemble.of(self.neighbours_mm, self.mirrored, self.guided_mm, pixel_mm)
 
     def with_w(self, w: float, where: Path) -> Calibration:
         """The same for another guidance strength that was tried; without early stop, leaving, and

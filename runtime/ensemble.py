@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .forward import Slice
-from .guided import guided_filter
+from .guided import guided_filter, pixels
 from .neighbours import turned
 from .postprocess import smooth
 
@@ -54,21 +54,24 @@ class Ensemble:
     mirrored: bool = False
     guided_pixels: int = 0
 
-    def view(self, shown: Slice, H: Float32, scored: Sequence[int]) -> View:
-        """What a slice brings that was ``shown`` to the network; ``H``: (C, H, W), of what was
-        shown; ``scored``: the modalities that count, as positions."""
-        x0 = shown.x0[list(scored)]
-        if turned(shown, self.mirrored):
-            H, x0 = H[:, ::-1], x0[:, ::-1]
-        return View(H, x0)
+    @classmethod
+    def of(
+        cls, neighbours_mm: float, mirrored: bool, guided_mm: float, pixel_mm: float
+    ) -> Ensemble:
+        """With the filter's radius in mm, on a grid with pixels of this size."""
+        return cls(neighbours_mm, mirrored, pixels(guided_mm, pixel_mm))
+
+    def turned_back(self, shown: Slice, planes: Float32) -> Float32:
+        """(C, H, W) that go with a slice as it was ``shown`` to the network, the way round that it
+        came."""
+        return planes[:, ::-1] if turned(shown, self.mirrored) else planes
 
     def map_to_cut(self, around: Around) -> Float32:
         """The slice's and its neighbours' smoothed maps fitted to the slice or, without a guided
         filter, the mean of all their maps after the median filter: (H, W)."""
         if self.guided_pixels:
-            maps, slices = (
-                np.stack([getattr(view, name) for _, view in around]) for name in ("smoothed", "x0")
-            )
+            maps = np.stack([view.smoothed for _, view in around])
+            slices = np.stack([view.x0 for _, view in around])
             return guided_filter(maps, slices, counts(around), self.guided_pixels)
         if len(around) == 1:
             return around[0][1].smoothed

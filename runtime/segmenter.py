@@ -19,6 +19,7 @@ from .device import open_device
 from .errors import SetupError, VolumeError
 from .forward import Cancelled, Slice, never
 from .head import Head, as_images, numbered, on_grid
+from .neighbours import reach
 from .results import Segmentation, SliceResult
 from .setup import Setup, resolve
 from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
@@ -318,8 +319,18 @@ class Segmenter:
             int(mask.sum(dtype=np.int64)) * head.voxel_ml,
             time.perf_counter() - taken.started,
             head,
-            (*head.volume.notes, *self._unlike(results), *self.backend.notes),
+            (*head.volume.notes, *self._alone(head), *self._unlike(results), *self.backend.notes),
         )
+
+    def _alone(self, head: Head) -> Iterator[str]:
+        """A note where slices lie too far apart for neighbours to count, with which verdicts were
+        calibrated."""
+        wide, apart = self.setup.calibration.neighbours_mm, head.volume.voxel_mm[2]
+        if wide and not reach(wide, apart):
+            yield (
+                f"slices lie {apart:g} mm apart, and those nearer than {wide:g} mm count together in "
+                "the calibration: by themselves more are found unhealthy"
+            )
 
     def _unlike(self, results: list[SliceResult]) -> Iterator[str]:
         """A note where the volume is not like those that the thresholds were calibrated on."""

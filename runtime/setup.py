@@ -151,7 +151,11 @@ def _leave(calibration: Calibration, setup: Setup, stops: bool, where: Path) -> 
     so that takes its place."""
     found = calibration.healthy_leave
     if setup.healthy_leave and (not found or stops):
-        reason = "with early stop" if found else f"at w = {calibration.w:g} and with this map"
+        reason = f"at w = {calibration.w:g} and with this map"
+        if calibration.neighbours_mm:
+            reason = "where neighbours count"
+        elif found:
+            reason = "with early stop"
         raise BundleError(
             f"{where} holds no rule by which slices leave as healthy {reason}: leave it out"
         )

@@ -13,6 +13,7 @@ from support import call, head, save, write_cohort
 
 from anofpdm import Segmenter
 from anofpdm.calibrate.evaluate_main import main as evaluate
+from anofpdm.calibrate.logistic import fit
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle import open_bundle, write_manifest
@@ -22,6 +23,7 @@ from anofpdm.runtime.grid import reference_grid
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.verdict import Statistics
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.main import main as train
 
@@ -89,6 +91,15 @@ def test_what_goes_beyond_the_paper_is_kept_and_calibrated_with(folder, calibrat
     assert beyond.M_max != made["plain"].M_max
     assert beyond.Cos_w != made["plain"].Cos_w
     assert beyond.conditions == made["plain"].conditions
+    # The verdict was fitted to the very numbers that the runtime goes by.
+    slices = open_sliceset(folder / "run/slices").split("val")
+    segmenter = Segmenter.load(other, setup=Setup(preset="beyond"))
+    found = sorted(segmenter.analyse(slices.slices()), key=lambda one: one.key)
+    seen = Statistics(*(np.array([getattr(one, name) for one in found])
+                        for name in ("cosine", "alignment", "map_peak")))  # fmt: skip
+    fitted = fit(seen, slices.unhealthy)
+    log_odds = [one.log_odds for one in found]
+    np.testing.assert_allclose(fitted.log_odds(seen), log_odds, rtol=1e-3, atol=1e-3)
 
 
 def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(

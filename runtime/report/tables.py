@@ -98,7 +98,8 @@ def method(stats: Mapping[str, Any]) -> str:
     beside = ""
     if said["neighbours_mm"]:
         beside = (
-            f" Maps and verdicts are averages over slices nearer than {said['neighbours_mm']:g} mm."
+            " Maps, and what verdicts go by, are averages over slices nearer than "
+            f"{said['neighbours_mm']:g} mm."
         )
     if said["mirrored"]:
         beside += " Every second slice is shown to the network mirrored, left for right."

@@ -60,11 +60,11 @@ def test_threshold_is_the_most_accurate_one():
 def test_one_sweep_serves_every_w_and_every_shorter_L(anomaly_map):
     slices, w = sliceset(5, channels=2), (0.0, 1.5, 8.0)
     process, rule = Process(Schedule(), 301, 60), MapRule(anomaly_map)
-    curves = sweeps(slices, toy_network, process, (181, 301), w, (0, 1), slots=2,
+    curves = sweeps(slices, toy_network, process, (181, 200, 301), w, (0, 1), slots=2,
                     anomaly_map=anomaly_map)  # fmt: skip
     assert curves[301].M.shape == (5, 3, 6, 2)
     for k, strength in enumerate(w):
-        for L in (181, 301):
+        for L in (181, 200, 301):  # the first two end at the same timestep
             stream = (Slice(i, slices.x0(i)) for i in range(5))
             part = curves[L]
             row = HostRow(

@@ -84,9 +84,11 @@ def test_incomplete(path, file):
     refuse(path, f"lacks {file}")
 
 
-def test_newer_schema(path):
+def test_another_schema(path):
     edit(path, MANIFEST, schema_version=6)
-    refuse(path, "schema 6, this version of anofpdm reads 5: update")
+    refuse(path, "schema 6, this version of anofpdm reads 5: update anofpdm")
+    edit(path, MANIFEST, schema_version=4)
+    refuse(path, "schema 4, .* reads 5: export it again, and calibrate it")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 5}', '"x"', "\xff"])

@@ -164,9 +164,10 @@ def test_thin_slices_have_more_neighbours_and_thick_ones_none():
     for spacing, same in ((10.0, True), (2.5, False)):
         affine = np.diag([7.5, 6.0, spacing, 1.0])
         alone = segmenter().segment(head((24, 30, 12)), affine=affine).slices
-        found = segmenter(neighbours_mm=10.0).segment(head((24, 30, 12)), affine=affine).slices
-        alike = all(np.array_equal(a.H, b.H) for a, b in zip(alone, found, strict=True))
+        found = segmenter(neighbours_mm=10.0).segment(head((24, 30, 12)), affine=affine)
+        alike = all(np.array_equal(a.H, b.H) for a, b in zip(alone, found.slices, strict=True))
         assert alike == same
+        assert any("slices lie 10 mm apart" in note for note in found.notes) == same
 
 
 def test_batches_and_other_volumes_change_nothing():

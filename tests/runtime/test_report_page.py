@@ -179,7 +179,7 @@ def test_the_method_is_told_as_it_was_used():
     assert "mirrored" not in plain
     ours = told(threshold="half-way", neighbours_mm=10.0, mirrored=True)
     assert "reaches half-way between a quantile that M_t picks (Algorithm 1) and Otsu's" in ours
-    assert "Maps and verdicts are averages over slices nearer than 10 mm." in ours
+    assert "Maps, and what verdicts go by, are averages over slices nearer than 10 mm." in ours
     assert "Every second slice is shown to the network mirrored" in ours
     assert "edges" not in plain
     assert (

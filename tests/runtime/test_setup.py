@@ -162,6 +162,9 @@ def test_leaving_is_used_unless_it_is_refused_or_slices_stop_early():
     assert resolve(both, Setup(early_stop=False)).leave == LEAVE.rule
     with pytest.raises(BundleError, match="leave as healthy with early stop: leave it out"):
         resolve(both, Setup(healthy_leave=True))
+    beside = recalibrated(bundle(), neighbours_mm=10.0)
+    with pytest.raises(BundleError, match="leave as healthy where neighbours count: leave it out"):
+        resolve(beside, Setup(healthy_leave=True))
     with pytest.raises(
         BundleError, match="leave as healthy at w = 2 and with this map: leave it out"
     ):
