@@ -177,9 +177,9 @@ class Calibration:
     :mod:`anofpdm.runtime.neighbours`; ``guided_mm``: radius of the filter that fits maps to the
     edges of their slices, 0 for none, see :mod:`anofpdm.runtime.guided`; ``early_stop``: None where
     no rule saves a tenth of the steps; ``healthy_leave``: likewise, or where none keeps 99 % of the
-    verdicts or neighbours count; ``familiar``: which volumes it holds for; ``peaks``: where M_t peaked; ``warnings``:
-    where the paper's rules fail on this network, a line each; ``candidates``: every w and L that
-    was tried; ``slices``: what they were chosen on.
+    verdicts or neighbours count; ``familiar``: which volumes it holds for; ``peaks``: where M_t
+    peaked; ``warnings``: where the paper's rules fail on this network, a line each; ``candidates``:
+    every w and L that was tried; ``slices``: what they were chosen on.
     """
 
     w: float

@@ -328,8 +328,8 @@ class Segmenter:
         wide, apart = self.setup.calibration.neighbours_mm, head.volume.voxel_mm[2]
         if wide and not reach(wide, apart):
             yield (
-                f"slices lie {apart:g} mm apart, and those nearer than {wide:g} mm count together in "
-                "the calibration: by themselves more are found unhealthy"
+                f"slices lie {apart:g} mm apart, and the calibration has those nearer than "
+                f"{wide:g} mm count together: by themselves more are found unhealthy"
             )
 
     def _unlike(self, results: list[SliceResult]) -> Iterator[str]:
