@@ -41,7 +41,7 @@ def test_the_model_card_and_the_readme_give_the_same_figures():
     card = open_bundle(DEFAULT).manifest.model_card
     assert "research, not for diagnosis" in card
     rows = [line for line in card.splitlines() if line.startswith("| ") and "0." in line]
-    assert len(rows) == 13  # seven of figures, six presets
+    assert len(rows) == 12  # seven of figures, five presets
     for row in rows:
         assert row in README, row
 
