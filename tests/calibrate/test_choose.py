@@ -203,6 +203,16 @@ def test_the_report_says_when_the_largest_w_was_chosen():
         assert any("w = 5 is the largest that was tried" in line for line in said) == largest
 
 
+@pytest.mark.parametrize(("mm", "why"), [(10.0, "those beside them count on it"),
+                                         (0.0, "no rule by which they leave")])  # fmt: skip
+def test_the_report_says_why_healthy_slices_go_on(mm, why):
+    curves, unhealthy = separable()
+    bare = SimpleNamespace(peaks=None, early_stop=None, healthy_leave=None, neighbours_mm=mm)
+    choice = choose(by_L(curves), labelled(unhealthy), "cosine")
+    *_, last = report(choice, bare, labelled(unhealthy))
+    assert last.startswith(f"healthy slices go to L: {why}")
+
+
 def test_one_patient_is_too_few_for_the_calibrated_verdict():
     curves, unhealthy = separable()
     alone = labelled(unhealthy, patients=1)
