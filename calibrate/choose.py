@@ -101,7 +101,6 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
         Cos_w=Cos_w,
         cosine_accuracy=cosine_accuracy,
         logistic=fit(statistics, labels.unhealthy),
-        angles=fit(statistics.without_map(), labels.unhealthy),
         calibrated_accuracy=cross_validated(statistics, labels),
         M_max=tuple(float(value) for value in curves.M[:, k].max(axis=(0, 1))),
     )
@@ -166,19 +165,9 @@ def _cross_validated(curves: Mapping[int, Curves], labels: Labels) -> dict[str, 
     }
 
 
-def called(
-    curves: Curves,
-    labels: Labels,
-    chosen: Candidate,
-    verdict: str,
-    left: NDArray[np.bool_] | None = None,
-) -> NDArray[np.bool_]:
-    """Which slices a candidate calls unhealthy, by ``cosine`` or ``calibrated``: (N,).
-
-    ``left``: (N,) which of them left as healthy.
-    """
+def called(curves: Curves, labels: Labels, chosen: Candidate, verdict: str) -> NDArray[np.bool_]:
+    """Which slices a candidate calls unhealthy, by ``cosine`` or ``calibrated``: (N,)."""
     statistics = labels.together(curves.statistics(curves.w.index(chosen.w)))
-    stays = True if left is None else ~left
     if verdict == "cosine":
-        return (statistics.cosine <= chosen.Cos_w) & stays
-    return (chosen.logistic.log_odds(statistics) >= 0) & stays
+        return np.asarray(statistics.cosine <= chosen.Cos_w)
+    return np.asarray(chosen.logistic.log_odds(statistics) >= 0)

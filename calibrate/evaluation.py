@@ -77,7 +77,7 @@ def evaluate(
             reference,
             result.smoothed[foreground],
             reference[foreground],
-            segmenter.setup.taken(result.M, result.MSE_0),
+            result.MSE_0,
         )
         rows[i] = SliceScores(
             record.patient,
@@ -90,7 +90,7 @@ def evaluate(
             probability(result.log_odds),
             dice(result.mask, reference),
             dice(gated, reference),
-            len(segmenter.setup.taken(result.M, result.M)),
+            len(result.M),
         )
         progress(len(seen), len(compared))
     slices = slices.take(compared)

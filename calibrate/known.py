@@ -14,9 +14,7 @@ _SMALLEST_SPREAD, _SMALLEST_LIMIT = 1e-3, 1e-3
 _MARGIN = 1.1
 
 
-def familiar_volumes(
-    MSE_0: NDArray[np.float64], labels: Labels, steps: NDArray[np.int64] | None = None
-) -> Familiar | None:
+def familiar_volumes(MSE_0: NDArray[np.float64], labels: Labels) -> Familiar | None:
     """The error curve of healthy slices, and the distance of the patient who is furthest off.
 
     Each patient's distance is from the healthy slices of the others: it is what a new one's would
@@ -25,10 +23,7 @@ def familiar_volumes(
     Parameters
     ----------
     MSE_0 : (N, n, C), of the full sweep
-    steps : (N,) how many each slice takes before it leaves as healthy; None for all
     """
-    taken = np.full(len(MSE_0), MSE_0.shape[1]) if steps is None else steps
-    curves = [curve[:count] for curve, count in zip(MSE_0, taken, strict=True)]
     names = np.unique(labels.patients)
     if len(names) < 3:
         return None
@@ -38,8 +33,7 @@ def familiar_volumes(
         others = _reference(MSE_0[~own & ~labels.unhealthy])
         if others is None:
             return None
-        theirs = [curves[i] for i in np.flatnonzero(own)]
-        distances.append(np.median([others.distance(curve) for curve in theirs]))
+        distances.append(np.median([others.distance(curve) for curve in MSE_0[own]]))
     known = _reference(MSE_0[~labels.unhealthy])
     assert known
     return Familiar(known.mean, known.spread, max(_SMALLEST_LIMIT, _MARGIN * float(max(distances))))

@@ -35,7 +35,6 @@ from anofpdm.runtime.verdict import VERDICTS
 from .beside import Beside
 from .choose import Labels, check_labels, choose
 from .early_stop import choose_stop
-from .healthy_leave import choose_leave
 from .known import familiar_volumes
 from .labelled import check_spacing, fitting
 from .peaks import failures, peak_report
@@ -154,13 +153,10 @@ def main(
     choice = choose(curves, labels, verdict)
     best = choice.best
     own = curves[best.L]
-    leave = choose_leave(own, labels, best, choice.verdict)
-    taken = leave.rule.steps(own.M[:, own.w.index(best.w)]) if leave else None
     calibration = Calibration(
         w=best.w,
         Cos_w=best.Cos_w,
         logistic=best.logistic,
-        angles=best.angles,
         M_max=best.M_max,
         conditions=opened.conditions(encoding, best.L, stride, spacing, precision),
         verdict=choice.verdict,
@@ -170,8 +166,7 @@ def main(
         mirrored=mirrored,
         guided_mm=guided_mm,
         early_stop=choose_stop(own, labels, best, choice.verdict),
-        healthy_leave=leave,
-        familiar=familiar_volumes(own.MSE_0, labels, taken),
+        familiar=familiar_volumes(own.MSE_0, labels),
         peaks=peak_report(own, best.w, labels),
         warnings=failures(own, choice, labels),
         candidates=choice.candidates,

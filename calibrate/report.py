@@ -35,7 +35,6 @@ def report(choice: Choice, calibration: Calibration, labels: Labels) -> Iterator
             f"unhealthy slices (medians); {peaks.at_L:.0%} of all have their largest M_t at L"
         )
     yield _early_stop(calibration.early_stop)
-    yield _healthy_leave(calibration)
 
 
 def _early_stop(stop: EarlyStop | None) -> str:
@@ -46,19 +45,6 @@ def _early_stop(stop: EarlyStop | None) -> str:
         f"{stop.drop:g} of the maximum; t_e kept on {stop.agreement:.1%} of the slices, accuracy "
         f"{stop.accuracy:.3f} instead of {stop.full_accuracy:.3f}, {stop.mean_steps:.1f} of "
         f"{stop.full_steps} steps"
-    )
-
-
-def _healthy_leave(calibration: Calibration) -> str:
-    leave = calibration.healthy_leave
-    if calibration.neighbours_mm:
-        return "healthy slices go to L: those beside them count on it"
-    if leave is None:
-        return "healthy slices go to L: no rule by which they leave is safe and saves a tenth"
-    return (
-        f"healthy slices leave once their M_t is below {leave.margin:g} of the least of slices "
-        f"called unhealthy; on patients left out {leave.agreement:.1%} of the verdicts are kept, "
-        f"{leave.mean_steps:.1f} of {leave.full_steps} steps"
     )
 
 

@@ -32,14 +32,12 @@ class _Alone:
 class Analysis:
     """How slices are judged and cut by a calibration.
 
-    ``scored``: the modalities that count, as positions; ``seed``: of the noise; ``to_the_end``:
-    whether slices that are certain to be healthy go on.
+    ``scored``: the modalities that count, as positions; ``seed``: of the noise.
     """
 
     setup: Resolved
     scored: tuple[int, ...]
     seed: int
-    to_the_end: bool
 
     def run(
         self,
@@ -53,10 +51,7 @@ class Analysis:
         ``done``: called for every slice that has gone through the process.
         """
         setup, held = self.setup, self.setup.calibration
-        leave = None if self.to_the_end else setup.leave
-        recipe = Recipe(
-            setup.process, held.w, self.scored, setup.rule, setup.stop, leave, self.seed
-        )
+        recipe = Recipe(setup.process, held.w, self.scored, setup.rule, setup.stop, self.seed)
         gathering: Gathering[_Alone] = Gathering(setup.ensemble.neighbours_mm)
         taken = gathering.announced(slices)
         views = (item and shown(item, setup.ensemble.mirrored) for item in taken)
@@ -94,7 +89,6 @@ class Analysis:
             np.asarray(map_peak(smoothed)),
         )
         log_odds = float(calibration.logistic.log_odds(said))
-        left = setup.leave is not None and bool(setup.leave.healthy(found.M))
         M_max = np.array(calibration.M_max)
         cuts = threshold(H, found.M.max(axis=0), M_max, calibration.a, calibration.b)
         Q = cuts.Q if setup.Q is None else setup.Q
@@ -103,13 +97,12 @@ class Analysis:
         return SliceResult(
             key=item.key,
             volume=item.volume,
-            unhealthy=calibration.unhealthy(float(said.cosine), log_odds) and not left,
-            left=left,
+            unhealthy=calibration.unhealthy(float(said.cosine), log_odds),
             cosine=float(said.cosine),
             alignment=float(said.alignment),
             map_peak=float(said.map_peak),
             log_odds=log_odds,
-            probability=0.0 if left else probability(log_odds),
+            probability=probability(log_odds),
             timesteps=setup.process.timesteps[: len(found.M)],
             M=found.M,
             MSE_h=found.MSE_h,

@@ -12,7 +12,7 @@ from .errors import SetupError
 from .forward import Cancelled, Process, Slice, never, run
 from .host_row import HostRow
 from .select import AnomalyDigest, Finding
-from .stop import LeaveRule, StopRule
+from .stop import StopRule
 
 _PAPER = MapRule()
 Found = Iterator[tuple[Slice, Finding]]
@@ -23,8 +23,7 @@ class Recipe:
     """Everything that decides what is found on a slice, but the slice and the network.
 
     ``scored``: the modalities that count, as positions; ``rule``: how the map that is cut is made;
-    ``stop``: when a slice may leave before L; ``leave``: when it may as healthy, which saves steps
-    on the CPU only; ``seed``: of the noise.
+    ``stop``: when a slice may leave before L; ``seed``: of the noise.
     """
 
     process: Process
@@ -32,7 +31,6 @@ class Recipe:
     scored: tuple[int, ...]
     rule: MapRule = _PAPER
     stop: StopRule | None = None
-    leave: LeaveRule | None = None
     seed: int = 0
 
 
@@ -91,7 +89,7 @@ class HostBackend:
         row = HostRow(
             recipe.process,
             self.denoiser,
-            lambda: AnomalyDigest(recipe.w, recipe.scored, recipe.rule, recipe.stop, recipe.leave),
+            lambda: AnomalyDigest(recipe.w, recipe.scored, recipe.rule, recipe.stop),
             seed=recipe.seed,
             slots=self.slots,
         )

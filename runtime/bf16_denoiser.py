@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoiser import cannot_be, check_names, checked, shared_in_parts
+from .denoiser import cannot_be, check_names, checked, splits_batches
 from .errors import DeviceError
 from .extras import require
-from .ways import Fastest, InParts, Predict, usable_cores
+from .ways import Predict, SharedBatch, usable_cores
 
 Float32 = NDArray[np.float32]
 
@@ -65,13 +65,15 @@ class Bf16Denoiser:
             raise DeviceError(
                 "this CPU does not compute in bfloat16: choose a preset of the FP32 network"
             )
-        together = _Compiled(openvino, core, path, threads=cores, streams=1)
-        ways: dict[str, Callable[[], Predict]] = {"together": lambda: together.predict}
-        if cores > 1 and shared_in_parts(path):
-            ways["in parts"] = lambda: InParts(
-                _Compiled(openvino, core, path, threads=cores, streams=cores).predict, cores
-            )
-        self._predict = Fastest(ways)
+
+        def compiled(streams: int) -> Predict:
+            return _Compiled(openvino, core, path, threads=cores, streams=streams).predict
+
+        self._predict: Predict
+        if cores > 1 and splits_batches(path):
+            self._predict = SharedBatch(compiled(cores), lambda: compiled(1), cores)
+        else:
+            self._predict = compiled(1)
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
         """See :class:`anofpdm.runtime.denoiser.Denoiser`."""

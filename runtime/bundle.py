@@ -170,12 +170,6 @@ class Bundle:
                 f"{where}: preset {preset} visits {visited} timesteps and knows "
                 f"{len(calibration.familiar.mean)}: run anofpdm-calibrate again"
             )
-        leave = calibration.healthy_leave
-        if leave and (leave.full_steps, len(leave.bounds[0])) != (visited, len(calibration.M_max)):
-            raise BundleError(
-                f"{where}: preset {preset} leaves slices after other timesteps or modalities than "
-                "it visits: run anofpdm-calibrate again"
-            )
         stopped = calibration.early_stop.M_max if calibration.early_stop else calibration.M_max
         if {len(calibration.M_max), len(stopped)} != {len(self.manifest.scored)}:
             raise BundleError(

@@ -17,7 +17,7 @@ from .guided import WIDEST_RADIUS_MM
 from .neighbours import WIDEST_MM
 from .schedule import SPACINGS
 from .select import THRESHOLDS
-from .stop import LeaveRule, StopRule
+from .stop import StopRule
 from .verdict import VERDICTS, Logistic
 
 _AGREEMENT = 0.99
@@ -62,8 +62,7 @@ class Candidate:
     modality.
 
     ``cosine_accuracy``: of the best threshold, on the slices that it was chosen on (section 4.2);
-    ``calibrated_accuracy``: on patients that were left out of the fit, None where there is but one;
-    ``angles``: see :class:`Calibration`.
+    ``calibrated_accuracy``: on patients that were left out of the fit, None where there is but one.
     """
 
     L: int
@@ -73,7 +72,6 @@ class Candidate:
     logistic: Logistic
     calibrated_accuracy: float | None
     M_max: tuple[float, ...]
-    angles: Logistic | None = None
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
@@ -124,35 +122,6 @@ class EarlyStop:
 
 
 @dataclass(frozen=True)
-class HealthyLeave:
-    """A rule to leave as healthy, and what it was found to do.
-
-    ``bounds``: see :class:`anofpdm.runtime.stop.LeaveRule`; ``margin``: they are this times the
-    least of the calibration's slices that were called unhealthy; ``agreement``: share of slices
-    with the verdict of the full sweep, and ``mean_steps`` of ``full_steps`` visited, both on
-    patients that were left out.
-    """
-
-    bounds: tuple[tuple[float, ...], ...]
-    margin: float
-    agreement: float
-    mean_steps: float
-    full_steps: int
-
-    def __post_init__(self) -> None:
-        rule, numbers = self.rule, (self.margin, self.mean_steps)
-        if not all(math.isfinite(number) for number in numbers) or not 0 <= self.agreement <= 1:
-            raise ValueError(f"{rule} needs finite numbers and a share in 0..1")
-        if len(self.bounds) != self.full_steps:
-            raise ValueError(f"{len(self.bounds)} bounds do not fit {self.full_steps} steps")
-
-    @property
-    def rule(self) -> LeaveRule:
-        """When to leave."""
-        return LeaveRule(self.bounds)
-
-
-@dataclass(frozen=True)
 class PeakReport:
     """Where M_t is largest: ``at_L``, the share of slices (times modalities) on which that is the
     last visited timestep, so that t_e is no peak; medians of t_e over either class."""
@@ -167,17 +136,15 @@ class Calibration:
     """Guidance strength and thresholds (paper, sections 4.2 and 4.3).
 
     ``verdict``: what decides that a slice is unhealthy: ``cosine`` (eq. 18) at most ``Cos_w``, or
-    ``calibrated``: ``logistic`` gives it a probability of at least one half; ``angles``: the same
-    by the two angles alone, for other maps than ``anomaly_map``, None where ``logistic`` is that;
+    ``calibrated``: ``logistic`` gives it a probability of at least one half;
     ``M_max``: per scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
     :class:`anofpdm.runtime.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
     ``threshold``: ``algorithm-1``, or ``half-way`` from there to Otsu's, see
     :func:`anofpdm.runtime.select.otsu`; ``neighbours_mm``: how wide the average over slices is that
     lie near each other, 0 for none; ``mirrored``: whether every second slice is shown mirrored, see
     :mod:`anofpdm.runtime.neighbours`; ``guided_mm``: radius of the filter that fits maps to the
-    edges of their slices, 0 for none, see :mod:`anofpdm.runtime.guided`; ``early_stop``: None where
-    no rule saves a tenth of the steps; ``healthy_leave``: likewise, or where none keeps 99 % of the
-    verdicts or neighbours count; ``familiar``: which volumes it holds for; ``peaks``: where M_t
+    edges of their slices, 0 for none, see :mod:`anofpdm.runtime.guided`; ``early_stop``: None
+    where no rule saves a tenth of the steps; ``familiar``: which volumes it holds for; ``peaks``: where M_t
     peaked; ``warnings``: where the paper's rules fail on this network, a line each; ``candidates``:
     every w and L that was tried; ``slices``: what they were chosen on.
     """
@@ -195,9 +162,7 @@ class Calibration:
     neighbours_mm: float = 0.0
     mirrored: bool = False
     guided_mm: float = 0.0
-    angles: Logistic | None = None
     early_stop: EarlyStop | None = None
-    healthy_leave: HealthyLeave | None = None
     familiar: Familiar | None = None
     peaks: PeakReport | None = None
     warnings: tuple[str, ...] = ()
@@ -217,8 +182,6 @@ class Calibration:
             raise ValueError(
                 f"guided_mm must be in 0..{WIDEST_RADIUS_MM:g}, not {self.guided_mm!r}"
             )
-        if self.neighbours_mm and self.healthy_leave is not None:
-            raise ValueError("slices that leave as healthy say nothing of their neighbours")
         if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
             raise ValueError("w, Cos_w and M_max must be finite")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
@@ -233,8 +196,8 @@ class Calibration:
         return Ensemble.of(self.neighbours_mm, self.mirrored, self.guided_mm, pixel_mm)
 
     def with_w(self, w: float, where: Path) -> Calibration:
-        """The same for another guidance strength that was tried; without early stop, leaving, and
-        what was found of M_t.
+        """The same for another guidance strength that was tried; without early stop, and what was
+        found of M_t.
 
         Raises
         ------
@@ -256,21 +219,16 @@ class Calibration:
             w=w,
             Cos_w=one.Cos_w,
             logistic=one.logistic,
-            angles=one.angles,
             M_max=one.M_max,
             early_stop=None,
-            healthy_leave=None,
             peaks=None,
             warnings=(),
         )
 
     def with_another_map(self) -> Calibration:
-        """The same for another anomaly map, whose peak ``logistic`` does not know: decided by the
-        angles alone; without early stop, whose decision does not know it either, and leaving, which
-        keeps the verdicts of ``logistic``."""
-        if self.angles is None:
-            return self
-        return replace(self, logistic=self.angles, early_stop=None, healthy_leave=None)
+        """The same for another anomaly map, whose peak ``logistic`` does not know: the cosine
+        decides; without early stop, which was calibrated with the other decision."""
+        return replace(self, verdict="cosine", early_stop=None)
 
     def stopping(self) -> Calibration:
         """The same with the thresholds and M_max of its early stop."""
@@ -291,19 +249,13 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
     content["conditions"] = Conditions(**content["conditions"])
     content["M_max"] = tuple(float(value) for value in content["M_max"])
     content["logistic"] = Logistic(**content["logistic"])
-    content["angles"] = _angles(content)
     content["warnings"] = tuple(str(line) for line in content["warnings"])
     content["candidates"] = tuple(
-        Candidate(**{**one, **_thresholds(one), "angles": _angles(one)})
-        for one in content["candidates"]
+        Candidate(**{**one, **_thresholds(one)}) for one in content["candidates"]
     )
     if content["early_stop"] is not None:
         stop = content["early_stop"]
         content["early_stop"] = EarlyStop(**{**stop, **_thresholds(stop)})
-    if content.get("healthy_leave") is not None:
-        leave = content["healthy_leave"]
-        bounds = tuple(tuple(float(v) for v in bound) for bound in leave["bounds"])
-        content["healthy_leave"] = HealthyLeave(**{**leave, "bounds": bounds})
     if content["familiar"] is not None:
         known = content["familiar"]
         curves = {name: tuple(float(v) for v in known[name]) for name in ("mean", "spread")}
@@ -317,8 +269,3 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
 
 def _thresholds(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"M_max": tuple(content["M_max"]), "logistic": Logistic(**content["logistic"])}
-
-
-def _angles(content: Mapping[str, Any]) -> Logistic | None:
-    found = content.get("angles")
-    return Logistic(**found) if found is not None else None

@@ -46,8 +46,11 @@ threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: all cores]"
 )
 
+preset_option = click.option(
+    "--preset", help="One of the bundle's calibrations.  [default: the bundle's]"
+)
 _SETUP = (
-    click.option("--preset", help="One of the bundle's calibrations.  [default: the bundle's]"),
+    preset_option,
     click.option("--encoding", type=click.Choice(ENCODINGS), help="Needs a calibration for it."),
     click.option("--length", "L", type=click.IntRange(min=1), help="L; needs a calibration."),
     click.option("--stride", type=click.IntRange(min=1), help="Needs a calibration for it."),
@@ -58,9 +61,6 @@ _SETUP = (
                  "t_e, or the one at t_e.  [default: the calibration's]"),
     click.option("--early-stop/--no-early-stop", default=None, help="Leave a slice when its peak "
                  "is certain.  [default: where that was found safe]"),
-    click.option("--healthy-leave/--no-healthy-leave", default=None, help="Call a slice healthy, "
-                 "and leave it, once its M_t is far below that of unhealthy ones.  [default: where "
-                 "that was found safe]"),
     click.option("--w", type=float, help="Ablation: a guidance strength that was calibrated."),
     click.option("--sub-map", type=click.Choice(SUB_MAPS), default="residual", show_default=True,
                  help="Ablation: what maps are made of."),

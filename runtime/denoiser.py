@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from .errors import BundleError
 from .extras import require
-from .ways import Fastest, InParts, Predict, usable_cores
+from .ways import Predict, SharedBatch, usable_cores
 
 Float32 = NDArray[np.float32]
 BROKEN_NETWORK = "the network gives infinite or undefined predictions: export it again"
-# A network is held twice, once for each way to share a batch, unless its file is larger: large
-# layers spread well over threads.
-_LARGEST_TWICE = 64 << 20
+# Networks with larger files are not split: their layers spread well over threads.
+_LARGEST_SPLIT = 64 << 20
 
 
 class Denoiser(Protocol):
@@ -59,20 +58,22 @@ class OnnxDenoiser:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         cores = threads or usable_cores()
-        together = _OnnxSession(path, threads or 0)  # 0: ONNX Runtime's own choice
-        ways: dict[str, Callable[[], Predict]] = {"together": lambda: together.predict}
-        if cores > 1 and shared_in_parts(path):
-            ways["in parts"] = lambda: InParts(_OnnxSession(path, 1).predict, cores)
-        self._predict = Fastest(ways)
+        self._predict: Predict
+        if cores > 1 and splits_batches(path):
+            one_thread = _OnnxSession(path, 1).predict
+            whole = lambda: _OnnxSession(path, cores).predict  # noqa: E731
+            self._predict = SharedBatch(one_thread, whole, cores)
+        else:
+            self._predict = _OnnxSession(path, cores).predict
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
         """See :class:`Denoiser`."""
         return self._predict(x_t, t)
 
 
-def shared_in_parts(path: Path) -> bool:
-    """Whether the cores may each take a part of the batch through this network."""
-    return path.stat().st_size <= _LARGEST_TWICE
+def splits_batches(path: Path) -> bool:
+    """Whether the cores each take a part of the batch through this network."""
+    return path.stat().st_size <= _LARGEST_SPLIT
 
 
 class _OnnxSession:

@@ -7,7 +7,7 @@ import re
 from .backend import Backend, HostBackend
 from .bf16_denoiser import Bf16Denoiser
 from .bundle import Bundle
-from .denoiser import OnnxDenoiser, shared_in_parts
+from .denoiser import OnnxDenoiser, splits_batches
 from .errors import AnofpdmError, SetupError
 from .ways import usable_cores
 
@@ -77,7 +77,7 @@ def _slots(wish: int | None, threads: int | None, bundle: Bundle) -> int:
     """On the CPU: a slice for each thread, where they take parts of the batch."""
     if wish is not None:
         return wish
-    wanted = (threads or usable_cores()) if shared_in_parts(bundle.network) else 0
+    wanted = (threads or usable_cores()) if splits_batches(bundle.network) else 0
     return min(max(_HOST_SLOTS, wanted), _MOST_HOST_SLOTS)
 
 

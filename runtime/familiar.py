@@ -41,7 +41,7 @@ class Familiar:
 
     def distance(self, MSE_0: Float64) -> float:
         """How far a slice is off: the mean over the visited steps of the absolute deviation of
-        ln MSE_0 in spreads; ``MSE_0``: (n, C), or fewer steps where the slice left early."""
+        ln MSE_0 in spreads; ``MSE_0``: (n, C), or fewer steps where the slice stopped early."""
         curve = log_curve(MSE_0)
         n = len(curve)
         deviation = (curve - np.array(self.mean[:n])) / np.array(self.spread[:n])

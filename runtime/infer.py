@@ -19,9 +19,9 @@ from .command import (
     OneLineCommand,
     bundle_option,
     device_option,
+    preset_option,
     reports_errors,
     seed_option,
-    setup_options,
     slots_option,
     threads_option,
 )
@@ -53,7 +53,6 @@ For research, not for diagnosis.
 
 @click.command(cls=OneLineCommand, epilog=_EXAMPLES)
 @click.argument("volumes", nargs=-1, type=_FILE)
-@click.option("-i", "--input", "inputs", multiple=True, type=_FILE, help="The same as VOLUMES.")
 @click.option("-o", "--output", type=_FILE, help="The mask; for a folder of cases, a folder.  "
               "[default: named after the input, in the current folder]")  # fmt: skip
 @click.option("--flair", type=_FILE, help="The FLAIR volume, instead of VOLUMES.")
@@ -76,7 +75,7 @@ For research, not for diagnosis.
 @click.option("--every-slice", is_flag=True, help="Segment slices that are found healthy, too: "
               "marks something on every slice.")  # fmt: skip
 @bundle_option
-@setup_options
+@preset_option
 @seed_option
 @device_option
 @slots_option
@@ -87,7 +86,6 @@ For research, not for diagnosis.
 @reports_errors
 def main(
     volumes: tuple[Path, ...],
-    inputs: tuple[Path, ...],
     output: Path | None,
     flair: Path | None,
     t1: Path | None,
@@ -105,7 +103,7 @@ def main(
     overwrite: bool | None,
     every_slice: bool,
     bundle: Path | None,
-    setup: Setup,
+    preset: str | None,
     seed: int,
     device: str,
     slots: int | None,
@@ -128,7 +126,7 @@ def main(
              "trace": trace, "dicom-seg": dicom_seg}  # fmt: skip
     named = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2}
     what = asked(
-        (*inputs, *volumes),
+        volumes,
         _by_name(others, _given(named)),
         output,
         _given(files),
@@ -139,8 +137,9 @@ def main(
 
     def load() -> Segmenter:
         return Segmenter.load(
-            opened, setup=setup, device=device, threads=threads, slots=slots, seed=seed
-        )
+            opened, setup=Setup(preset=preset), device=device, threads=threads, slots=slots,
+            seed=seed,
+        )  # fmt: skip
 
     if isinstance(what, OneVolume):
         _volume(what, load, talk, series_uid, every_slice, overwrite is not False)

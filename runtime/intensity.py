@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import VolumeError
+from .select import otsu_of_histogram
 
 Float32 = NDArray[np.float32]
 _SLAB_VOXELS = 2**21
@@ -108,14 +109,7 @@ def _otsu(modality: Float32, low: float, span: float, edges: tuple[float, float]
         values = _above(slab, low, span).astype(np.float64)
         found, bounds = np.histogram(values, bins=256, range=edges)
         counts += found
-    centers = (bounds[1:] + bounds[:-1]) / 2
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    above = counts.sum() - below
-    sums = np.cumsum(counts * centers)
-    separation = sums[-1] / counts.sum() * below - sums[:-1]
-    occupied = (below > 0) & (above > 0)
-    between = np.where(occupied, separation**2 / np.where(occupied, below * above, 1), 0.0)
-    return float(centers[np.argmax(between)])
+    return otsu_of_histogram(counts, bounds)
 
 
 def _median_foreground(modality: Float32, scale: Scale) -> np.float32:

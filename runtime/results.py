@@ -19,9 +19,8 @@ class SliceResult:
     ``key``: its axial index (from the feet up); ``volume``: whose slice it is; ``unhealthy``: the
     verdict; ``cosine`` (eq. 18), ``alignment`` (of guidance with the unguided error), ``map_peak``
     (the logarithm of the largest value of ``smoothed``): what it goes by, depending on the
-    calibration; ``log_odds``: of being unhealthy, by the calibrated decision; ``left``: whether it
-    is healthy by the rule that lets slices leave early, whether it did or went on;
-    ``probability``: that of ``log_odds``, and 0 where that rule decided. Where the calibration has
+    calibration; ``log_odds``: of being unhealthy, by the calibrated decision; ``probability``: that
+    of ``log_odds``. Where the calibration has
     neighbouring slices count together, ``cosine``, ``alignment`` and ``H`` are averages over these.
 
     ``timesteps``: (n,) the visited ones; ``M``, ``MSE_h``, ``MSE_0``: (n, C) float64 over these and
@@ -36,7 +35,6 @@ class SliceResult:
     key: int
     volume: int
     unhealthy: bool
-    left: bool
     cosine: float
     alignment: float
     map_peak: float
@@ -80,7 +78,6 @@ class Segmentation:
 
     def anomaly_map(self) -> nib.Nifti1Image:
         """H (eq. 20, the mean over modalities, whatever the verdicts) on the input's grid: float32,
-        from 0 on; 0 where no slice was processed. Of a slice that left early as healthy it is what
-        the steps gave that it took; with ``every_slice`` all go to the end."""
+        from 0 on; 0 where no slice was processed."""
         H = self.head.to_source(np.stack([result.H for result in self.slices]))
         return like(H, self.head.source, b"map")

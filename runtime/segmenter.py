@@ -134,7 +134,7 @@ class Segmenter:
             If the volume cannot be segmented.
         """
         taken = self._on_grid(as_images(images, affine), names)
-        for result in self.analyse(taken.slices(0), to_the_end=every_slice):
+        for result in self.analyse(taken.slices(0)):
             taken.results.append(result)
             progress(len(taken.results), len(taken.on_grid))
         return self._finish(taken, every_slice)
@@ -207,7 +207,7 @@ class Segmenter:
                 following += 1
                 yield one if isinstance(one, VolumeError) else self._finish(one, every_slice)
 
-        for done, result in enumerate(self.analyse(slices(), to_the_end=every_slice), 1):
+        for done, result in enumerate(self.analyse(slices()), 1):
             owner = taken[result.volume]
             assert isinstance(owner, _Taken)
             owner.results.append(result)
@@ -286,20 +286,17 @@ class Segmenter:
         self,
         slices: Iterable[Slice | None],
         cancelled: Cancelled = never,
-        *,
-        to_the_end: bool = True,
         done: Callable[[], None] = lambda: None,
     ) -> Iterator[SliceResult]:
         """Find anomalies on slices that are on the bundle's grid already, as they and their
         neighbours finish; see :func:`anofpdm.runtime.forward.run` and
         :class:`anofpdm.runtime.neighbours.Gathering`.
 
-        ``to_the_end``: whether slices that are certain to be healthy go on, for the sake of their
-        maps; no verdict depends on it. ``done``: called for every slice that has gone through the
+        ``done``: called for every slice that has gone through the
         process, also while its result waits for neighbours.
         """
         scored = self.bundle.manifest.scored_channels
-        analysis = Analysis(self.setup, scored, self.seed, to_the_end)
+        analysis = Analysis(self.setup, scored, self.seed)
         return analysis.run(self.backend, slices, cancelled, done)
 
     def _on_grid(self, images: Sequence[SpatialImage], names: Sequence[str] | None) -> _Taken:
@@ -335,7 +332,7 @@ class Segmenter:
     def _unlike(self, results: list[SliceResult]) -> Iterator[str]:
         """A note where the volume is not like those that the thresholds were calibrated on."""
         known = self.setup.calibration.familiar
-        excess = known.excess([self.setup.taken(r.M, r.MSE_0) for r in results]) if known else 0.0
+        excess = known.excess([r.MSE_0 for r in results]) if known else 0.0
         if excess > 1:
             yield (
                 f"unlike the volumes of the calibration (MSE_0 is {excess:.1f} times as far off as "

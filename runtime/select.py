@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .anomaly_map import MapRule, SnapshotMap, StoredMap
 from .host_row import Step
-from .stop import LeaveRule, StopRule, Watch
+from .stop import StopRule, Watch
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -39,8 +39,8 @@ class AnomalyDigest:
     """What is kept of one slice for one guidance strength; memory is constant but for the curves.
 
     ``scored``: the modalities that count, as positions; all arrays below are over these.
-    ``rule``: how the map is made; ``stop``, ``leave``: when the slice may leave before L,
-    because t_e is certain, or because it is healthy.
+    ``rule``: how the map is made; ``stop``: when the slice may leave before L, because t_e is
+    certain.
 
     ``M``, ``MSE_h``, ``MSE_0``: one (C,) float64 a visited step, eqs. 12, 14, 16.
     ``t_e``: (C,) int64, the timestep of the largest M (eq. 21).
@@ -50,7 +50,6 @@ class AnomalyDigest:
     scored: tuple[int, ...]
     rule: MapRule = _PAPER
     stop: StopRule | None = None
-    leave: LeaveRule | None = None
     M: list[Float64] = field(default_factory=list)
     MSE_h: list[Float64] = field(default_factory=list)
     MSE_0: list[Float64] = field(default_factory=list)
@@ -80,9 +79,7 @@ class AnomalyDigest:
         same = self.rule.sub_map == _PAPER.sub_map
         own = S if same else self.rule.sub_anomaly(step, HGP, UGP, x0, self.w)
         self._map.add(step.t, own, higher)
-        if self._watch is not None and self._watch.certain(M, self._best):
-            return True
-        return self.leave is not None and self.leave.leaves(self._best, len(self.M) - 1)
+        return self._watch is not None and self._watch.certain(M, self._best)
 
     @property
     def H(self) -> Float32:
@@ -141,7 +138,18 @@ def otsu(H: Float32) -> float:
     low, high = float(values.min()), float(values.max())
     if high - low <= _TINY * max(abs(low), abs(high)):
         return low
-    counts, edges = np.histogram(values, bins=_BINS)
+    return otsu_of_histogram(*np.histogram(values, bins=_BINS))
+
+
+def otsu_of_histogram(counts: NDArray[np.int64], edges: Float64) -> float:
+    """Otsu's threshold (1979): the middle of the bin that splits a histogram into the two classes
+    of largest variance between them.
+
+    Parameters
+    ----------
+    counts : (n,), values in each bin
+    edges : (n + 1,), where the bins begin and end
+    """
     middles = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = counts.sum() - below

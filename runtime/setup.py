@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from .anomaly_map import MapRule
 from .bundle import CALIBRATION, Bundle
@@ -16,9 +12,8 @@ from .calibration import LOWERED, Calibration, Conditions
 from .ensemble import Ensemble
 from .errors import BundleError, SetupError
 from .forward import Process
-from .stop import LeaveRule, StopRule
+from .stop import StopRule
 
-Float64 = NDArray[np.float64]
 _PICKS = ("encoding", "L", "stride", "spacing", "precision")
 PRECISIONS = ("fp32", *LOWERED)
 
@@ -31,12 +26,11 @@ class Setup:
     ``spacing`` (``even`` or ``log-snr``): which timesteps are visited; ``precision``: ``fp32``, or
     ``bf16``, which the CPU computes faster. These pick one of the bundle's calibrations.
 
-    ``early_stop``: whether slices may leave before L, by the calibrated rule; ``healthy_leave``:
-    whether they are called healthy, and leave, by another one; ``w``: another
+    ``early_stop``: whether slices may leave before L, by the calibrated rule; ``w``: another
     guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
     ``t_e_ratio``: see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``Q``: a fixed threshold in
     place of the calibration's. Except for ``anomaly_map``, these last are for ablations. With
-    another map than the calibration's the angles alone decide, and slices go to L.
+    another map than the calibration's the cosine decides, and slices go to L.
     """
 
     preset: str | None = None
@@ -46,7 +40,6 @@ class Setup:
     spacing: str | None = None
     precision: str | None = None
     early_stop: bool | None = None
-    healthy_leave: bool | None = None
     anomaly_map: str | None = None
     w: float | None = None
     sub_map: str = "residual"
@@ -65,15 +58,9 @@ class Resolved:
     calibration: Calibration
     process: Process
     stop: StopRule | None
-    leave: LeaveRule | None
     rule: MapRule
     Q: float | None
     ensemble: Ensemble
-
-    def taken(self, M: Float64, curve: Float64) -> Float64:
-        """What a curve (n, C) is up to where its slice leaves as healthy, whether it left or went
-        on; ``M``: (n, C), its M_t."""
-        return curve if self.leave is None else curve[: int(self.leave.steps(M))]
 
     def as_json(self) -> dict[str, Any]:
         """What was decided, as JSON values."""
@@ -82,7 +69,6 @@ class Resolved:
             "preset": self.preset,
             "conditions": asdict(c.conditions),
             "early_stop": asdict(self.stop) if self.stop else None,
-            "healthy_leave": self.leave is not None,
             "anomaly_map": asdict(self.rule),
             "threshold": self.Q,
             "w": c.w,
@@ -129,37 +115,16 @@ def resolve(bundle: Bundle, setup: Setup) -> Resolved:
     stops = found is not None and (found.safe if setup.early_stop is None else setup.early_stop)
     if setup.Q is not None and not 0 <= setup.Q < math.inf:
         raise SetupError(f"the threshold must be a finite number from 0, not {setup.Q}")
-    if stops and rule.t_e_ratio > 1:
-        if setup.early_stop:
-            raise SetupError("a t_e ratio above 1 needs what comes after t_e: do not stop early")
-        stops = False
     c = calibration.conditions
     return Resolved(
         preset,
         calibration.stopping() if stops else calibration,
         Process(bundle.manifest.schedule, c.L, c.stride, c.clip, c.encoding, c.spacing),
         found.rule if stops and found else None,
-        _leave(calibration, setup, stops, where),
         rule,
         setup.Q,
         calibration.ensemble(bundle.manifest.grid.pixel_mm),
     )
-
-
-def _leave(calibration: Calibration, setup: Setup, stops: bool, where: Path) -> LeaveRule | None:
-    """When slices leave as healthy. It was calibrated without early stop, whose verdict is another:
-    so that takes its place."""
-    found = calibration.healthy_leave
-    if setup.healthy_leave and (not found or stops):
-        reason = f"at w = {calibration.w:g} and with this map"
-        if calibration.neighbours_mm:
-            reason = "where neighbours count"
-        elif found:
-            reason = "with early stop"
-        raise BundleError(
-            f"{where} holds no rule by which slices leave as healthy {reason}: leave it out"
-        )
-    return found.rule if found and not stops and setup.healthy_leave is not False else None
 
 
 def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:

@@ -1,5 +1,4 @@
-"""When a slice may leave before L (not in the paper): early stop, once the peak of M_t is certain,
-or once it is certain to be healthy."""
+"""Early stop (not in the paper): a slice leaves before L once the peak of M_t is certain."""
 
 from __future__ import annotations
 
@@ -44,44 +43,3 @@ class Watch:
         """Whether the slice may leave; ``M``: (C,) at this step, ``best``: (C,) so far."""
         self._below = self._below + 1 if bool((M < self.rule.drop * best).all()) else 0
         return self._below >= self.rule.patience
-
-
-@dataclass(frozen=True)
-class LeaveRule:
-    """A slice is healthy, and may leave, once its largest M_t so far is below ``bounds``, in every
-    modality.
-
-    ``bounds``: (n, C), after each visited step: a share of the least that was seen by then on
-    slices called unhealthy; at the last one nothing is left to save, so that whoever comes to it is
-    judged by the verdict alone.
-    """
-
-    bounds: tuple[tuple[float, ...], ...]
-
-    def __post_init__(self) -> None:
-        modalities = {len(bound) for bound in self.bounds}
-        if len(modalities) != 1 or 0 in modalities:
-            raise ValueError("a rule to leave needs one bound a modality and visited step")
-        if not all(0 <= number < np.inf for bound in self.bounds for number in bound):
-            raise ValueError("a rule to leave needs finite bounds from 0")
-
-    def leaves(self, best: Float64, step: int) -> bool:
-        """Whether a slice leaves; ``best``: (C,), its largest M up to the ``step``-th one."""
-        last = step == len(self.bounds) - 1
-        return not last and bool((best < self.bounds[step]).all())
-
-    def steps(self, M: Float64) -> NDArray[np.int64]:
-        """How many visited steps are taken: (..., n, C) curves -> (...) in 1..n, which is n where a
-        slice does not leave."""
-        below, n = self._below(M), M.shape[-2]
-        taken = np.where(below, 1 + np.arange(below.shape[-1]), n)
-        return np.asarray(taken.min(axis=-1, initial=n), np.int64)
-
-    def healthy(self, M: Float64) -> NDArray[np.bool_]:
-        """Whether slices leave: (..., n, C) curves, whole or as far as they went -> (...)."""
-        return np.asarray(self._below(M).any(axis=-1))
-
-    def _below(self, M: Float64) -> NDArray[np.bool_]:
-        bounds = np.array(self.bounds)[:-1][: M.shape[-2]]
-        best = np.maximum.accumulate(M, axis=-2)[..., : len(bounds), :]
-        return np.asarray((best < bounds).all(axis=-1))

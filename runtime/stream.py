@@ -221,7 +221,6 @@ class Stream:
             for result in self._segmenter.analyse(
                 self._slices(arrivals),
                 self._cancelled.is_set,
-                to_the_end=self._every_slice,
                 done=self._done,
             ):
                 yield self._back(result)

@@ -33,11 +33,7 @@ class Talk:
             if not shown:
                 self._used(segmenter)
                 steps = len(segmenter.setup.process.timesteps)
-                shown.append(
-                    ProgressLine(
-                        "slices", None if segmenter.setup.stop or segmenter.setup.leave else steps
-                    )
-                )
+                shown.append(ProgressLine("slices", None if segmenter.setup.stop else steps))
             shown[0](done, total)
 
         return show

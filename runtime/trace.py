@@ -24,9 +24,8 @@ def write_trace(
     Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
     scored modality; ``cosine`` and ``alignment``, averaged over neighbours where these count;
     ``map_peak``, of the map that is cut; the ``log_odds`` and ``probability`` of the calibrated
-    decision on these three; the verdict ``unhealthy``; ``left_early``: whether the rule by which
-    slices leave as healthy decided; ``t_e`` and Algorithm 1's ``index`` per modality (null where
-    the threshold is fixed), ``Q``, and the pixels that were marked before the verdict.
+    decision on these three; the verdict ``unhealthy``; ``t_e`` and Algorithm 1's ``index`` per
+    modality (null where the threshold is fixed), ``Q``, and the pixels that were marked before the verdict.
 
     Raises
     ------
@@ -46,7 +45,6 @@ def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:
     return {
         "level": result.key,
         "unhealthy": bool(result.unhealthy),
-        "left_early": result.left,
         "cosine": result.cosine,
         "alignment": result.alignment,
         "map_peak": result.map_peak,

@@ -7,7 +7,7 @@ labels alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,6 @@ class Statistics:
         """Of these slices alone."""
         return Statistics(self.cosine[slices], self.alignment[slices], self.map_peak[slices])
 
-    def without_map(self) -> Statistics:
-        """The same with nothing known of the map."""
-        return replace(self, map_peak=np.zeros_like(self.map_peak))
-
     def features(self) -> Float64:
         """What the calibrated decision is linear in, (3, ...): the alignment, the angle whose
         cosine eq. 18 is, in radians, and the peak."""
@@ -46,8 +42,6 @@ class Logistic:
     """The calibrated decision: a logistic regression on the alignment (whether guidance speaks
     against "healthy"), the angle between the error sequences (how much it changes) and the peak of
     the anomaly map (how much of it is in one place), with weights in their own units.
-
-    ``map_peak`` is 0 in a decision by the two angles alone.
     """
 
     intercept: float

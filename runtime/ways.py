@@ -1,21 +1,17 @@
-"""Several ways to run the same network on the CPU, and which of them is fastest here.
+"""Threading: how the cores of the CPU share the network's batch.
 
-A batch can be shared among the cores in two ways: all of them work on one layer after the other, or
-each takes a part of the slices through the whole network. Which is faster depends on the network,
-the batch and the machine, so it is measured, on the batches that come anyway. No result may depend
-on what was found: a way that does not give the first one's numbers, bit by bit, is not taken again.
+The cores take a part of the batch each through the whole network, on one thread. That was faster
+than all of them on one layer after the other at every batch of two slices or more; a single slice
+is shared layer by layer. Either gives the same predictions.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +19,6 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 Predict = Callable[[Float32, Int64], tuple[Float32, Float32]]
-# How often each way is tried on a batch size: the first time has to find memory, too.
-_TRIALS = 4
 
 
 def usable_cores() -> int:
@@ -34,7 +28,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-class InParts:
+class SplitBatch:
     """A batch cut into ``parts``, a thread each; ``predict`` must bear many threads at once."""
 
     def __init__(self, predict: Predict, parts: int) -> None:
@@ -50,72 +44,25 @@ class InParts:
         return np.concatenate(eps_healthy), np.concatenate(eps_null)
 
 
-@dataclass
-class _Trials:
-    """Of one batch size: seconds by way, and the way that won."""
+class SharedBatch:
+    """A network on several cores: batches of two or more are split, one slice alone is not.
 
-    seconds: dict[str, list[float]]
-    best: str = ""
-
-
-@dataclass
-class Fastest:
-    """The fastest of ``ways``, found for each batch size in its first few batches.
-
-    ``ways``: by name, each made when it is first used: a batch of one slice needs the first only.
-    ``clock``: seconds.
+    Parameters
+    ----------
+    by_part : the network on one thread, for many threads at once
+    whole : loads the network on all cores; called when the first batch of one slice comes
+    cores : how many to use, at least 2
     """
 
-    ways: Mapping[str, Callable[[], Predict]]
-    clock: Callable[[], float] = time.perf_counter
-    _made: dict[str, Predict] = field(default_factory=dict, init=False)
-    _trials: dict[int, _Trials] = field(default_factory=dict, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    def __init__(self, by_part: Predict, whole: Callable[[], Predict], cores: int) -> None:
+        self._split, self._load = SplitBatch(by_part, cores), whole
+        self._whole: Predict | None = None
+        self._lock = threading.Lock()
 
     def __call__(self, x_t: Float32, t: Int64) -> tuple[Float32, Float32]:
-        """As the first of the ways."""
-        name, tried = self._choose(len(x_t))
-        predict = self._way(name)
-        began = self.clock()
-        eps = predict(x_t, t)
-        seconds = self.clock() - began
-        first = next(iter(self.ways))
-        if name != first and not tried:
-            eps_first = self._way(first)(x_t, t)
-            if not all(map(np.array_equal, eps, eps_first)):
-                seconds, eps = math.inf, eps_first
-        self._learn(len(x_t), name, seconds)
-        return eps
-
-    def best(self, batch: int) -> str:
-        """The way that is taken for batches of this size; empty while it is not known."""
-        found = self._trials.get(batch)
-        return found.best if found else ""
-
-    def _choose(self, batch: int) -> tuple[str, bool]:
-        """Which way to take, and whether it was taken for this batch size before."""
-        if batch == 1 or len(self.ways) == 1:
-            return next(iter(self.ways)), True
+        """As ``by_part``."""
+        if len(x_t) > 1:
+            return self._split(x_t, t)
         with self._lock:
-            trials = self._trials.setdefault(batch, _Trials({name: [] for name in self.ways}))
-            if trials.best:
-                return trials.best, True
-            fit = [name for name, found in trials.seconds.items() if math.inf not in found]
-            name = min(fit, key=lambda name: len(trials.seconds[name]))
-            return name, bool(trials.seconds[name])
-
-    def _way(self, name: str) -> Predict:
-        with self._lock:
-            if name not in self._made:
-                self._made[name] = self.ways[name]()
-            return self._made[name]
-
-    def _learn(self, batch: int, name: str, seconds: float) -> None:
-        with self._lock:
-            trials = self._trials.get(batch)
-            if trials is None or trials.best:
-                return
-            trials.seconds[name].append(seconds)
-            fit = {name: one for name, one in trials.seconds.items() if math.inf not in one}
-            if all(len(found) >= _TRIALS for found in fit.values()):
-                trials.best = min(fit, key=lambda name: min(fit[name]))
+            self._whole = self._whole or self._load()
+        return self._whole(x_t, t)

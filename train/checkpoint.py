@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,12 +11,11 @@ from typing import Any
 import torch
 
 from anofpdm.runtime.errors import CheckpointError
+from anofpdm.runtime.files import whole_file
 from anofpdm.runtime.grid import Grid
 
 from .config import TrainConfig, UNetConfig
 from .run_config import RunConfig
-from .shards import MARK as SHARDS_MARK
-from .shards import joined, save_in_one, save_sharded
 from .unet import UNet
 
 MARK = "anofpdm_checkpoint"
@@ -65,16 +63,13 @@ class Checkpoint:
         return asdict(self.train)
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path, shard_bytes: int | None = None) -> None:
-    """Write a checkpoint, whole or not at all; in pieces of at most ``shard_bytes`` if given."""
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint, whole or not at all."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     for name in ("unet", "train", "grid"):
         content[name] = asdict(content[name])
-    marked = {MARK: _FORMAT, **content}
-    if shard_bytes:
-        save_sharded(marked, path, shard_bytes)
-    else:
-        save_in_one(marked, path)
+    with whole_file(path) as beside:
+        torch.save({MARK: _FORMAT, **content}, beside)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -89,28 +84,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_data(path: Path) -> Any:
-    """What a file of ``torch.save``, or the index of one in pieces, holds, if that is data alone:
-    no code in it is ever run.
+    """What a file of ``torch.save`` holds, if that is data alone: no code in it is ever run.
 
     Raises
     ------
     CheckpointError
-        If it or a piece is not there, not such a file, or holds anything but data.
+        If it is not there, not such a file, or holds anything but data.
     """
     if not path.is_file():
         wrong = "is a folder: name a file" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} {wrong}")
-    content = _load(path, path)
-    if isinstance(content, dict) and SHARDS_MARK in content:
-        return _load(joined(content, path), path)
-    return content
-
-
-def _load(source: Path | io.BytesIO, path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(source, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
         raise CheckpointError(
             f"{path} is not a checkpoint that loads without running code ({type(error).__name__})"

@@ -48,7 +48,6 @@ def train(
     data: Mapping[str, Any],
     init: Checkpoint | None = None,
     stop_at: int | None = None,
-    shard_bytes: int | None = None,
     record: Path | None = None,
     save_every_s: float = 120.0,
     report: Callable[[Progress], None] = lambda progress: None,
@@ -62,7 +61,6 @@ def train(
     data : what the network was trained on, for the record; JSON values
     init : begin with the EMA weights of this checkpoint (fine-tuning); resuming ignores it
     stop_at : leave off after this many iterations in all (default: ``config.iterations``)
-    shard_bytes : write the checkpoint in pieces of at most this size
     record : write the losses to this file, see :class:`anofpdm.train.losses.LossRecord`
 
     Returns
@@ -113,7 +111,7 @@ def train(
             # A checkpoint's record reaches at least as far as it does.
             if taken:
                 taken.flush()
-            save_checkpoint(state, output, shard_bytes)
+            save_checkpoint(state, output)
 
     taken = LossRecord(record, step) if record and rank == 0 else None
     losses: list[float] = []

@@ -39,8 +39,6 @@ from .run_config import RunConfig
 @config_options
 @click.option("--init", type=click.Path(path_type=Path), help="Begin with this checkpoint's EMA.")
 @click.option("--stop-at", type=int, help="Leave off after this iteration; resume later.")
-@click.option("--shard-mb", type=click.IntRange(min=1), help="Write model.pt in files of at most "
-              "this many MB.  [default: one file]")  # fmt: skip
 @click.option("--prepare-only", is_flag=True, help="Prepare slices, do not train.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Only prepare slices, for this "
               "bundle to be calibrated or evaluated on.")  # fmt: skip
@@ -56,7 +54,6 @@ def main(
     pixel_mm: float | None,
     init: Path | None,
     stop_at: int | None,
-    shard_mb: int | None,
     prepare_only: bool,
     bundle: Path | None,
     dry_run: bool,
@@ -91,7 +88,7 @@ def main(
     if rank == 0 and not (output / "model.pt").exists():
         write_json(output / "config.json", {"cohort": cohort.name, **config.as_json()})
     if not prepare_only:
-        _train(slices, config, output, cohort, init, stop_at, shard_mb, rank)
+        _train(slices, config, output, cohort, init, stop_at, rank)
 
 
 def _prepared(
@@ -132,13 +129,11 @@ def _train(
     cohort: Path,
     init: Path | None,
     stop_at: int | None,
-    shard_mb: int | None,
     rank: int,
 ) -> None:
     from .checkpoint import load_checkpoint
     from .loop import Progress, train
     from .losses import LOSSES
-    from .shards import MB
 
     split = slices.split("train")
     writer = _tensorboard(output) if rank == 0 else _Nowhere()
@@ -175,7 +170,6 @@ def _train(
         data=data,
         init=begun,
         stop_at=stop_at,
-        shard_bytes=shard_mb * MB if shard_mb else None,
         record=output / LOSSES,
         report=report,
     )

@@ -6,7 +6,6 @@ import atexit
 import functools
 import weakref
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ..backend import Found, HostBackend, Recipe
 from ..denoiser import Denoiser
@@ -58,14 +57,13 @@ class GpuBackend:
     ) -> Found:
         """See :class:`anofpdm.runtime.backend.Backend`.
 
-        Healthy slices go to the end: their bounds are not known to the kernels, and the host reads
-        M_t too late. Maps at a multiple of t_e need every step's map: then only the network runs on
+        Maps at a multiple of t_e need every step's map: then only the network runs on
         the GPU.
         """
         if recipe.rule.t_e_ratio != 1:
             yield from HostBackend(self._host, self.slots).find(recipe, slices, cancelled)
             return
-        plan = Plan(replace(recipe, leave=None), self._channels, self._size)
+        plan = Plan(recipe, self._channels, self._size)
         row = self._take_row(plan)
         try:
             yield from run(row, slices, cancelled)

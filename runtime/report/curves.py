@@ -48,15 +48,12 @@ def draw_curves(
                 axes.plot(result.timesteps, result.M[:, c], color=color, lw=0.7, alpha=0.3)
             t, mean = mean_curve(of, c)
             axes.plot(t, mean, color=color, lw=2.2, label=f"{name}: mean of {len(of)}")
-            whole = [result for result in of if not result.left]
-            if not whole:  # all left early: where they stopped is no peak
-                continue
             axes.plot(
-                [result.t_e[c] for result in whole],
-                [result.M[:, c].max() for result in whole],
+                [result.t_e[c] for result in of],
+                [result.M[:, c].max() for result in of],
                 "o" if unhealthy else "s",
                 color=color, ms=4.2, mec=theme.paper, mew=0.5, ls="none",
-                label=f"their t_e, median {np.median([r.t_e[c] for r in whole]):g}",
+                label=f"their t_e, median {np.median([r.t_e[c] for r in of]):g}",
             )  # fmt: skip
         name = modalities[c] if c < len(modalities) else f"modality {c + 1}" if count > 1 else ""
         title = "Divergence M_t of healthy-guided and unguided prediction"

@@ -49,8 +49,6 @@ def draw_mosaic(sheet: Sheet, shown: Sequence[Tile], title: str, subtitle: str) 
         top = _HEADER + row * (_CAPTION + height + _GAP / 2) + _CAPTION
         color = theme.unhealthy if tile.unhealthy else theme.healthy
         verdict = f"{'unhealthy' if tile.unhealthy else 'healthy'}  p = {tile.probability:.2f}"
-        if tile.left:
-            verdict = "healthy, left early"
         sheet.text(left, top - 0.06, f"slice {tile.level}", fontweight="bold")
         sheet.text(left + 2 * width, top - 0.06, verdict, color=color, ha="right")
         for pixels, x, look in ((tile.image, left, looks[0]), (tile.H, left + width, looks[1])):

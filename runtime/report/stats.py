@@ -77,7 +77,6 @@ def stats(
                 "position_mm": space.position_mm(result.key),
                 "unhealthy": bool(result.unhealthy),
                 "probability": float(result.probability),
-                "left_early": result.left,
                 "marked_ml": marked_ml[result.key],
             }
             for result in found.slices
@@ -131,7 +130,6 @@ def as_setup(content: Mapping[str, Any]) -> Setup:
     return Setup(
         preset=decided["preset"],
         early_stop=decided["early_stop"] is not None,
-        healthy_leave=decided.get("healthy_leave", False),
         w=decided["w"],
         Q=decided["threshold"],
         **decided["anomaly_map"],

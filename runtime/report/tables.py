@@ -64,15 +64,13 @@ def slice_table(stats: Mapping[str, Any]) -> Markup:
     )
     if stats["provenance"]["verdict"] == "cosine":
         caption += "; here verdicts go by the cosine instead"
-    if any(one["left_early"] for one in stats["slices"]):
-        caption += "; slices leave early once they are sure to be healthy, and their maps end there"
     head = ("Slice", "Height, mm", "Verdict", "Probability", "Marked, ml")
     rows = (
         (
             one["level"],
             f"{one['position_mm']:.1f}",
             _verdict(one["unhealthy"]),
-            "left early" if one["left_early"] else _share(one["probability"], one["unhealthy"]),
+            _share(one["probability"], one["unhealthy"]),
             f"{one['marked_ml']:.2f}" if one["marked_ml"] else "–",  # noqa: RUF001
         )
         for one in stats["slices"]

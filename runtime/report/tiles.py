@@ -21,7 +21,7 @@ _MARGIN = 3  # pixels around the head
 class Tile:
     """One slice to show; rows lead to the patient's back, columns to the left.
 
-    ``left``: whether it left early as healthy; ``image``: (h, w) float32, the first scored modality
+    ``image``: (h, w) float32, the first scored modality
     in [-1, 1]; ``H``: (h, w) float32, the anomaly map; ``mask``: (h, w) bool, what the volume's
     mask marks here: nothing where the verdict withheld it.
     """
@@ -29,7 +29,6 @@ class Tile:
     level: int
     unhealthy: bool
     probability: float
-    left: bool
     image: NDArray[np.float32]
     H: NDArray[np.float32]
     mask: NDArray[np.bool_]
@@ -51,7 +50,6 @@ def tiles(found: Segmentation, most: int) -> tuple[Tile, ...]:
             found.slices[i].key,
             bool(found.slices[i].unhealthy),
             float(found.slices[i].probability),
-            found.slices[i].left,
             images[n, rows, columns],
             maps[n, rows, columns],
             masks[n, rows, columns],

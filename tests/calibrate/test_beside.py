@@ -21,10 +21,9 @@ from anofpdm.calibrate.beside import Beside
 from anofpdm.calibrate.choose import Labels, called, candidate, choose, cross_validated
 from anofpdm.calibrate.early_stop import _try
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.calibrate.healthy_leave import choose_leave
 from anofpdm.calibrate.logistic import fit, left_out
 from anofpdm.calibrate.main import main as calibrate
-from anofpdm.calibrate.sweep import Curves, sweep
+from anofpdm.calibrate.sweep import sweep
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, open_bundle
 from anofpdm.runtime.ensemble import Ensemble
@@ -147,28 +146,12 @@ def test_accuracies_are_those_of_averages():
         decision = fit(together.take(kept), labels.unhealthy[kept])
         right.append((decision.log_odds(together.take(out)) >= 0) == labels.unhealthy[out])
     assert found.calibrated_accuracy == pytest.approx(np.mean(right))
-    for got, of in ((found.logistic, together), (found.angles, together.without_map())):
-        want = fit(of, labels.unhealthy).log_odds(of)
-        np.testing.assert_allclose(got.log_odds(of), want, rtol=1e-6)
-        assert not np.allclose(fit(own, labels.unhealthy).log_odds(of), want, rtol=1e-3)
+    want = fit(together, labels.unhealthy).log_odds(together)
+    np.testing.assert_allclose(found.logistic.log_odds(together), want, rtol=1e-6)
+    assert not np.allclose(fit(own, labels.unhealthy).log_odds(together), want, rtol=1e-3)
     cosines = called(curves, labels, found, "cosine")
     assert found.cosine_accuracy == pytest.approx((cosines == labels.unhealthy).mean())
     assert choose({301: curves}, labels, "cosine").best.cosine_accuracy == found.cosine_accuracy
-
-
-def test_no_rule_to_leave_is_looked_for_where_neighbours_count():
-    """What a slice that left says of those beside it would depend on where it left."""
-    n, steps = 120, 20
-    unhealthy, t = np.arange(n) % 3 == 0, np.arange(1, steps + 1)
-    M = (np.where(unhealthy, 2.0, 1.0)[:, None] * t)[:, None, :, None]
-    MSE_h = (1 + np.where(unhealthy, 1.0, 0.1)[:, None] * t / steps)[:, None, :, None]
-    curves = Curves((2.0,), t, M, MSE_h, np.ones((n, steps, 1)), np.zeros((n, 1)))
-    patients = np.array([f"P{i // 24}" for i in range(n)])
-    alone = Labels(unhealthy, patients)
-    near = Beside(np.arange(n) // 24, np.arange(n) % 24, np.full(n, 30.0), WIDTH)
-    for labels, wanted in ((alone, True), (replace(alone, beside=near), False)):
-        full = candidate(curves, 20, 2.0, labels)
-        assert (choose_leave(curves, labels, full, "cosine") is not None) == wanted
 
 
 def test_every_kth_slice_is_judged_among_its_neighbours():

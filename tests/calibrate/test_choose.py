@@ -9,13 +9,11 @@ from support import bundle, labelled, recalibrated, toy_network
 
 from anofpdm.calibrate.choose import choose
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.calibrate.metrics import dice
 from anofpdm.calibrate.report import report
 from anofpdm.calibrate.sweep import Curves, sweep, sweeps
 from anofpdm.calibrate.threshold import best_threshold
 from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.forward import Process, Slice, run
@@ -195,22 +193,12 @@ def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
 
 def test_the_report_says_when_the_largest_w_was_chosen():
     curves, unhealthy = separable()
-    bare = SimpleNamespace(peaks=None, early_stop=None, healthy_leave=None, neighbours_mm=0.0)
+    bare = SimpleNamespace(peaks=None, early_stop=None)
     for told, largest in ((curves, False), (standing_out(curves, unhealthy), True)):
         choice = choose(by_L(told), labelled(unhealthy), "calibrated" if largest else "cosine")
         assert (choice.best.w == 5.0) == largest
         said = list(report(choice, bare, labelled(unhealthy)))
         assert any("w = 5 is the largest that was tried" in line for line in said) == largest
-
-
-@pytest.mark.parametrize(("mm", "why"), [(10.0, "those beside them count on it"),
-                                         (0.0, "no rule by which they leave")])  # fmt: skip
-def test_the_report_says_why_healthy_slices_go_on(mm, why):
-    curves, unhealthy = separable()
-    bare = SimpleNamespace(peaks=None, early_stop=None, healthy_leave=None, neighbours_mm=mm)
-    choice = choose(by_L(curves), labelled(unhealthy), "cosine")
-    *_, last = report(choice, bare, labelled(unhealthy))
-    assert last.startswith(f"healthy slices go to L: {why}")
 
 
 def test_one_patient_is_too_few_for_the_calibrated_verdict():
@@ -336,29 +324,3 @@ def test_evaluation_names_patients_unlike_the_calibrations():
 def test_evaluation_needs_masks():
     with pytest.raises(CohortError, match="no reference masks"):
         evaluate(Segmenter(bundle(), HostBackend(toy_network)), sliceset(drawn=False))
-
-
-def test_evaluation_counts_slices_that_leave_as_healthy():
-    """In the verdict in use, gated masks and steps; maps and masks are of whole processes."""
-    slices, toy = sliceset(12), bundle()
-    plain = Segmenter(toy, HostBackend(toy_network))
-    usual = evaluate(plain, slices)
-    results = sorted(
-        plain.analyse(Slice(i, slices.x0(i)) for i in range(12)), key=lambda one: one.key
-    )
-    assert all(one.unhealthy for one in results)
-    third = np.array([one.M[:3].max() for one in results])
-    bound = float(np.median(third))
-    bounds = ((0.0,), (0.0,), (bound,), *3 * ((0.0,),))
-    leaving = recalibrated(toy, healthy_leave=HealthyLeave(bounds, 1.0, 1.0, 5.0, 6))
-    got = evaluate(Segmenter(leaving, HostBackend(toy_network)), slices)
-    gone = third < bound
-    assert 0 < gone.sum() < 12
-    assert [one.called_unhealthy for one in got.slices] == (~gone).tolist()
-    assert [one.steps for one in got.slices] == np.where(gone, 3, 6).tolist()
-    assert got.accuracy == np.mean(~gone == slices.unhealthy)
-    assert got.verdicts["calibrated"] == usual.verdicts["calibrated"]  # not the one in use
-    assert got.unhealthy == usual.unhealthy
-    drawn = [slices.mask(i) for i in range(12)]
-    gated = [dice(r.mask & ~g, m) for r, g, m in zip(results, gone, drawn, strict=True)]
-    assert got.mixed.dice == pytest.approx(np.mean(gated))

@@ -41,21 +41,3 @@ def test_limit_is_a_little_above_the_furthest_patient_as_seen_from_the_others():
 def test_two_patients_are_too_few():
     MSE_0, labels = cohort(patients=2)
     assert familiar_volumes(MSE_0, labels) is None
-
-
-def test_slices_that_leave_count_up_to_there():
-    MSE_0, labels = cohort(shift=0.4)
-    steps = 1 + np.arange(len(MSE_0)) % MSE_0.shape[1]
-    known, whole = familiar_volumes(MSE_0, labels, steps), familiar_volumes(MSE_0, labels)
-    assert (known.mean, known.spread) == (whole.mean, whole.spread)
-    furthest = []
-    for name in sorted(set(labels.patients)):
-        reference = np.log(MSE_0[~labels.unhealthy & (labels.patients != name), :, 0])
-        mean, spread = reference.mean(axis=0), reference.std(axis=0)
-        off = [
-            np.abs((np.log(MSE_0[i, : steps[i], 0]) - mean[: steps[i]]) / spread[: steps[i]]).mean()
-            for i in np.flatnonzero(labels.patients == name)
-        ]
-        furthest.append(np.median(off))
-    assert known.limit == pytest.approx(1.1 * max(furthest))
-    assert known.limit != whole.limit

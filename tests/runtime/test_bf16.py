@@ -134,7 +134,7 @@ def test_the_command_takes_it(bf16, tmp_path):
     image = nib.load("examples/simulated_flair.nii.gz").slicer[:, :, 40:43]
     nib.save(image, tmp_path / "flair.nii.gz")
     printed = call(infer, tmp_path / "flair.nii.gz", "-o", tmp_path / "mask.nii.gz",
-                   "--precision", "bf16", "--stats", tmp_path / "stats.json")  # fmt: skip
+                   "--preset", "fast-bf16", "--stats", tmp_path / "stats.json")  # fmt: skip
     assert "device: cpu in bfloat16" in printed
     assert "preset fast-bf16" in printed
     stats = json.loads((tmp_path / "stats.json").read_text())

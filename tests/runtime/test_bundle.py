@@ -14,7 +14,7 @@ from anofpdm.runtime.bundle import (
     write_card_section,
     write_manifest,
 )
-from anofpdm.runtime.calibration import EarlyStop, HealthyLeave
+from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.errors import BundleError, OutputError
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.setup import Setup, resolve
@@ -236,29 +236,6 @@ def test_modalities_named_twice(path, change):
 def test_damaged_early_stop(path, change):
     stop = EarlyStop(0.8, 3, 0.5, Logistic(1.0, 0.0, 0.0), (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
     edit_preset(path, early_stop={**dataclasses.asdict(stop), **change})
-    refuse(path, "calibration.json")
-
-
-LEAVE = {"bounds": [[0.1]] * 6, "margin": 0.9, "agreement": 0.995, "mean_steps": 4.0,
-         "full_steps": 6}  # fmt: skip
-
-
-def test_a_rule_to_leave_comes_back(path):
-    edit_preset(path, healthy_leave=LEAVE)
-    held = open_bundle(path).calibrations["fast"].healthy_leave
-    assert held == HealthyLeave(6 * ((0.1,),), 0.9, 0.995, 4.0, 6)
-    edit_preset(path, healthy_leave=None)
-    assert open_bundle(path).calibrations["fast"].healthy_leave is None
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"bounds": [[0.1]] * 5}, {"bounds": []}, {"bounds": 6 * [["x"]]}, {"bounds": 6 * [[-1.0]]},
-     {"agreement": 1.5}, {"mean_steps": float("nan")}, {"more": 1},
-     {"bounds": [[0.1]] * 7, "full_steps": 7}, {"bounds": [[0.1, 0.2]] * 6}],
-)  # fmt: skip
-def test_damaged_rule_to_leave(path, change):
-    edit_preset(path, healthy_leave={**LEAVE, **change})
     refuse(path, "calibration.json")
 
 

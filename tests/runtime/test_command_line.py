@@ -61,11 +61,6 @@ def test_without_output_the_mask_is_named_after_the_input(toy, volume, tmp_path)
     assert names(tmp_path) == {volume.name, "P1_desc-anofpdm_mask.nii.gz"}
 
 
-def test_input_may_be_an_option(toy, volume, tmp_path):
-    run("-i", volume, "-o", "mask.nii.gz")
-    assert names(tmp_path) == {volume.name, "mask.nii.gz"}
-
-
 def test_every_output_of_one_volume(toy, volume, tmp_path):
     run(volume, "-o", "mask.nii.gz", *(f"--{kind}={name}" for kind, name in KINDS.items()))
     assert names(tmp_path) == {volume.name, "mask.nii.gz", *KINDS.values()}

@@ -15,7 +15,7 @@ from anofpdm.runtime import device as device_module
 from anofpdm.runtime import segmenter
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.denoiser import shared_in_parts
+from anofpdm.runtime.denoiser import splits_batches
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import (
     BundleError,
@@ -43,7 +43,7 @@ def gpus(monkeypatch):
 
     monkeypatch.setattr(opened, "open_gpu", open_gpu)
     monkeypatch.setattr(device_module, "OnnxDenoiser", lambda path, threads: toy_network)
-    monkeypatch.setattr(device_module, "shared_in_parts", lambda path: True)
+    monkeypatch.setattr(device_module, "splits_batches", lambda path: True)
     return happens
 
 
@@ -207,7 +207,7 @@ def test_a_segmenter_gives_its_device_back(tmp_path):
 
 
 def test_there_are_slots_for_all_threads_that_take_parts(gpus, monkeypatch, tmp_path):
-    monkeypatch.setattr(device_module, "shared_in_parts", shared_in_parts)
+    monkeypatch.setattr(device_module, "splits_batches", splits_batches)
 
     def slots(threads, size=1):
         path = tmp_path / "unet.onnx"

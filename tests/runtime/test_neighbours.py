@@ -15,7 +15,6 @@ from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime import stream
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.forward import Place, Slice
 from anofpdm.runtime.neighbours import Gathering, reach, weights
@@ -180,26 +179,6 @@ def test_batches_and_other_volumes_change_nothing():
         for mine, theirs in zip(one.slices, other.slices, strict=True):
             np.testing.assert_array_equal(mine.H, theirs.H)
     assert any(one.mask.any() for one in alone)
-
-
-def test_verdicts_do_not_depend_on_whether_healthy_slices_left_or_went_on():
-    M = np.array([one.M[:3].max() for one in segmenter().segment(volume()).slices])
-    bounds = ((0.0,), (0.0,), (float(np.median(M)),), *3 * ((0.0,),))
-    rule = HealthyLeave(bounds, 1.0, 1.0, 5.0, 6)
-    whole = segmenter(healthy_leave=rule).segment(volume(), every_slice=True).slices
-    short = segmenter(healthy_leave=rule).segment(volume()).slices
-    left = [one.left for one in whole]
-    assert 0 < sum(left) < len(left)
-    assert left == [one.left for one in short]
-    for one, other in zip(whole, short, strict=True):
-        assert one.unhealthy == other.unhealthy
-        assert not (one.left and one.unhealthy)
-        if not one.left:
-            np.testing.assert_array_equal(one.H, other.H)
-            assert one.log_odds == other.log_odds
-    # Beside others what they say would depend on it.
-    with pytest.raises(ValueError, match="say nothing of their neighbours"):
-        segmenter(healthy_leave=rule, neighbours_mm=10.0)
 
 
 def test_every_second_slice_is_shown_mirrored_and_comes_back_the_right_way_round():

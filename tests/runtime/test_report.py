@@ -142,18 +142,6 @@ def test_curves_mark_t_e_at_the_peak_of_each_modality():
         assert drawn == sorted(want)
 
 
-def test_curves_mark_no_t_e_where_slices_left_early():
-    found = Segmenter(bundle(), HostBackend(toy_network)).segment(head(), affine=AFFINE)
-    gone = [replace(one, left=i % 2 == 0) for i, one in enumerate(found.slices)]
-    for slices in (gone, [replace(one, left=True) for one in gone]):
-        with drawing():
-            sheet = Sheet(9, 4, DARK)
-            draw_curves(sheet, 0, slices)
-            (axes,) = sheet.figure.axes
-        points = [line.get_xydata() for line in axes.lines if line.get_linestyle() == "None"]
-        assert sum(map(len, points)) == sum(not one.left for one in slices)
-
-
 def test_the_same_segmentation_gives_the_same_bytes_and_nothing_else_is_written(tmp_path):
     """In a process of its own, with a home, settings of matplotlib and temporary files to watch."""
     script = (

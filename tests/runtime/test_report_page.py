@@ -12,12 +12,10 @@ from PIL import Image
 from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.report.markup import tag
 from anofpdm.runtime.report.page import write_report
 from anofpdm.runtime.report.stats import stats
 from anofpdm.runtime.report.tables import method
-from anofpdm.runtime.report.tiles import tiles
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 
@@ -147,23 +145,6 @@ def test_a_page_of_an_empty_mask(tmp_path):
     assert "Nothing is marked." in page.text
     assert "Notes and warnings" not in page.text
     assert page.text.lstrip().startswith("volume - anofpdmvolume")
-
-
-def test_slices_that_left_early_are_said_to(tmp_path):
-    toy = bundle(process=("ddim", 301, 60, "even"))
-    bounds = ((0.0,), (1.0,), *4 * ((0.0,),))  # all leave after two steps
-    toy = recalibrated(toy, healthy_leave=HealthyLeave(bounds, 1.0, 1.0, 2.0, 6))
-    segmenter = Segmenter(toy, HostBackend(toy_network))
-    found = segmenter.segment(head(), affine=AFFINE)
-    write_report(tmp_path / "report.html", found, stats(segmenter, found))
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<td>left early</td>") == len(found.slices)
-    assert "slices leave early once they are sure to be healthy" in page
-    assert all(tile.left and not tile.unhealthy for tile in tiles(found, 4))
-    usual = Segmenter(toy, HostBackend(toy_network), setup=Setup(healthy_leave=False))
-    found = usual.segment(head(), affine=AFFINE)
-    write_report(tmp_path / "report.html", found, stats(usual, found))
-    assert "left early" not in (tmp_path / "report.html").read_text()
 
 
 def test_the_method_is_told_as_it_was_used():

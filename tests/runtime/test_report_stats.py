@@ -25,7 +25,6 @@ from anofpdm.runtime.report.stats import (
 )
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.verdict import Logistic
 
 # 2, 3 and 4 mm along axes that lead about to the patient's front, left and feet, and lie oblique.
 TILT, TURN = np.radians(10), np.radians(20)
@@ -82,8 +81,7 @@ def chosen(**changes):
     """A Segmenter that calls some slices of a head healthy and some not, away from defaults."""
     toy = bundle()
     slices = Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
-    middle = float(np.median([result.alignment for result in slices]))
-    toy = recalibrated(toy, verdict="calibrated", logistic=Logistic(-middle, 1.0, 0.0))
+    toy = recalibrated(toy, Cos_w=float(np.median([result.cosine for result in slices])))
     setup = Setup(sub_map="gradient", **changes)
     return toy, Segmenter(toy, HostBackend(toy_network), setup=setup, seed=7)
 
@@ -183,15 +181,3 @@ def test_rows_of_a_table(tmp_path):
 def test_statistics_that_cannot_be_written(tmp_path):
     with pytest.raises(OutputError, match="does not exist"):
         write_json(tmp_path / "no" / "stats.json", {})
-
-
-def test_statistics_of_earlier_versions_had_no_slices_that_left():
-    _, segmenter = chosen()
-    content = stats(
-        segmenter, segmenter.segment(nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5, 1])))
-    )
-    assert as_setup(content).healthy_leave is False
-    del content["provenance"]["healthy_leave"]
-    assert as_setup(content).healthy_leave is False
-    content["provenance"]["healthy_leave"] = True
-    assert as_setup(content).healthy_leave is True

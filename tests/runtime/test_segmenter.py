@@ -1,13 +1,12 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from host_gpu import on_gpu
 from support import bundle, fading_network, head, recalibrated, toy_network
 from transcription import alpha_bar
 
 import anofpdm
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import EarlyStop, HealthyLeave
+from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
 from anofpdm.runtime.familiar import Familiar
@@ -15,7 +14,6 @@ from anofpdm.runtime.forward import Slice
 from anofpdm.runtime.grid import to_grid
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.select import threshold
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.verdict import Logistic
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
@@ -145,89 +143,6 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
             assert np.array_equal(one.H, other.H)
             steps.add(len(one.M))
     assert len(steps) > 1
-
-
-def leaving(**changes):
-    """A bundle by whose rule some slices of `head` leave: those with little M_t at first."""
-    toy = bundle(process=("ddim", 401, 10, "even"), **changes)
-    found = Segmenter(toy, HostBackend(fading_network)).segment(head(), affine=AFFINE)
-    assert all(result.unhealthy for result in found.slices)
-    tenth = [result.M[:10].max() for result in found.slices]
-    bounds = [0.0] * 41
-    bounds[9] = float(np.quantile(tenth, 0.8))
-    return recalibrated(toy, healthy_leave=HealthyLeave(tuple((b,) for b in bounds), 1.0, 1, 9, 41))
-
-
-def test_healthy_slices_leave_and_no_verdict_depends_on_it():
-    toy = leaving()
-    segmenter = Segmenter(toy, HostBackend(fading_network))
-    off = Segmenter(toy, HostBackend(fading_network), setup=Setup(healthy_leave=False))
-    short, whole = (
-        segmenter.segment(head(), affine=AFFINE, every_slice=every) for every in (False, True)
-    )
-    usual = off.segment(head(), affine=AFFINE)
-    left = [len(result.M) == 10 for result in short.slices]
-    assert 0 < sum(left) < len(left)
-    for one, other, full, gone in zip(short.slices, whole.slices, usual.slices, left, strict=True):
-        assert one.unhealthy == other.unhealthy == (not gone)
-        assert full.unhealthy
-        assert len(other.M) == len(full.M) == 41
-        np.testing.assert_array_equal(other.M[: len(one.M)], one.M)
-        np.testing.assert_array_equal(other.mask, full.mask)
-        if not gone:
-            np.testing.assert_array_equal(one.H, full.H)
-
-
-def test_what_is_said_of_slices_that_leave_does_not_depend_on_it():
-    """Verdict, probability and the note of volumes unlike the calibration's."""
-    steps = len(leaving().calibrations["fast"].healthy_leave.bounds)
-    # After ten steps the volume is far off, at the end it is not.
-    mean = tuple(-3.0 - 9.0 * (k < 10) for k in range(steps))
-    for limit in (2.0, 5.0):
-        toy = leaving(size=12)
-        held = toy.calibrations["fast"]
-        toy = recalibrated(toy, healthy_leave=held.healthy_leave,
-                           familiar=Familiar(mean, steps * (1.0,), limit))  # fmt: skip
-        host = Segmenter(toy, HostBackend(fading_network))
-        gpu = Segmenter(toy, on_gpu(fading_network, 1, 12, 4))
-        found = [
-            one.segment(head(), affine=AFFINE, every_slice=every)
-            for one, every in ((host, False), (host, True), (gpu, False))
-        ]
-        assert len({one.notes for one in found}) == 1
-        for trio in zip(*(one.slices for one in found), strict=True):
-            assert len({one.left for one in trio}) == 1
-            assert len({one.unhealthy for one in trio}) == 1
-            assert all(one.probability == 0 for one in trio if one.left)
-    assert {one.left for one in found[0].slices} == {True, False}
-
-
-def test_slices_leave_in_a_row_of_volumes_and_in_a_stream_as_alone():
-    toy = leaving()
-    segmenter = Segmenter(toy, HostBackend(fading_network, 3))
-    image = nib.Nifti1Image(head(), AFFINE)
-    alone = segmenter.segment(image)
-    assert {len(one.M) for one in alone.slices} == {10, 41}
-    for found in segmenter.segment_many([image, image]):
-        assert [len(one.M) for one in found.slices] == [len(one.M) for one in alone.slices]
-        assert [one.unhealthy for one in found.slices] == [one.unhealthy for one in alone.slices]
-    planes = ((z, head()[:, :, z]) for z in range(10))
-    streamed = segmenter.segment_stream(planes, pixel_mm=(7.5, 7.5), axes="RA")
-    came = {one.index: one.result for one in streamed if one.result}
-    for one in alone.slices:
-        assert len(came[one.key].M) == len(one.M)
-        assert came[one.key].unhealthy == one.unhealthy
-
-
-def test_on_a_gpu_the_same_slices_are_healthy():
-    toy = leaving(size=12)
-    images = head(), AFFINE
-    host = Segmenter(toy, HostBackend(fading_network)).segment(images[0], affine=images[1])
-    gpu = Segmenter(toy, on_gpu(fading_network, 1, 12, 4)).segment(images[0], affine=images[1])
-    assert [r.unhealthy for r in gpu.slices] == [r.unhealthy for r in host.slices]
-    assert {len(r.M) for r in host.slices} == {10, 41}
-    assert {len(r.M) for r in gpu.slices} == {41}
-    assert np.array_equal(gpu.mask, host.mask)
 
 
 def test_volumes_come_out_in_order_whichever_is_done_first():

@@ -6,16 +6,13 @@ import pytest
 from support import bundle, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import Candidate, EarlyStop, HealthyLeave, PeakReport
+from anofpdm.runtime.calibration import Candidate, EarlyStop, PeakReport
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.verdict import Logistic
 
 SAFE = EarlyStop(0.8, 3, 0.5, Logistic(0.6, 1.0, 1.0), (0.7,), 0.995, 0.9, 0.9, 4.0, 6)
-
-
-LEAVE = HealthyLeave(6 * ((0.1,),), 0.9, 0.995, 4.0, 6)
 
 
 @pytest.fixture
@@ -113,13 +110,13 @@ def test_a_safe_stop_is_on_and_an_unsafe_one_off_unless_asked_for():
 def test_beyond_t_e_nothing_stops_early():
     toy = recalibrated(bundle(), early_stop=SAFE)
     assert resolve(toy, Setup(t_e_ratio=2.0)).stop is None
-    with pytest.raises(SetupError, match="do not stop early"):
+    with pytest.raises(BundleError, match="no early stop"):
         resolve(toy, Setup(t_e_ratio=2.0, early_stop=True))
 
 
 def test_another_w_brings_its_own_thresholds():
     own = Logistic(0.9, 2.0, 3.0)
-    other = Candidate(301, 8.0, 0.7, 0.8, own, 0.8, (0.3,), Logistic(0.1, 0.2, 0.3))
+    other = Candidate(301, 8.0, 0.7, 0.8, own, 0.8, (0.3,))
     elsewhere = Candidate(601, 9.0, 0.7, 0.8, own, 0.8, (0.3,))
     toy = recalibrated(
         bundle(),
@@ -132,7 +129,6 @@ def test_another_w_brings_its_own_thresholds():
     calibration = found.calibration
     assert (calibration.w, calibration.Cos_w, calibration.logistic) == (8.0, 0.7, own)
     assert calibration.M_max == (0.3,)
-    assert resolve(toy, Setup(w=8.0, t_e_ratio=0.5)).calibration.logistic == other.angles
     assert (calibration.peaks, calibration.warnings) == (None, ())
     assert found.stop is None
     with pytest.raises(BundleError, match="not calibrated for w = 9, but for 8"):
@@ -151,53 +147,18 @@ def test_segmenters_refuse_before_they_work():
         Segmenter(bundle(), HostBackend(toy_network), setup=Setup(preset="x"))
 
 
-def test_leaving_is_used_unless_it_is_refused_or_slices_stop_early():
-    toy = recalibrated(bundle(), healthy_leave=LEAVE)
-    assert resolve(toy, Setup()).leave == LEAVE.rule
-    assert resolve(toy, Setup()).as_json()["healthy_leave"] is True
-    assert resolve(toy, Setup(healthy_leave=False)).leave is None
-    assert resolve(bundle(), Setup()).as_json()["healthy_leave"] is False
-    both = recalibrated(bundle(), healthy_leave=LEAVE, early_stop=SAFE)
-    assert resolve(both, Setup()).leave is None
-    assert resolve(both, Setup(early_stop=False)).leave == LEAVE.rule
-    with pytest.raises(BundleError, match="leave as healthy with early stop: leave it out"):
-        resolve(both, Setup(healthy_leave=True))
-    beside = recalibrated(bundle(), neighbours_mm=10.0)
-    with pytest.raises(BundleError, match="leave as healthy where neighbours count: leave it out"):
-        resolve(beside, Setup(healthy_leave=True))
-    with pytest.raises(
-        BundleError, match="leave as healthy at w = 2 and with this map: leave it out"
-    ):
-        resolve(bundle(), Setup(healthy_leave=True))
-
-
-def test_with_another_map_the_angles_alone_decide():
+def test_with_another_map_the_cosine_decides():
     """The calibrated decision knows the peak of the map that it was calibrated with."""
-    knowing, angles = Logistic(0.9, 2.0, 3.0, 1.0), Logistic(0.7, 2.5, 3.5)
-    rules = {"verdict": "calibrated", "healthy_leave": LEAVE}
+    logistic = Logistic(0.9, 2.0, 3.0, 1.0)
+    rules = {"verdict": "calibrated", "logistic": logistic, "early_stop": SAFE}
     for usual, other in (("aggregate", "last"), ("last", "aggregate")):
-        toy = recalibrated(bundle(), anomaly_map=usual, logistic=knowing, angles=angles, **rules)
-        for wish in ({}, {"anomaly_map": usual, "Q": 0.1}):
-            found = resolve(toy, Setup(**wish))
-            assert (found.calibration.logistic, found.leave) == (knowing, LEAVE.rule)
-        for wish in ({"anomaly_map": other}, {"sub_map": "gradient"}, {"t_e_ratio": 0.5}):
-            found = resolve(toy, Setup(**wish))
-            assert (found.calibration.verdict, found.calibration.logistic) == ("calibrated", angles)
-            assert found.as_json()["logistic"] == {"intercept": 0.7, "alignment": 2.5, "angle": 3.5,
-                                                   "map_peak": 0.0}  # fmt: skip
-            assert found.leave is None
-        with pytest.raises(BundleError, match="leave as healthy"):
-            resolve(toy, Setup(anomaly_map=other, healthy_leave=True))
-        stops = recalibrated(toy, early_stop=SAFE)
-        assert resolve(stops, Setup()).stop == SAFE.rule
-        assert resolve(stops, Setup(anomaly_map=other)).stop is None
-        with pytest.raises(BundleError, match="no early stop"):
-            resolve(stops, Setup(anomaly_map=other, early_stop=True))
-    before = recalibrated(bundle(), logistic=Logistic(0.9, 2.0, 3.0), **rules)  # knows no map
-    assert resolve(before, Setup(anomaly_map="last")).leave == LEAVE.rule
-
-
-def test_another_w_has_no_rule_to_leave():
-    other = Candidate(301, 3.0, 0.5, 0.9, Logistic(0.0, 1.0, 1.0), 0.9, (0.2,))
-    toy = recalibrated(bundle(), healthy_leave=LEAVE, candidates=(other,))
-    assert resolve(toy, Setup(w=3.0)).leave is None
+        toy = recalibrated(bundle(), anomaly_map=usual, **rules)
+        for same in ({}, {"anomaly_map": usual, "Q": 0.1}):
+            assert resolve(toy, Setup(**same)).calibration.verdict == "calibrated"
+            assert resolve(toy, Setup(**same)).stop == SAFE.rule
+        for changed in ({"anomaly_map": other}, {"sub_map": "gradient"}, {"t_e_ratio": 0.5}):
+            found = resolve(toy, Setup(**changed))
+            assert (found.calibration.verdict, found.stop) == ("cosine", None)
+            assert found.as_json()["verdict"] == "cosine"
+            with pytest.raises(BundleError, match="no early stop"):
+                resolve(toy, Setup(early_stop=True, **changed))

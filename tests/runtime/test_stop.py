@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transcription import is_over
 
-from anofpdm.runtime.stop import LeaveRule, StopRule, Watch
+from anofpdm.runtime.stop import StopRule, Watch
 
 CURVES = st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 2), min_size=1, max_size=30).map(
     np.array
@@ -51,38 +51,3 @@ def plainly(bounds, M):
         if not last and all(max(M[: k + 1, c]) < bounds[k][c] for c in range(M.shape[1])):
             return k
     return None
-
-
-@given(
-    st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 4), min_size=1, max_size=12).map(np.array),
-    st.integers(1, 12),
-)
-def test_leaving_one_by_one_is_leaving_by_whole_curves(drawn, taken):
-    M, bounds = drawn[:, :2], tuple(map(tuple, drawn[:, 2:].tolist()))
-    rule, best, one_by_one = LeaveRule(bounds), np.full(2, -np.inf), None
-    for k, row in enumerate(M):
-        best = np.maximum(best, row)
-        if one_by_one is None and rule.leaves(best, k):
-            one_by_one = k
-    want = plainly(bounds, M)
-    assert one_by_one == want
-    assert rule.healthy(M) == (want is not None)
-    assert rule.steps(M) == (len(M) if want is None else want + 1)
-    assert rule.steps(np.stack([M, M])).tolist() == 2 * [int(rule.steps(M))]
-    part = M[:taken]
-    assert rule.healthy(part) == (want is not None and want < len(part))
-
-
-def test_nobody_leaves_at_the_last_step():
-    rule = LeaveRule(((0.0,), (1.0,)))
-    assert not rule.leaves(np.array([0.5]), 1)
-    assert not rule.healthy(np.array([[0.5], [0.5]]))
-    assert LeaveRule(((1.0,), (1.0,))).healthy(np.array([[0.5]]))
-
-
-@pytest.mark.parametrize(
-    "bounds", [(), ((),), ((1.0,), (1.0, 2.0)), ((-1.0,),), ((float("nan"),),), ((float("inf"),),)]
-)
-def test_impossible_bounds(bounds):
-    with pytest.raises(ValueError, match="a rule to leave needs"):
-        LeaveRule(bounds)
