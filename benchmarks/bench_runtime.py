@@ -28,7 +28,7 @@ from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import DeviceError, MissingExtraError
-from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing

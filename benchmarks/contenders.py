@@ -16,8 +16,8 @@ from side_memory import THEIRS
 
 from anofpdm.runtime.backend import Backend, Recipe
 from anofpdm.runtime.bundle import Bundle
-from anofpdm.runtime.forward import Slice
-from anofpdm.runtime.noise import slice_noise
+from anofpdm.runtime.method.noise import slice_noise
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.train.checkpoint import load_checkpoint

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anofpdm.runtime.method.schedule import Schedule
+from anofpdm.runtime.method.threshold import threshold
 from anofpdm.runtime.postprocess import cut, smooth
-from anofpdm.runtime.schedule import Schedule
-from anofpdm.runtime.select import threshold
 from anofpdm.train.unet import HEALTHY, NULL
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -32,7 +32,7 @@ from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.files import write_json
-from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"

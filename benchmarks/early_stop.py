@@ -26,9 +26,9 @@ from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.files import write_json
-from anofpdm.runtime.forward import ENCODINGS, Process
+from anofpdm.runtime.method.decision import VERDICTS
+from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.sliceset import open_sliceset
-from anofpdm.runtime.verdict import VERDICTS
 
 
 @click.command()

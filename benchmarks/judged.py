@@ -15,8 +15,8 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, Bundle, Manifest
 from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.command import ProgressLine
-from anofpdm.runtime.forward import Process
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.process import Process
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceSet
 from anofpdm.train.unet import UNet

@@ -28,8 +28,10 @@ from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.files import write_json
-from anofpdm.runtime.forward import Cancelled, Process, Slice, never, run
-from anofpdm.runtime.host_row import HostRow, Step
+from anofpdm.runtime.method.process import Process, Slice
+from anofpdm.runtime.method.step import Step
+from anofpdm.runtime.numpy_loop import HostRow
+from anofpdm.runtime.scheduler import Cancelled, never, run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.volume import load_image
@@ -159,7 +161,7 @@ class _Leaves:
     steps: int
 
     def add(self, step: Step, UGP: Float32) -> bool:
-        """See :class:`anofpdm.runtime.host_row.Digest`."""
+        """See :class:`anofpdm.runtime.numpy_loop.Digest`."""
         self.steps -= 1
         return self.steps == 0
 

@@ -20,15 +20,17 @@ from paper import as_in_the_paper
 from remembered import Remembered
 
 from anofpdm.calibrate.metrics import average_precision, dice
-from anofpdm.runtime.anomaly_map import ANOMALY_MAPS, SUB_MAPS, MapRule
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.forward import Slice, run
-from anofpdm.runtime.host_row import HostRow, Step
+from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS, SUB_MAPS, MapRule
+from anofpdm.runtime.method.process import Slice
+from anofpdm.runtime.method.step import Step
+from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.postprocess import cut
 from anofpdm.runtime.results import SliceResult
+from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Resolved, Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet
@@ -96,7 +98,7 @@ class _SubMaps:
         self.S: list[NDArray[np.float32]] = []
 
     def add(self, step: Step, UGP: NDArray[np.float32]) -> bool:
-        """See :class:`anofpdm.runtime.host_row.Digest`."""
+        """See :class:`anofpdm.runtime.numpy_loop.Digest`."""
         x0, HGP = step.x0[self._scored], step.HGP(self._w)[self._scored]
         S = _PAPER.sub_anomaly(step, HGP, UGP[self._scored], x0, self._w)
         self.S.append(S.mean(axis=0))

@@ -15,8 +15,8 @@ from anofpdm.export.parity import Trial
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.denoiser import Float32, load_onnxruntime
-from anofpdm.runtime.forward import Process
-from anofpdm.runtime.noise import slice_noise
+from anofpdm.runtime.method.noise import slice_noise
+from anofpdm.runtime.method.process import Process
 
 # Not the slices, nor the noise, that networks are compared on.
 _COUNT, _SEED = 8, 1

@@ -35,7 +35,7 @@ from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import Denoiser, OnnxDenoiser
 from anofpdm.runtime.errors import OutputError, SetupError
 from anofpdm.runtime.files import check_folder, write_json
-from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.ways import usable_cores
 from anofpdm.train.config import UNetConfig

@@ -44,7 +44,7 @@ def _measure(name: str, threads: int) -> float:
 
 def _ours(name: str, x0: np.ndarray, threads: int) -> None:
     from anofpdm.runtime.backend import Recipe
-    from anofpdm.runtime.forward import Slice
+    from anofpdm.runtime.method.process import Slice
     from anofpdm.runtime.segmenter import Segmenter
     from anofpdm.runtime.setup import Setup
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anofpdm.export.network import BothLabels
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.train.unet import ResBlock, UNet, timestep_embedding
 
 

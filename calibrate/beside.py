@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.neighbours import reach, weights
 
 Float64 = NDArray[np.float64]

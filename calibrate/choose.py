@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.calibration import Candidate
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.verdict import VERDICTS, Statistics
+from anofpdm.runtime.method.decision import VERDICTS, Statistics
 
 from .beside import Beside
 from .logistic import fit, left_out

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from anofpdm.runtime.calibration import Candidate, EarlyStop
-from anofpdm.runtime.stop import StopRule
+from anofpdm.runtime.method.early_stop import StopRule
 
 from .choose import Labels, cross_validated
 from .logistic import fit

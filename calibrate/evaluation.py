@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.method.decision import probability
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.neighbours import reach
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceSet
-from anofpdm.runtime.verdict import probability
 
 from .bootstrap import Bootstrap, Interval
 from .labelled import check_spacing

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from anofpdm.runtime.verdict import Logistic, Statistics
+from anofpdm.runtime.method.decision import Logistic, Statistics
 
 Float64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -24,7 +24,7 @@ def fit(statistics: Statistics, unhealthy: Flags) -> Logistic:
 
     Parameters
     ----------
-    statistics : of N slices, see :mod:`anofpdm.runtime.verdict`
+    statistics : of N slices, see :mod:`anofpdm.runtime.method.decision`
     unhealthy : (N,) image-level labels, both classes
     """
     X = statistics.features().T

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from anofpdm.runtime.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
 from anofpdm.runtime.calibration import LOWERED, Calibration
 from anofpdm.runtime.command import (
@@ -23,14 +22,15 @@ from anofpdm.runtime.device import open_device
 from anofpdm.runtime.ensemble import Ensemble
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
-from anofpdm.runtime.forward import ENCODINGS, Process
 from anofpdm.runtime.guided import WIDEST_RADIUS_MM
+from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS
+from anofpdm.runtime.method.decision import VERDICTS
+from anofpdm.runtime.method.process import ENCODINGS, Process
+from anofpdm.runtime.method.schedule import SPACINGS
+from anofpdm.runtime.method.threshold import THRESHOLDS
 from anofpdm.runtime.neighbours import WIDEST_MM
-from anofpdm.runtime.schedule import SPACINGS
-from anofpdm.runtime.select import THRESHOLDS
 from anofpdm.runtime.setup import PRECISIONS
 from anofpdm.runtime.sliceset import open_sliceset
-from anofpdm.runtime.verdict import VERDICTS
 
 from .beside import Beside
 from .choose import Labels, check_labels, choose

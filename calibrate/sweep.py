@@ -13,15 +13,17 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.ensemble import Ensemble, View
-from anofpdm.runtime.forward import Process, Slice, run
-from anofpdm.runtime.host_row import HostRow, Step
+from anofpdm.runtime.method.accumulator import AnomalyDigest
+from anofpdm.runtime.method.anomaly_map import MapRule
+from anofpdm.runtime.method.decision import Statistics, alignment, cosine, map_peak
+from anofpdm.runtime.method.process import Process, Slice
+from anofpdm.runtime.method.step import Step
 from anofpdm.runtime.neighbours import Gathering, shown
-from anofpdm.runtime.select import AnomalyDigest
+from anofpdm.runtime.numpy_loop import HostRow
+from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.sliceset import SliceSet
-from anofpdm.runtime.verdict import Statistics, alignment, cosine, map_peak
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -105,7 +107,7 @@ def sweep(
 ) -> Curves:
     """Run the forward process over all slices and record the curves.
 
-    ``anomaly_map``: which map, see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``ensemble``: who
+    ``anomaly_map``: which map, see :class:`anofpdm.runtime.method.anomaly_map.MapRule`; ``ensemble``: who
     counts for the one that is cut.
     """
     return sweeps(

@@ -19,7 +19,7 @@ from anofpdm.runtime.bundle import NETWORK, NETWORK_FP16, Manifest, write_manife
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.files import sha256
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.unet import UNet
 

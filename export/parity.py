@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from anofpdm.runtime.backend import Backend, Recipe
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.errors import ParityError
-from anofpdm.runtime.forward import Process, Slice
+from anofpdm.runtime.method.accumulator import Finding
+from anofpdm.runtime.method.process import Process, Slice
+from anofpdm.runtime.method.schedule import Schedule
+from anofpdm.runtime.method.threshold import threshold
 from anofpdm.runtime.postprocess import cut, smooth
-from anofpdm.runtime.schedule import Schedule
-from anofpdm.runtime.select import Finding, threshold
 from anofpdm.runtime.setup import Setup, resolve
 
 from .phantom import phantom_slices

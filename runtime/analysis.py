@@ -9,13 +9,15 @@ import numpy as np
 
 from .backend import Backend, Recipe
 from .ensemble import View, counts, mean_map
-from .forward import Cancelled, Slice
+from .method.accumulator import Finding
+from .method.decision import Statistics, alignment, cosine, map_peak, probability
+from .method.process import Slice
+from .method.threshold import otsu, threshold
 from .neighbours import Gathering, shown
 from .postprocess import cut
 from .results import SliceResult
-from .select import Finding, otsu, threshold
+from .scheduler import Cancelled
 from .setup import Resolved
-from .verdict import Statistics, alignment, cosine, map_peak, probability
 
 
 @dataclass(frozen=True)

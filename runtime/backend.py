@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from .anomaly_map import MapRule
 from .denoiser import Denoiser
 from .errors import SetupError
-from .forward import Cancelled, Process, Slice, never, run
-from .host_row import HostRow
-from .select import AnomalyDigest, Finding
-from .stop import StopRule
+from .method.accumulator import AnomalyDigest, Finding
+from .method.anomaly_map import MapRule
+from .method.early_stop import StopRule
+from .method.process import Process, Slice
+from .numpy_loop import HostRow
+from .scheduler import Cancelled, never, run
 
 _PAPER = MapRule()
 Found = Iterator[tuple[Slice, Finding]]
@@ -58,7 +59,7 @@ class Backend(Protocol):
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
     ) -> Found:
         """Take every slice through the process, and yield what was found as each is done; see
-        :func:`anofpdm.runtime.forward.run`."""
+        :func:`anofpdm.runtime.scheduler.run`."""
         ...
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from .calibration import LOWERED, Calibration, Conditions, parse_calibration
 from .errors import BundleError, OutputError
 from .files import sha256, whole_file
 from .grid import Grid
-from .schedule import Schedule
+from .method.schedule import Schedule
 
 SCHEMA_VERSION = 5
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"

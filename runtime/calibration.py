@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .anomaly_map import ANOMALY_MAPS
 from .ensemble import Ensemble
 from .errors import BundleError
 from .familiar import Familiar
-from .forward import ENCODINGS
 from .guided import WIDEST_RADIUS_MM
+from .method.anomaly_map import ANOMALY_MAPS
+from .method.decision import VERDICTS, Logistic
+from .method.early_stop import StopRule
+from .method.process import ENCODINGS
+from .method.schedule import SPACINGS
+from .method.threshold import THRESHOLDS
 from .neighbours import WIDEST_MM
-from .schedule import SPACINGS
-from .select import THRESHOLDS
-from .stop import StopRule
-from .verdict import VERDICTS, Logistic
 
 _AGREEMENT = 0.99
 # What the FP32 network may be computed in with calibrations of its own.
@@ -138,9 +138,9 @@ class Calibration:
     ``verdict``: what decides that a slice is unhealthy: ``cosine`` (eq. 18) at most ``Cos_w``, or
     ``calibrated``: ``logistic`` gives it a probability of at least one half;
     ``M_max``: per scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
-    :class:`anofpdm.runtime.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
+    :class:`anofpdm.runtime.method.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
     ``threshold``: ``algorithm-1``, or ``half-way`` from there to Otsu's, see
-    :func:`anofpdm.runtime.select.otsu`; ``neighbours_mm``: how wide the average over slices is that
+    :func:`anofpdm.runtime.method.threshold.otsu`; ``neighbours_mm``: how wide the average over slices is that
     lie near each other, 0 for none; ``mirrored``: whether every second slice is shown mirrored, see
     :mod:`anofpdm.runtime.neighbours`; ``guided_mm``: radius of the filter that fits maps to the
     edges of their slices, 0 for none, see :mod:`anofpdm.runtime.guided`; ``early_stop``: None

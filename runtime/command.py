@@ -16,11 +16,11 @@ from typing import Any, ParamSpec
 
 import click
 
-from .anomaly_map import ANOMALY_MAPS, SUB_MAPS
 from .backend import Backend
 from .errors import AnofpdmError, printable
-from .forward import ENCODINGS
-from .schedule import SPACINGS
+from .method.anomaly_map import ANOMALY_MAPS, SUB_MAPS
+from .method.process import ENCODINGS
+from .method.schedule import SPACINGS
 from .setup import PRECISIONS, Setup
 
 P = ParamSpec("P")

@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .forward import Slice
 from .guided import guided_filter, pixels
+from .method.process import Slice
 from .neighbours import turned
 from .postprocess import smooth
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import VolumeError
-from .select import otsu_of_histogram
+from .method.threshold import otsu_of_histogram
 
 Float32 = NDArray[np.float32]
 _SLAB_VOXELS = 2**21

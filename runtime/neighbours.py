@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .forward import Slice
+from .method.process import Slice
 
 T = TypeVar("T")
 WIDEST_MM = 100.0

@@ -17,10 +17,11 @@ from .backend import Backend
 from .bundle import DEFAULT, Bundle, open_bundle
 from .device import open_device
 from .errors import SetupError, VolumeError
-from .forward import Cancelled, Slice, never
 from .head import Head, as_images, numbered, on_grid
+from .method.process import Slice
 from .neighbours import reach
 from .results import Segmentation, SliceResult
+from .scheduler import Cancelled, never
 from .setup import Setup, resolve
 from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
 from .volume import mask_image
@@ -289,7 +290,7 @@ class Segmenter:
         done: Callable[[], None] = lambda: None,
     ) -> Iterator[SliceResult]:
         """Find anomalies on slices that are on the bundle's grid already, as they and their
-        neighbours finish; see :func:`anofpdm.runtime.forward.run` and
+        neighbours finish; see :func:`anofpdm.runtime.scheduler.run` and
         :class:`anofpdm.runtime.neighbours.Gathering`.
 
         ``done``: called for every slice that has gone through the

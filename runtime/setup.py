@@ -6,13 +6,13 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .anomaly_map import MapRule
 from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
 from .ensemble import Ensemble
 from .errors import BundleError, SetupError
-from .forward import Process
-from .stop import StopRule
+from .method.anomaly_map import MapRule
+from .method.early_stop import StopRule
+from .method.process import Process
 
 _PICKS = ("encoding", "L", "stride", "spacing", "precision")
 PRECISIONS = ("fp32", *LOWERED)
@@ -28,7 +28,7 @@ class Setup:
 
     ``early_stop``: whether slices may leave before L, by the calibrated rule; ``w``: another
     guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
-    ``t_e_ratio``: see :class:`anofpdm.runtime.anomaly_map.MapRule`; ``Q``: a fixed threshold in
+    ``t_e_ratio``: see :class:`anofpdm.runtime.method.anomaly_map.MapRule`; ``Q``: a fixed threshold in
     place of the calibration's. Except for ``anomaly_map``, these last are for ablations. With
     another map than the calibration's the cosine decides, and slices go to L.
     """

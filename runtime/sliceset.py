@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from .errors import CohortError
 from .files import write_json
-from .forward import Place, Slice
 from .grid import Grid
+from .method.process import Place, Slice
 
 INDEX, _SLICES, _MASKS = "slices.json", "slices.u8", "masks.u8"
 _FORMAT = 1

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle import Manifest
 from .errors import VolumeError
-from .forward import Place, Slice
 from .grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
 from .head import names_of
+from .method.process import Place, Slice
 from .results import SliceResult
 from .volume import read_volume
 

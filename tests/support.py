@@ -25,8 +25,8 @@ from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.errors import MissingExtraError
 from anofpdm.runtime.files import sha256
 from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.schedule import Schedule
-from anofpdm.runtime.verdict import Logistic
+from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,20 +13,20 @@ from support import ROOT
 from anofpdm.export.main import main as export
 from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Trial, compare
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.backend import HostBackend, Recipe
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.errors import DeviceMemoryError, MissingExtraError, SetupError
-from anofpdm.runtime.forward import Process, Slice
 from anofpdm.runtime.gpu.cuda import Gpu
 from anofpdm.runtime.gpu.driver import check_driver
 from anofpdm.runtime.infer import main as infer
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.anomaly_map import MapRule
+from anofpdm.runtime.method.early_stop import StopRule
+from anofpdm.runtime.method.process import Process, Slice
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.stop import StopRule
 
 
 def no_gpu():

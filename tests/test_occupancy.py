@@ -11,8 +11,8 @@ from support import ROOT, bundle, fading_network, head, recalibrated, save
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import HealthyLeave
 from anofpdm.runtime.cases import find_cases
-from anofpdm.runtime.forward import Process
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.process import Process
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.volume import load_image

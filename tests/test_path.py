@@ -21,9 +21,9 @@ from anofpdm.runtime.bundle import open_bundle, write_calibration, write_manifes
 from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.grid import reference_grid
 from anofpdm.runtime.infer import main as infer
+from anofpdm.runtime.method.decision import Statistics
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import open_sliceset
-from anofpdm.runtime.verdict import Statistics
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.main import main as train
 

@@ -16,11 +16,11 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import Candidate
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.noise import slice_noise
+from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, open_sliceset, writing
-from anofpdm.runtime.verdict import Logistic
 
 W, N = 2.0, 9
 

@@ -12,7 +12,7 @@ from support import bundle, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import AnofpdmError
-from anofpdm.runtime.forward import Slice
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 

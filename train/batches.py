@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.sliceset import SliceSet
 
 from .brain import rough_brain_mask

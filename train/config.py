@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 
 GROUPS = 32
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 
 from .batches import Batch
 from .unet import HEALTHY, NULL, UNHEALTHY, UNet

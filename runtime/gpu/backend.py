@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from ..backend import Found, HostBackend, Recipe
 from ..denoiser import Denoiser
 from ..errors import DeviceMemoryError, SetupError
-from ..forward import Cancelled, Slice, never, run
+from ..method.process import Slice
+from ..scheduler import Cancelled, never, run
 from .cuda import Gpu
 from .layout import Plan
 from .network import DeviceNetwork, FromHost

@@ -5,15 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from ..bundle import Bundle
-from ..engines import (
-    FLAVOURS,
-    Engine,
-    find_engine,
-    flavour_of,
-    load_tensorrt,
-    read_engine,
-    rebuild,
-)
+from ..engines import FLAVOURS, Engine, find_engine, flavour_of, load_tensorrt, read_engine, rebuild
 from ..errors import BundleError, MissingExtraError
 from .backend import GpuBackend
 from .cuda import Gpu

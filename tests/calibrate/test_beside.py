@@ -28,15 +28,15 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, open_bundle
 from anofpdm.runtime.ensemble import Ensemble
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.forward import Place, Process, Slice
 from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.method.decision import Logistic, Statistics
+from anofpdm.runtime.method.early_stop import StopRule
+from anofpdm.runtime.method.process import Place, Process, Slice
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.postprocess import drop_small
-from anofpdm.runtime.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
-from anofpdm.runtime.stop import StopRule
-from anofpdm.runtime.verdict import Logistic, Statistics
 from anofpdm.train.cohort import Case
 from anofpdm.train.prepare import prepare
 

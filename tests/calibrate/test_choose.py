@@ -12,18 +12,19 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.report import report
 from anofpdm.calibrate.sweep import Curves, sweep, sweeps
 from anofpdm.calibrate.threshold import best_threshold
-from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.familiar import Familiar
-from anofpdm.runtime.forward import Process, Slice, run
-from anofpdm.runtime.host_row import HostRow
+from anofpdm.runtime.method.accumulator import AnomalyDigest
+from anofpdm.runtime.method.anomaly_map import MapRule
+from anofpdm.runtime.method.decision import Logistic, cosine
+from anofpdm.runtime.method.process import Process, Slice
+from anofpdm.runtime.method.schedule import Schedule
+from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.postprocess import smooth
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.select import AnomalyDigest
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet
-from anofpdm.runtime.verdict import Logistic, cosine
 
 
 def sliceset(n=12, channels=1, seed=0, drawn=True):

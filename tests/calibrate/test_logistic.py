@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from anofpdm.calibrate.choose import Labels, cross_validated
 from anofpdm.calibrate.logistic import fit, left_out
-from anofpdm.runtime.verdict import Statistics
+from anofpdm.runtime.method.decision import Statistics
 
 
 def slices(n=120, patients=6, seed=0):

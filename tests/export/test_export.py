@@ -24,7 +24,7 @@ from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16, SCHEMA_VERSI
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.config import TrainConfig, unet_config
 from anofpdm.train.unet import HEALTHY, NULL, UNet

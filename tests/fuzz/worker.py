@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from fuzz.targets import TARGETS, Target  # noqa: E402
 
-from anofpdm.runtime.errors import AnofpdmError  # noqa: E402
+from anofpdm.runtime.errors import AnofpdmError
 
 MEMORY_BYTES, SECONDS = 2 * 2**30, 5
 _NAMES = tuple(TARGETS)

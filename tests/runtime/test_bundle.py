@@ -17,8 +17,8 @@ from anofpdm.runtime.bundle import (
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.errors import BundleError, OutputError
 from anofpdm.runtime.files import sha256
+from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.setup import Setup, resolve
-from anofpdm.runtime.verdict import Logistic
 
 
 @pytest.fixture

@@ -17,12 +17,7 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.denoiser import splits_batches
 from anofpdm.runtime.device import open_device
-from anofpdm.runtime.errors import (
-    BundleError,
-    DeviceError,
-    MissingExtraError,
-    SetupError,
-)
+from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, SetupError
 from anofpdm.runtime.gpu import cuda, opened
 from anofpdm.runtime.gpu.driver import check_driver
 from anofpdm.runtime.infer import main as infer

@@ -8,12 +8,14 @@ import pytest
 from support import toy_network
 from transcription import alpha_bar, anomaly
 
-from anofpdm.runtime.forward import Process, Slice, run
-from anofpdm.runtime.host_row import HostRow, ddim_step
-from anofpdm.runtime.noise import slice_noise
-from anofpdm.runtime.schedule import Schedule
-from anofpdm.runtime.select import AnomalyDigest
-from anofpdm.runtime.verdict import alignment, cosine
+from anofpdm.runtime.method.accumulator import AnomalyDigest
+from anofpdm.runtime.method.decision import alignment, cosine
+from anofpdm.runtime.method.noise import slice_noise
+from anofpdm.runtime.method.process import Process, Slice
+from anofpdm.runtime.method.schedule import Schedule
+from anofpdm.runtime.method.step import ddim_step
+from anofpdm.runtime.numpy_loop import HostRow
+from anofpdm.runtime.scheduler import run
 
 
 def slices(count, channels=1, size=16, seed=0):

@@ -16,12 +16,12 @@ from support import bundle, head, recalibrated, toy_network
 from anofpdm.runtime import stream
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.forward import Place, Slice
+from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.process import Place, Slice
+from anofpdm.runtime.method.threshold import otsu, threshold
 from anofpdm.runtime.neighbours import Gathering, reach, weights
 from anofpdm.runtime.postprocess import cut, smooth
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.select import otsu, threshold
-from anofpdm.runtime.verdict import Logistic
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
 LOGISTIC, SICK = Logistic(1.35, 1.0, -3.0, 0.3), Logistic(30.0, 1.0, 2.0)

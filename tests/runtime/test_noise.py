@@ -3,7 +3,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from anofpdm.runtime.noise import slice_noise
+from anofpdm.runtime.method.noise import slice_noise
 
 SHAPE = (1, 64, 64)
 

@@ -15,14 +15,7 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import OutputError, VolumeError
 from anofpdm.runtime.files import write_json
 from anofpdm.runtime.report.lesions import find_lesions
-from anofpdm.runtime.report.stats import (
-    ROW,
-    as_setup,
-    failed_row,
-    mask_sha256,
-    stats,
-    stats_row,
-)
+from anofpdm.runtime.report.stats import ROW, as_setup, failed_row, mask_sha256, stats, stats_row
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 

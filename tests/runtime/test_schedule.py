@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from transcription import alpha_bar
 
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 
 
 def test_abar_is_the_product_of_one_minus_beta():

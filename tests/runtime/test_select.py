@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from transcription import quantile_threshold
 
-from anofpdm.runtime.select import threshold
+from anofpdm.runtime.method.threshold import threshold
 
 
 @pytest.mark.parametrize("share", [0.0, 0.123, 0.5, 0.995, 1.0, 3.0])

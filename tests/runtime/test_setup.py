@@ -8,9 +8,9 @@ from support import bundle, recalibrated, toy_network
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import Candidate, EarlyStop, PeakReport
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
+from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
-from anofpdm.runtime.verdict import Logistic
 
 SAFE = EarlyStop(0.8, 3, 0.5, Logistic(0.6, 1.0, 1.0), (0.7,), 0.995, 0.9, 0.9, 4.0, 6)
 

@@ -11,14 +11,14 @@ from scipy import ndimage
 from support import bundle, recalibrated, toy_network
 from transcription import anomaly, mask, quantile_threshold
 
-from anofpdm.runtime.anomaly_map import MapRule
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import EarlyStop
-from anofpdm.runtime.forward import Slice
-from anofpdm.runtime.noise import slice_noise
+from anofpdm.runtime.method.anomaly_map import MapRule
+from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.noise import slice_noise
+from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.verdict import Logistic
 
 M_MAX = (0.02, 0.005, 0.01)
 

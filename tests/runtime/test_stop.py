@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transcription import is_over
 
-from anofpdm.runtime.stop import StopRule, Watch
+from anofpdm.runtime.method.early_stop import StopRule, Watch
 
 CURVES = st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 2), min_size=1, max_size=30).map(
     np.array

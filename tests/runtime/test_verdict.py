@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anofpdm.runtime.verdict import Logistic, Statistics, alignment, cosine, map_peak, probability
+from anofpdm.runtime.method.decision import (
+    Logistic,
+    Statistics,
+    alignment,
+    cosine,
+    map_peak,
+    probability,
+)
 
 
 def test_cosine_of_parallel_sequences_is_one_and_of_orthogonal_ones_zero():

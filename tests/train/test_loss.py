@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transcription import alpha_bar
 
-from anofpdm.runtime.schedule import Schedule
+from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.train.batches import Batch
 from anofpdm.train.loss import DenoisingLoss, timestep_weights
 

@@ -1,4 +1,4 @@
-"""One row of slots in NumPy: what a step of the forward process computes."""
+"""The loop of the forward process in NumPy: slots, and a step of all of them."""
 
 from __future__ import annotations
 
@@ -8,40 +8,11 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .denoiser import Denoiser
-from .forward import Process, Slice
-from .noise import slice_noise
-
-Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One slice at one visited timestep. Arrays are (C, H, W) float32."""
-
-    t: int
-    abar: float
-    clip: bool
-    x0: Float32
-    x_t: Float32
-    eps_healthy: Float32
-    eps_null: Float32
-
-    def HGP(self, w: float) -> Float32:
-        """Healthy-guided prediction of the clean slice (eqs. 6, 7)."""
-        eps_w = np.float32(1 + w) * self.eps_healthy - np.float32(w) * self.eps_null
-        return self._clean(eps_w)
-
-    def UGP(self) -> Float32:
-        """Unguided prediction of the clean slice (eq. 10)."""
-        return self._clean(self.eps_null)
-
-    def _clean(self, eps: Float32) -> Float32:
-        noise = np.float32(math.sqrt(1 - self.abar)) * eps
-        clean = np.asarray((self.x_t - noise) / np.float32(math.sqrt(self.abar)), np.float32)
-        return np.clip(clean, -1, 1) if self.clip else clean
+from .method.noise import slice_noise
+from .method.process import Process, Slice
+from .method.step import Float32, Step, ddim_step
 
 
 class Digest(Protocol):
@@ -70,7 +41,7 @@ class _Slot(Generic[D]):
 
 
 class HostRow(Generic[D]):
-    """See :class:`anofpdm.runtime.forward.Row`; what is found on a slice is its digest.
+    """See :class:`anofpdm.runtime.scheduler.Row`; what is found on a slice is its digest.
 
     Parameters
     ----------
@@ -96,20 +67,20 @@ class HostRow(Generic[D]):
 
     @property
     def free(self) -> int:
-        """See :class:`anofpdm.runtime.forward.Row`."""
+        """See :class:`anofpdm.runtime.scheduler.Row`."""
         return self._slots - len(self._row)
 
     @property
     def busy(self) -> bool:
-        """See :class:`anofpdm.runtime.forward.Row`."""
+        """See :class:`anofpdm.runtime.scheduler.Row`."""
         return bool(self._row)
 
     def enter(self, item: Slice) -> None:
-        """See :class:`anofpdm.runtime.forward.Row`."""
+        """See :class:`anofpdm.runtime.scheduler.Row`."""
         self._row.append(_Slot(item, self._new_digest()))
 
     def step(self) -> None:
-        """See :class:`anofpdm.runtime.forward.Row`."""
+        """See :class:`anofpdm.runtime.scheduler.Row`."""
         abar, n = self._abar, len(self._t)
         independent = self._process.encoding == "ddpm"
         shares = self._shares() if independent else [(slot, slot.visited) for slot in self._row]
@@ -136,7 +107,7 @@ class HostRow(Generic[D]):
                 slot.x_t = ddim_step(sample, UGP, abar[i], abar[i + 1])
 
     def leave(self) -> Iterator[tuple[Slice, D]]:
-        """See :class:`anofpdm.runtime.forward.Row`."""
+        """See :class:`anofpdm.runtime.scheduler.Row`."""
         done = [(slot.slice, slot.digest) for slot in self._row if slot.left]
         self._row = [slot for slot in self._row if not slot.left]
         return iter(done)
@@ -159,10 +130,3 @@ class HostRow(Generic[D]):
             spare -= extra
             shares += [(slot, i) for i in range(slot.visited, slot.visited + 1 + extra)]
         return shares
-
-
-def ddim_step(x_t: Float32, UGP: Float32, abar_t: float, abar_next: float) -> Float32:
-    """Deterministic encoding from one visited timestep to the next (eq. 4)."""
-    direction = (x_t - np.float32(math.sqrt(abar_t)) * UGP) / np.float32(math.sqrt(1 - abar_t))
-    clean = np.float32(math.sqrt(abar_next)) * UGP
-    return np.asarray(clean + np.float32(math.sqrt(1 - abar_next)) * direction, np.float32)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .host_row import Step
+from .step import Step
 
 Float32 = NDArray[np.float32]
+
 ANOMALY_MAPS = ("aggregate", "last")
+
 SUB_MAPS = ("residual", "gradient", "gradient-normalised")
 
 
