@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.method.threshold import threshold
-from anofpdm.runtime.postprocess import cut, smooth
+from anofpdm.runtime.refine.masks import cut, smooth
 from anofpdm.train.unet import HEALTHY, NULL
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -28,7 +28,7 @@ from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS, SUB_MAPS, MapRule
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.method.step import Step
 from anofpdm.runtime.numpy_loop import HostRow
-from anofpdm.runtime.postprocess import cut
+from anofpdm.runtime.refine.masks import cut
 from anofpdm.runtime.results import SliceResult
 from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter

@@ -32,7 +32,7 @@ from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
 from anofpdm.runtime.files import write_json
-from anofpdm.runtime.postprocess import smooth
+from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet, open_sliceset

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.method.process import Slice
-from anofpdm.runtime.neighbours import reach, weights
+from anofpdm.runtime.refine.through_plane import reach, weights
 
 Float64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -17,7 +17,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Beside:
-    """Where N slices lie; see :mod:`anofpdm.runtime.neighbours`.
+    """Where N slices lie; see :mod:`anofpdm.runtime.refine.through_plane`.
 
     ``volumes``: (N,) whose they are; ``levels``: (N,); ``spacing_mm``: (N,), 0 where it is not
     known; ``width_mm``: of the average.

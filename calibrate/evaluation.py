@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.decision import probability
 from anofpdm.runtime.method.process import Slice
-from anofpdm.runtime.neighbours import reach
+from anofpdm.runtime.refine.through_plane import reach
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceSet
 

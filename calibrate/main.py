@@ -19,16 +19,15 @@ from anofpdm.runtime.command import (
     threads_option,
 )
 from anofpdm.runtime.device import open_device
-from anofpdm.runtime.ensemble import Ensemble
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.files import writable_folder
-from anofpdm.runtime.guided import WIDEST_RADIUS_MM
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.method.decision import VERDICTS
 from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.method.schedule import SPACINGS
 from anofpdm.runtime.method.threshold import THRESHOLDS
-from anofpdm.runtime.neighbours import WIDEST_MM
+from anofpdm.runtime.refine.guided_filter import WIDEST_RADIUS_MM
+from anofpdm.runtime.refine.through_plane import WIDEST_MM, Ensemble
 from anofpdm.runtime.setup import PRECISIONS
 from anofpdm.runtime.sliceset import open_sliceset
 

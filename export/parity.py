@@ -15,7 +15,7 @@ from anofpdm.runtime.method.accumulator import Finding
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.method.threshold import threshold
-from anofpdm.runtime.postprocess import cut, smooth
+from anofpdm.runtime.refine.masks import cut, smooth
 from anofpdm.runtime.setup import Setup, resolve
 
 from .phantom import phantom_slices

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import Backend, Recipe
-from .ensemble import View, counts, mean_map
 from .method.accumulator import Finding
 from .method.decision import Statistics, alignment, cosine, map_peak, probability
 from .method.process import Slice
 from .method.threshold import otsu, threshold
-from .neighbours import Gathering, shown
-from .postprocess import cut
+from .refine.masks import cut
+from .refine.through_plane import Gathering, View, counts, mean_map, shown
 from .results import SliceResult
 from .scheduler import Cancelled
 from .setup import Resolved

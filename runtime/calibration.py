@@ -8,17 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .ensemble import Ensemble
 from .errors import BundleError
 from .familiar import Familiar
-from .guided import WIDEST_RADIUS_MM
 from .method.anomaly_map import ANOMALY_MAPS
 from .method.decision import VERDICTS, Logistic
 from .method.early_stop import StopRule
 from .method.process import ENCODINGS
 from .method.schedule import SPACINGS
 from .method.threshold import THRESHOLDS
-from .neighbours import WIDEST_MM
+from .refine.guided_filter import WIDEST_RADIUS_MM
+from .refine.through_plane import WIDEST_MM, Ensemble
 
 _AGREEMENT = 0.99
 # What the FP32 network may be computed in with calibrations of its own.
@@ -142,8 +141,8 @@ class Calibration:
     ``threshold``: ``algorithm-1``, or ``half-way`` from there to Otsu's, see
     :func:`anofpdm.runtime.method.threshold.otsu`; ``neighbours_mm``: how wide the average over slices is that
     lie near each other, 0 for none; ``mirrored``: whether every second slice is shown mirrored, see
-    :mod:`anofpdm.runtime.neighbours`; ``guided_mm``: radius of the filter that fits maps to the
-    edges of their slices, 0 for none, see :mod:`anofpdm.runtime.guided`; ``early_stop``: None
+    :mod:`anofpdm.runtime.refine.through_plane`; ``guided_mm``: radius of the filter that fits maps to the
+    edges of their slices, 0 for none, see :mod:`anofpdm.runtime.refine.guided_filter`; ``early_stop``: None
     where no rule saves a tenth of the steps; ``familiar``: which volumes it holds for; ``peaks``: where M_t
     peaked; ``warnings``: where the paper's rules fail on this network, a line each; ``candidates``:
     every w and L that was tried; ``slices``: what they were chosen on.

@@ -19,7 +19,7 @@ from .device import open_device
 from .errors import SetupError, VolumeError
 from .head import Head, as_images, numbered, on_grid
 from .method.process import Slice
-from .neighbours import reach
+from .refine.through_plane import reach
 from .results import Segmentation, SliceResult
 from .scheduler import Cancelled, never
 from .setup import Setup, resolve
@@ -291,7 +291,7 @@ class Segmenter:
     ) -> Iterator[SliceResult]:
         """Find anomalies on slices that are on the bundle's grid already, as they and their
         neighbours finish; see :func:`anofpdm.runtime.scheduler.run` and
-        :class:`anofpdm.runtime.neighbours.Gathering`.
+        :class:`anofpdm.runtime.refine.through_plane.Gathering`.
 
         ``done``: called for every slice that has gone through the
         process, also while its result waits for neighbours.

@@ -26,14 +26,14 @@ from anofpdm.calibrate.main import main as calibrate
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, open_bundle
-from anofpdm.runtime.ensemble import Ensemble
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.method.decision import Logistic, Statistics
 from anofpdm.runtime.method.early_stop import StopRule
 from anofpdm.runtime.method.process import Place, Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
-from anofpdm.runtime.postprocess import drop_small
+from anofpdm.runtime.refine.masks import drop_small
+from anofpdm.runtime.refine.through_plane import Ensemble
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing

@@ -21,7 +21,7 @@ from anofpdm.runtime.method.decision import Logistic, cosine
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.numpy_loop import HostRow
-from anofpdm.runtime.postprocess import smooth
+from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.sliceset import SliceRecord, SliceSet

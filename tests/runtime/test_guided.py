@@ -9,9 +9,9 @@ from scipy import ndimage
 from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.guided import guided_filter, pixels
-from anofpdm.runtime.neighbours import weights as gaussian
-from anofpdm.runtime.postprocess import cut, drop_small
+from anofpdm.runtime.refine.guided_filter import guided_filter, pixels
+from anofpdm.runtime.refine.masks import cut, drop_small
+from anofpdm.runtime.refine.through_plane import weights as gaussian
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 

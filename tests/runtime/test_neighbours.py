@@ -19,8 +19,8 @@ from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.process import Place, Slice
 from anofpdm.runtime.method.threshold import otsu, threshold
-from anofpdm.runtime.neighbours import Gathering, reach, weights
-from anofpdm.runtime.postprocess import cut, smooth
+from anofpdm.runtime.refine.masks import cut, smooth
+from anofpdm.runtime.refine.through_plane import Gathering, reach, weights
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from anofpdm.runtime.median import median_filter
-from anofpdm.runtime.postprocess import cut, drop_small, smooth
+from anofpdm.runtime.refine.masks import cut, drop_small, median_filter, smooth
 
 
 def test_smooth_is_the_median_of_the_mirrored_neighbourhood():
