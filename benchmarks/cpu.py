@@ -31,9 +31,9 @@ from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.device import open_device
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.util.files import write_json
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"
 # Channels, pixels a side, batch of 3x3 convolutions that suit the libraries.

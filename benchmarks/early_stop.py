@@ -25,10 +25,10 @@ from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.calibration import Candidate, EarlyStop
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.method.decision import VERDICTS
 from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.util.files import write_json
 
 
 @click.command()

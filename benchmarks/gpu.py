@@ -46,13 +46,13 @@ from anofpdm.runtime.backend import HostBackend, Recipe
 from anofpdm.runtime.bundle import DEFAULT, NETWORK_FP16, Bundle, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.engines import load_tensorrt
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.gpu.backend import GpuBackend
 from anofpdm.runtime.gpu.cuda import Gpu
 from anofpdm.runtime.gpu.layout import Plan
 from anofpdm.runtime.gpu.opened import open_gpu
 from anofpdm.runtime.gpu.row import DeviceRow
 from anofpdm.runtime.method.process import Process, Slice
+from anofpdm.runtime.util.files import write_json
 
 SLOTS = (1, 16, 64, 128)
 _BUDGET_S, _REPEATS, _WARM = 420, 20, 3

@@ -21,9 +21,9 @@ import nibabel as nib
 import numpy as np
 from machine import machine, table
 
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume import load_image, save_image
 
 _SHAPE = (512, 512, 400)

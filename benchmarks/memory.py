@@ -23,8 +23,8 @@ from processes import with_process
 
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.util.files import write_json
 
 _ROWS = [
     ("ddim", 100, 1), ("ddim", 300, 1), ("ddim", 600, 1), ("ddpm", 600, 1), ("ddim", 100, 4),

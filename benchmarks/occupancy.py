@@ -27,13 +27,13 @@ from anofpdm.runtime.cases import Case, find_cases
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.step import Step
 from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.scheduler import Cancelled, never, run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume import load_image
 from anofpdm.runtime.ways import usable_cores
 

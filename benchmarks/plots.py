@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from panels import Figures, Panel
 
-from anofpdm.runtime.files import whole_file
+from anofpdm.runtime.util.files import whole_file
 
 HEALTHY, UNHEALTHY, DICE, AUPRC, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
 _COLORS = {"healthy": HEALTHY, "unhealthy": UNHEALTHY}

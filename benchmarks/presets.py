@@ -23,11 +23,11 @@ from anofpdm.runtime.backend import Backend
 from anofpdm.runtime.bundle import DEFAULT, open_bundle, write_card_section
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.device import open_device
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+from anofpdm.runtime.util.files import write_json
 
 _TIMED_SLICES = 4
 

@@ -25,7 +25,7 @@ from anofpdm.export.bundle_writer import write_bundle
 from anofpdm.export.source import Asked, read_source
 from anofpdm.runtime.bundle import NETWORK
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.files import write_json
+from anofpdm.runtime.util.files import write_json
 
 HEAD = ["network", "M parameters", "GFLOP a label", "from the recorded eps", "eps", "M_t", "H",
         "t_e equal", "mask Dice"]  # fmt: skip

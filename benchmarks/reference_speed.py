@@ -26,8 +26,8 @@ from anofpdm.runtime.bf16_denoiser import Bf16Denoiser
 from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.setup import Setup, resolve
+from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.ways import usable_cores
 from anofpdm.train.unet import HEALTHY, NULL
 

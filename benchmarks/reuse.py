@@ -31,10 +31,10 @@ from anofpdm.export.network import BothLabels
 from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import Float32
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.util.files import write_json
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.unet import UNet, _run, timestep_embedding
 

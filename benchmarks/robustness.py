@@ -26,9 +26,9 @@ from anofpdm.calibrate.metrics import dice
 from anofpdm.runtime.bundle import DEFAULT
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.errors import CohortError, VolumeError
-from anofpdm.runtime.files import writable_folder, write_json
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
+from anofpdm.runtime.util.files import writable_folder, write_json
 from anofpdm.train.cohort import Case, assign_splits, read_cohort
 
 _UNLIKE = "unlike"  # in the note on a volume that differs from those of the calibration

@@ -34,9 +34,9 @@ from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import Denoiser, OnnxDenoiser
 from anofpdm.runtime.errors import OutputError, SetupError
-from anofpdm.runtime.files import check_folder, write_json
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.util.files import check_folder, write_json
 from anofpdm.runtime.ways import usable_cores
 from anofpdm.train.config import UNetConfig
 

@@ -31,11 +31,11 @@ from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
-from anofpdm.runtime.files import write_json
 from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.ways import usable_cores
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"

@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16
-from anofpdm.runtime.files import sha256
+from anofpdm.runtime.util.files import sha256
 
 _WEIGHTS = "weights.json"
 _LARGE = 1024

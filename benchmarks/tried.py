@@ -28,7 +28,7 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import Denoiser, OnnxDenoiser
-from anofpdm.runtime.files import write_json
+from anofpdm.runtime.util.files import write_json
 
 _FEWEST_ROUNDS = 25
 

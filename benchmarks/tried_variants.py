@@ -20,7 +20,7 @@ from anofpdm.runtime.bf16_denoiser import load_openvino
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.denoiser import Denoiser, Float32, load_onnxruntime
 from anofpdm.runtime.errors import AnofpdmError
-from anofpdm.runtime.extras import require
+from anofpdm.runtime.util.optional import require
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
 OUTPUTS = ("eps_healthy", "eps_null")

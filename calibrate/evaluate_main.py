@@ -20,10 +20,10 @@ from anofpdm.runtime.command import (
     threads_option,
 )
 from anofpdm.runtime.errors import AnofpdmError
-from anofpdm.runtime.files import writable_folder, write_json
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.util.files import writable_folder, write_json
 
 from .evaluation import evaluate
 from .labelled import fitting

@@ -20,7 +20,6 @@ from anofpdm.runtime.command import (
 )
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError
-from anofpdm.runtime.files import writable_folder
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.method.decision import VERDICTS
 from anofpdm.runtime.method.process import ENCODINGS, Process
@@ -30,6 +29,7 @@ from anofpdm.runtime.refine.guided_filter import WIDEST_RADIUS_MM
 from anofpdm.runtime.refine.through_plane import WIDEST_MM, Ensemble
 from anofpdm.runtime.setup import PRECISIONS
 from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.util.files import writable_folder
 
 from .beside import Beside
 from .choose import Labels, check_labels, choose

@@ -18,8 +18,8 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, NETWORK_FP16, Manifest, write_manifest
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
-from anofpdm.runtime.files import sha256
 from anofpdm.runtime.method.schedule import Schedule
+from anofpdm.runtime.util.files import sha256
 from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.unet import UNet
 

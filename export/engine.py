@@ -14,8 +14,8 @@ from typing import Any
 
 from anofpdm.runtime.engines import check_slots, flavour_of
 from anofpdm.runtime.errors import EngineError, OutputError, SetupError
-from anofpdm.runtime.files import whole_file, writable_folder
 from anofpdm.runtime.gpu.trt_log import said
+from anofpdm.runtime.util.files import whole_file, writable_folder
 
 from .build_progress import BuildProgress, Progress
 from .typed_network import Parsed, parse_network

@@ -11,7 +11,7 @@ from anofpdm.runtime.command import OneLineGroup, reports_errors
 from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.engines import rebuild
 from anofpdm.runtime.errors import AnofpdmError
-from anofpdm.runtime.extras import require
+from anofpdm.runtime.util.optional import require
 
 from .engine_main import build_if_possible, engine
 

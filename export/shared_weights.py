@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx.external_data_helper import set_external_data
 
-from anofpdm.runtime.files import sha256
+from anofpdm.runtime.util.files import sha256
 
 _SMALL_BYTES = 1024
 

@@ -16,11 +16,11 @@ from anofpdm import __version__
 
 from .cases import RUN, Case
 from .errors import AnofpdmError, OutputError, VolumeError, printable
-from .files import remove_leftovers, sole_writer, whole_file, write_json
 from .outputs import Outputs
 from .report.stats import ROW, failed_row, mask_sha256, stats_row
 from .segmenter import Segmenter
 from .source import Source, described, open_source
+from .util.files import remove_leftovers, sole_writer, whole_file, write_json
 from .volume import read_mask
 
 TABLE, BIDS = "anofpdm.csv", "dataset_description.json"

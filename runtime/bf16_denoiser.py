@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .denoiser import cannot_be, check_names, checked, splits_batches
 from .errors import DeviceError
-from .extras import require
+from .util.optional import require
 from .ways import Predict, SharedBatch, usable_cores
 
 Float32 = NDArray[np.float32]

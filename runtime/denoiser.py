@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError
-from .extras import require
+from .util.optional import require
 from .ways import Predict, SharedBatch, usable_cores
 
 Float32 = NDArray[np.float32]

@@ -26,12 +26,12 @@ from .command import (
     threads_option,
 )
 from .errors import OutputError, VolumeError
-from .files import check_folder
 from .outputs import KINDS, check_kinds
 from .segmenter import Segmenter
 from .setup import Setup
 from .source import open_source
 from .talk import Talk
+from .util.files import check_folder
 
 SOME_FAILED = 3
 _FILE = FilePath()

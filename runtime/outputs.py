@@ -11,8 +11,6 @@ from anofpdm import __version__
 
 from .dicom.seg import write_seg
 from .errors import OutputError
-from .extras import check_installed
-from .files import whole_files, writable_folder, write_json
 from .report.page import write_report
 from .report.preview import write_preview
 from .report.stats import stats
@@ -20,6 +18,8 @@ from .results import Segmentation
 from .segmenter import Segmenter
 from .source import Source, taken_on
 from .trace import write_trace
+from .util.files import whole_files, writable_folder, write_json
+from .util.optional import check_installed
 from .volume import save_image
 
 # By kind, how names end; in this order files are put in place. The statistics come last: where they

@@ -16,7 +16,7 @@ from .dicom.seg import check_seg
 from .dicom.series import Series, read_series
 from .dicom.sniff import files_below, is_dicom
 from .errors import OutputError, VolumeError
-from .files import sha256
+from .util.files import sha256
 from .volume import load_image, made_here, unit_mm
 
 

@@ -15,9 +15,9 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from .errors import VolumeError
-from .files import whole_file
 from .header import is_nifti_name, open_header
 from .limits import LIMITS, Limits, check_claim, check_memory, estimate_bytes
+from .util.files import whole_file
 from .voxels import fill
 
 S = TypeVar("S", bound=np.generic)

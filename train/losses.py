@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anofpdm.runtime.errors import CheckpointError
-from anofpdm.runtime.files import whole_file
+from anofpdm.runtime.util.files import whole_file
 
 LOSSES = "losses.csv"
 _HEADER = "iteration,loss"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VolumeError
-from ..extras import require
+from ..util.optional import require
 from .sniff import files_below, is_dicom
 
 if TYPE_CHECKING:

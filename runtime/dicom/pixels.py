@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VolumeError
-from ..extras import require
+from ..util.optional import require
 from .headers import UNREADABLE, Header
 from .planes import numbers
 

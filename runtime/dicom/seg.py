@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError, VolumeError
-from ..extras import require
-from ..files import whole_file, writable_folder
+from ..util.files import whole_file, writable_folder
+from ..util.optional import require
 from .headers import UNREADABLE, quietly, value
 from .series import Series
 

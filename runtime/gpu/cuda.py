@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import DeviceError, DeviceMemoryError, SetupError
-from ..extras import require
+from ..util.optional import require
 from .driver import check_driver
 
 _FAILED = "the GPU failed ({reason}): nothing was written; try again, or use --device cpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from importlib import resources
 
-from ..extras import require
+from ..util.optional import require
 from .cuda import check_call
 from .layout import ROW
 

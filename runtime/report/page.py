@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file
 from ..results import Segmentation
+from ..util.files import whole_file
 from .curves import curves
 from .markup import Markup, join, png, tag, void
 from .mosaic import mosaic

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import whole_file
 from ..results import Segmentation
+from ..util.files import whole_file
 from .curves import HEIGHT, draw_curves
 from .mosaic import WIDTH, draw_mosaic, mosaic_height
 from .sheet import DARK, Sheet, drawing

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..extras import require
+from ..util.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

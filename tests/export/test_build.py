@@ -23,7 +23,7 @@ from anofpdm.runtime.bundle import (
 )
 from anofpdm.runtime.engines import ENGINES, find_engine, read_engine
 from anofpdm.runtime.errors import BundleError, DeviceError, EngineError, ParityError
-from anofpdm.runtime.files import sha256
+from anofpdm.runtime.util.files import sha256
 
 TRT = types.SimpleNamespace(__name__="tensorrt", __version__="11.4.0.106")
 

@@ -210,7 +210,7 @@ def test_a_timing_cache_that_cannot_be_kept(trt, tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anofpdm.runtime.files.os.replace", full)
+    monkeypatch.setattr("anofpdm.runtime.util.files.os.replace", full)
     path = tmp_path / "timing.cache"
     assert build_engine(Recorder(trt).module, LIGHT, (1,), timing_cache=path) == b"engine"
     assert list(tmp_path.iterdir()) == []

@@ -16,9 +16,9 @@ from anofpdm.runtime.bundle import (
 )
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.errors import BundleError, OutputError
-from anofpdm.runtime.files import sha256
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.setup import Setup, resolve
+from anofpdm.runtime.util.files import sha256
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(path, 
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anofpdm.runtime.files.os.replace", full)
+    monkeypatch.setattr("anofpdm.runtime.util.files.os.replace", full)
     with pytest.raises(OutputError, match="No space left"):
         write_calibration(bundle, "fast", dataclasses.replace(bundle.calibrations["fast"], w=9.0))
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
@@ -193,7 +193,7 @@ def test_a_failing_second_rename_leaves_the_bundle_as_it_was(path, monkeypatch):
             raise OSError(28, "No space left on device")
         os.rename(source, target)
 
-    monkeypatch.setattr("anofpdm.runtime.files.os.replace", once)
+    monkeypatch.setattr("anofpdm.runtime.util.files.os.replace", once)
     with pytest.raises(OutputError, match="No space left"):
         write_calibration(bundle, "x", bundle.calibrations["fast"])
     monkeypatch.undo()

@@ -29,7 +29,7 @@ from anofpdm.runtime.engines import (
     write_engine,
 )
 from anofpdm.runtime.errors import BundleError, MissingExtraError, OutputError, SetupError
-from anofpdm.runtime.files import sha256
+from anofpdm.runtime.util.files import sha256
 
 HERE = {"gpu": "NVIDIA H200", "compute_capability": "9.0", "flavour": "tensorrt_rtx",
         "version": "1.7.1.116"}  # fmt: skip
@@ -266,7 +266,7 @@ def test_a_failing_write_leaves_the_bundle_as_it_was(path, monkeypatch, held, fa
             raise OSError(28, "No space left on device")
         os.rename(source, target)
 
-    monkeypatch.setattr("anofpdm.runtime.files.os.replace", once)
+    monkeypatch.setattr("anofpdm.runtime.util.files.os.replace", once)
     newer = record(path, slots=(2,))
     message = (
         rf"an engine cannot be added to {path} \(.*No space left on device\): copy the bundle to a "

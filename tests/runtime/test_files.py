@@ -4,7 +4,7 @@ import os
 import pytest
 
 from anofpdm.runtime.errors import OutputError
-from anofpdm.runtime.files import remove_leftovers, sha256, whole_file, whole_files, write_json
+from anofpdm.runtime.util.files import remove_leftovers, sha256, whole_file, whole_files, write_json
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path):
