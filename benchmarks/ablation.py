@@ -27,9 +27,9 @@ from variants import VARIANTS, Variant
 
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.errors import AnofpdmError
-from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset, writing
 from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import INDEX, SliceSet, open_sliceset, writing
 from anofpdm.train.checkpoint import Checkpoint, load_checkpoint
 from anofpdm.train.loop import train
 

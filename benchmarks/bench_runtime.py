@@ -31,7 +31,12 @@ from anofpdm.runtime.errors import DeviceError, MissingExtraError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
+from anofpdm.runtime.volume.labelled_slices import (
+    SliceRecord,
+    SliceSet,
+    open_sliceset,
+    writing,
+)
 from anofpdm.runtime.ways import usable_cores
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.unet import HEALTHY, NULL

@@ -15,8 +15,8 @@ from judged import judged
 from machine import machine, table
 
 from anofpdm.runtime.command import reports_errors
-from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.checkpoint import load_checkpoint
 
 

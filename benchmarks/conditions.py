@@ -14,8 +14,9 @@ from nibabel.processing import resample_from_to, resample_to_output
 from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.grid import Grid, from_grid, to_grid
-from anofpdm.runtime.volume import load_image, read_values, read_volume, resample_onto, same_grid
+from anofpdm.runtime.volume.grid import Grid, from_grid, to_grid
+from anofpdm.runtime.volume.nifti import load_image
+from anofpdm.runtime.volume.reader import read_values, read_volume, resample_onto, same_grid
 from anofpdm.train.brain import rough_brain_mask
 
 Float32 = NDArray[np.float32]

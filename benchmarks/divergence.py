@@ -18,8 +18,8 @@ from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.method.process import Process
-from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 
 _W = (0.0, 2.0, 8.0, 15.0, 30.0, 60.0)
 

@@ -27,8 +27,8 @@ from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.method.decision import VERDICTS
 from anofpdm.runtime.method.process import ENCODINGS, Process
-from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 
 
 @click.command()

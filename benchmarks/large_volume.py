@@ -24,7 +24,7 @@ from machine import machine, table
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume import load_image, save_image
+from anofpdm.runtime.volume.nifti import load_image, save_image
 
 _SHAPE = (512, 512, 400)
 _ALLOWED_MIB = 2048

@@ -15,7 +15,7 @@ from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.sliceset import SliceSet, open_sliceset
+from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
 
 
 def with_lesions(path: Path, bundle: Bundle, split: str, every: int) -> SliceSet:

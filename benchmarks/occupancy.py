@@ -34,7 +34,7 @@ from anofpdm.runtime.scheduler import Cancelled, never, run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume import load_image
+from anofpdm.runtime.volume.nifti import load_image
 from anofpdm.runtime.ways import usable_cores
 
 Float32 = NDArray[np.float32]

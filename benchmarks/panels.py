@@ -33,7 +33,7 @@ from anofpdm.runtime.results import SliceResult
 from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Resolved, Setup, resolve
-from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 Float64 = NDArray[np.float64]
 _FOREGROUND = -0.95

@@ -26,8 +26,8 @@ from anofpdm.runtime.device import open_device
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
-from anofpdm.runtime.sliceset import SliceSet, open_sliceset
 from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
 
 _TIMED_SLICES = 4
 

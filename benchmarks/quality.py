@@ -21,8 +21,8 @@ from anofpdm.runtime.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import OutputError
-from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.runtime.util.files import whole_file
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 
 
 @click.command()

@@ -33,8 +33,8 @@ from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import Float32
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.setup import Setup, resolve
-from anofpdm.runtime.sliceset import SliceSet
 from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.labelled_slices import SliceSet
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.unet import UNet, _run, timestep_embedding
 

@@ -19,7 +19,7 @@ import torch
 
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CheckpointError
-from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.loop import train
 from anofpdm.train.losses import LOSSES, read_losses

@@ -34,8 +34,8 @@ from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
 from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
-from anofpdm.runtime.sliceset import SliceSet, open_sliceset
 from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
 from anofpdm.runtime.ways import usable_cores
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"

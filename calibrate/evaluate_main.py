@@ -22,8 +22,8 @@ from anofpdm.runtime.command import (
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.sliceset import open_sliceset
 from anofpdm.runtime.util.files import writable_folder, write_json
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 
 from .evaluation import evaluate
 from .labelled import fitting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.familiar import Familiar, log_curve
+from anofpdm.runtime.volume.plausibility import Familiar, log_curve
 
 from .choose import Labels
 

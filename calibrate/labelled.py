@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anofpdm.runtime.bundle import Bundle
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 
 def fitting(slices: SliceSet, bundle: Bundle) -> SliceSet:

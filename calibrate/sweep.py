@@ -22,7 +22,7 @@ from anofpdm.runtime.method.step import Step
 from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.refine.through_plane import Ensemble, Gathering, View, shown
 from anofpdm.runtime.scheduler import run
-from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

@@ -22,7 +22,7 @@ from picture import Mask, around_the_head, figures, on_grid
 
 from anofpdm import Segmentation, Segmenter
 from anofpdm.calibrate.metrics import dice
-from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.volume.grid import Grid
 
 PICTURE = HERE / "failures.png"
 FAINT, SMALL, LARGE = 1.25, 0.3, 2.4

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from anofpdm import Segmentation, Segmenter
 from anofpdm.calibrate.metrics import dice
-from anofpdm.runtime.grid import Grid, masks_to_grid, to_grid
-from anofpdm.runtime.volume import read_volume
+from anofpdm.runtime.volume.grid import Grid, masks_to_grid, to_grid
+from anofpdm.runtime.volume.reader import read_volume
 
 COLUMNS = 6
 Mask = NDArray[np.bool_]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from anofpdm.runtime.errors import CheckpointError
-from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.util.files import sha256
+from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.config import TrainConfig, UNetConfig
 from anofpdm.train.unet import UNet

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anofpdm.runtime.errors import CheckpointError
-from anofpdm.runtime.grid import reference_grid
+from anofpdm.runtime.volume.grid import reference_grid
 from anofpdm.train.checkpoint import MARK, Checkpoint, parse_checkpoint, read_data
 
 from .reference import is_reference, reference_checkpoint

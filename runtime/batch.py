@@ -21,7 +21,7 @@ from .report.stats import ROW, failed_row, mask_sha256, stats_row
 from .segmenter import Segmenter
 from .source import Source, described, open_source
 from .util.files import remove_leftovers, sole_writer, whole_file, write_json
-from .volume import read_mask
+from .volume.nifti import read_mask
 
 TABLE, BIDS = "anofpdm.csv", "dataset_description.json"
 # Without what differs from run to run.

@@ -30,9 +30,9 @@ from typing import Any
 
 from .calibration import LOWERED, Calibration, Conditions, parse_calibration
 from .errors import BundleError, OutputError
-from .grid import Grid
 from .method.schedule import Schedule
 from .util.files import sha256, whole_file
+from .volume.grid import Grid
 
 SCHEMA_VERSION = 5
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"

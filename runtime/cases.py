@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from .dicom.sniff import files_below, is_dicom
 from .errors import VolumeError
 from .inputs import SUFFIXES, case_files, stem_and_modality, stem_of
-from .volume import load_image, made_here
+from .volume.nifti import load_image, made_here
 
 # What BIDS calls them, without regard for contrast agents.
 _BIDS = {"flair": "flair", "t1w": "t1", "t2w": "t2"}

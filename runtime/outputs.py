@@ -20,7 +20,7 @@ from .source import Source, taken_on
 from .trace import write_trace
 from .util.files import whole_files, writable_folder, write_json
 from .util.optional import check_installed
-from .volume import save_image
+from .volume.nifti import save_image
 
 # By kind, how names end; in this order files are put in place. The statistics come last: where they
 # are, all is there.

@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from .head import Head
-from .volume import like
+from .volume.nifti import like
+from .volume.slicing import Head
 
 
 @dataclass(frozen=True)

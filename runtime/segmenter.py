@@ -17,14 +17,14 @@ from .backend import Backend
 from .bundle import DEFAULT, Bundle, open_bundle
 from .device import open_device
 from .errors import SetupError, VolumeError
-from .head import Head, as_images, numbered, on_grid
 from .method.process import Slice
 from .refine.through_plane import reach
 from .results import Segmentation, SliceResult
 from .scheduler import Cancelled, never
 from .setup import Setup, resolve
 from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
-from .volume import mask_image
+from .volume.nifti import mask_image
+from .volume.slicing import Head, as_images, numbered, on_grid
 
 _AS_CALIBRATED = Setup()
 

@@ -17,7 +17,7 @@ from .dicom.series import Series, read_series
 from .dicom.sniff import files_below, is_dicom
 from .errors import OutputError, VolumeError
 from .util.files import sha256
-from .volume import load_image, made_here, unit_mm
+from .volume.nifti import load_image, made_here, unit_mm
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle import Manifest
 from .errors import VolumeError
-from .grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
-from .head import names_of
 from .method.process import Place, Slice
 from .results import SliceResult
-from .volume import read_volume
+from .volume.grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
+from .volume.reader import read_volume
+from .volume.slicing import names_of
 
 if TYPE_CHECKING:
     from .segmenter import Segmenter

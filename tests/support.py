@@ -23,10 +23,10 @@ from anofpdm.runtime.bundle import (
 )
 from anofpdm.runtime.calibration import Calibration
 from anofpdm.runtime.errors import MissingExtraError
-from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.util.files import sha256
+from anofpdm.runtime.volume.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
 

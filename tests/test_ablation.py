@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 from support import ROOT, write_cohort
 
-from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import read_cohort
 from anofpdm.train.config import TrainConfig, unet_config
 from anofpdm.train.loop import train

@@ -7,7 +7,7 @@ from support import ROOT, shared
 
 from anofpdm import Segmenter
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import assign_splits, read_cohort
 from anofpdm.train.prepare import prepare
 

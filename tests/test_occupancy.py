@@ -15,7 +15,7 @@ from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.volume import load_image
+from anofpdm.runtime.volume.nifti import load_image
 
 LEVELS = (5, 8, 6)
 

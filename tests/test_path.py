@@ -18,12 +18,12 @@ from anofpdm.calibrate.logistic import fit
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle import open_bundle, write_calibration, write_manifest
-from anofpdm.runtime.familiar import Familiar
-from anofpdm.runtime.grid import reference_grid
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.method.decision import Statistics
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.volume.grid import reference_grid
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
+from anofpdm.runtime.volume.plausibility import Familiar
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.main import main as train
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from support import ROOT, bundle, write_cohort
 
 from anofpdm.export.network import BothLabels
-from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import read_cohort
 from anofpdm.train.config import UNetConfig
 from anofpdm.train.prepare import prepare

@@ -5,11 +5,11 @@ The runtime goes through slabs and slices instead, and has to give the same numb
 
 import numpy as np
 
-from anofpdm.runtime.grid import Placement
+from anofpdm.runtime.volume.grid import Placement
 
 
 def to_grid(volume, voxel_mm, grid):
-    """(C, X, Y, Z) -> slices and placement; see :func:`anofpdm.runtime.grid.to_grid`."""
+    """(C, X, Y, Z) -> slices and placement; see :func:`anofpdm.runtime.volume.grid.to_grid`."""
     scaled = np.empty_like(volume)
     for c, modality in enumerate(volume):
         scaled[c], head = _scale(modality, grid)

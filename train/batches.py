@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anofpdm.runtime.method.schedule import Schedule
-from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 from .brain import rough_brain_mask
 from .config import TrainConfig

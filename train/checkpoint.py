@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from anofpdm.runtime.errors import CheckpointError
-from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.util.files import whole_file
+from anofpdm.runtime.volume.grid import Grid
 
 from .config import TrainConfig, UNetConfig
 from .run_config import RunConfig

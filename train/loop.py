@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from anofpdm.runtime.errors import AnofpdmError, CheckpointError
-from anofpdm.runtime.sliceset import SliceSet
+from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 from .batches import Batch, Batches
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint

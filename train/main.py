@@ -14,10 +14,10 @@ import click
 from anofpdm.runtime.bundle import open_bundle
 from anofpdm.runtime.command import OneLineCommand, ProgressLine, reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CohortError
-from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.sliceset import INDEX, SliceSet, open_sliceset
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.util.optional import require
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import INDEX, SliceSet, open_sliceset
 
 from .options import config_options, run_config
 from .run_config import RunConfig

@@ -10,7 +10,7 @@ import click
 
 from anofpdm.runtime.command import SEED
 from anofpdm.runtime.errors import AnofpdmError
-from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.volume.grid import Grid
 
 from .config import PRESETS, TrainConfig, unet_config
 from .run_config import RunConfig

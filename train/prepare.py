@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import AnofpdmError, CohortError
-from anofpdm.runtime.grid import Grid, Placement, masks_to_grid, to_grid
-from anofpdm.runtime.sliceset import SliceRecord, SliceWriter, writing
-from anofpdm.runtime.volume import (
+from anofpdm.runtime.volume.grid import Grid, Placement, masks_to_grid, to_grid
+from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceWriter, writing
+from anofpdm.runtime.volume.nifti import load_image
+from anofpdm.runtime.volume.reader import (
     Volume,
-    load_image,
     read_values,
     read_volume,
     resample_onto,
@@ -33,7 +33,7 @@ def prepare(
     source: Mapping[str, Any],
     report: Callable[[int, int], None],
 ) -> None:
-    """Write the slices of all cases to ``folder``; see :mod:`anofpdm.runtime.sliceset`.
+    """Write the slices of all cases to ``folder``; see :mod:`anofpdm.runtime.volume.labelled_slices`.
 
     A slice is unhealthy when its mask has a voxel, or its label says so. Modalities and masks on
     other grids are resampled onto the first modality's.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.volume.grid import Grid
 
 from .config import TrainConfig, UNetConfig
 

@@ -10,7 +10,7 @@ from nibabel.orientations import io_orientation
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from ..volume import unit_mm
+from ..volume.nifti import unit_mm
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Space:
 
     @property
     def voxel_ml(self) -> float:
-        """The volume of a voxel, in millilitres, as :class:`anofpdm.runtime.head.Head` has it."""
+        """The volume of a voxel, in millilitres, as :class:`anofpdm.runtime.volume.slicing.Head` has it."""
         return float(np.prod(self.voxel_mm)) / 1000
 
     @property

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid import masks_to_grid
 from ..results import Segmentation
+from ..volume.grid import masks_to_grid
 
 T = TypeVar("T", bound=np.generic)
 AIR = -0.9  # darker than any head
@@ -63,7 +63,7 @@ def radiological(planes: NDArray[T], axes: str) -> NDArray[T]:
 
     Parameters
     ----------
-    axes : where the rows and columns of a slice lead: see :class:`anofpdm.runtime.grid.Grid`
+    axes : where the rows and columns of a slice lead: see :class:`anofpdm.runtime.volume.grid.Grid`
     """
     turned = planes.swapaxes(-1, -2)
     return turned[..., ::-1, ::-1] if axes == "RA" else turned

@@ -27,7 +27,6 @@ from anofpdm.calibrate.sweep import sweep
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import NETWORK, open_bundle
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.method.decision import Logistic, Statistics
 from anofpdm.runtime.method.early_stop import StopRule
 from anofpdm.runtime.method.process import Place, Process, Slice
@@ -36,7 +35,13 @@ from anofpdm.runtime.refine.masks import drop_small
 from anofpdm.runtime.refine.through_plane import Ensemble
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup
-from anofpdm.runtime.sliceset import SliceRecord, SliceSet, open_sliceset, writing
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import (
+    SliceRecord,
+    SliceSet,
+    open_sliceset,
+    writing,
+)
 from anofpdm.train.cohort import Case
 from anofpdm.train.prepare import prepare
 

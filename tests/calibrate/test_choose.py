@@ -14,7 +14,6 @@ from anofpdm.calibrate.sweep import Curves, sweep, sweeps
 from anofpdm.calibrate.threshold import best_threshold
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.familiar import Familiar
 from anofpdm.runtime.method.accumulator import AnomalyDigest
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.decision import Logistic, cosine
@@ -24,7 +23,8 @@ from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.sliceset import SliceRecord, SliceSet
+from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceSet
+from anofpdm.runtime.volume.plausibility import Familiar
 
 
 def sliceset(n=12, channels=1, seed=0, drawn=True):

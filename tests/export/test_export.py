@@ -23,8 +23,8 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16, SCHEMA_VERSION, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
-from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.method.schedule import Schedule
+from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.config import TrainConfig, unet_config
 from anofpdm.train.unet import HEALTHY, NULL, UNet

@@ -14,7 +14,7 @@ from anofpdm.export.source import Asked, read_source
 from anofpdm.runtime.bundle import NETWORK, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import CheckpointError
-from anofpdm.runtime.grid import Grid, reference_grid
+from anofpdm.runtime.volume.grid import Grid, reference_grid
 from anofpdm.train.checkpoint import Checkpoint, save_checkpoint
 from anofpdm.train.config import TrainConfig, UNetConfig
 from anofpdm.train.unet import HEALTHY, UNet

@@ -26,15 +26,15 @@ from anofpdm.runtime.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.dicom.seg import write_seg
-from anofpdm.runtime.familiar import Familiar
-from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.setup import Setup, resolve
-from anofpdm.runtime.sliceset import SliceRecord, open_sliceset, writing
 from anofpdm.runtime.source import open_source
 from anofpdm.runtime.util.files import sha256
-from anofpdm.runtime.volume import load_image, save_image
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import SliceRecord, open_sliceset, writing
+from anofpdm.runtime.volume.nifti import load_image, save_image
+from anofpdm.runtime.volume.plausibility import Familiar
 
 Files = dict[str, bytes]
 Rng = np.random.Generator

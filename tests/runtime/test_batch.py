@@ -18,7 +18,7 @@ from anofpdm.runtime.batch import TABLE, Batch
 from anofpdm.runtime.cases import RUN, find_cases
 from anofpdm.runtime.errors import OutputError
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume import load_image
+from anofpdm.runtime.volume.nifti import load_image
 
 KINDS = ("map", "trace")
 

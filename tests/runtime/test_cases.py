@@ -9,7 +9,7 @@ from support import head, save
 
 from anofpdm.runtime.cases import find_cases, left_out
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.volume import mask_image
+from anofpdm.runtime.volume.nifti import mask_image
 
 BOTH = ("flair", "t1")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anofpdm.runtime.familiar import Familiar
+from anofpdm.runtime.volume.plausibility import Familiar
 
 KNOWN = Familiar((-1.0, -2.0, -3.0), (0.5, 1.0, 2.0), 1.5)
 

@@ -7,8 +7,15 @@ from scipy.ndimage import gaussian_filter
 from support import head
 
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.grid import Grid, Placement, from_grid, masks_to_grid, reference_grid, to_grid
-from anofpdm.runtime.volume import read_volume
+from anofpdm.runtime.volume.grid import (
+    Grid,
+    Placement,
+    from_grid,
+    masks_to_grid,
+    reference_grid,
+    to_grid,
+)
+from anofpdm.runtime.volume.reader import read_volume
 
 GRID = Grid(32, 7.5)
 

@@ -17,7 +17,7 @@ from large_volume import write_head
 from support import bundle, toy_network
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume import load_image, save_image
+from anofpdm.runtime.volume.nifti import load_image, save_image
 
 def peak():
     # Not getrusage: that of a child begins with what its parent had.

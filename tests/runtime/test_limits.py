@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 from support import bundle, head, save, toy_network
 
-from anofpdm.runtime import limits, voxels
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.head import on_grid
-from anofpdm.runtime.limits import GIB, Limits, check_memory, estimate_bytes, free_bytes
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume import load_image, read_values, read_volume
+from anofpdm.runtime.volume.limits import (
+    GIB,
+    Limits,
+    check_memory,
+    estimate_bytes,
+    free_bytes,
+)
+from anofpdm.runtime.volume.nifti import limits, load_image
+from anofpdm.runtime.volume.nifti import reader as voxels
+from anofpdm.runtime.volume.reader import read_values, read_volume
+from anofpdm.runtime.volume.slicing import on_grid
 
 
 def claiming(shape, kind=np.float32, version=1, offset=None):
@@ -160,7 +167,7 @@ def test_slabs_hold_what_the_library_reads(tmp_path, monkeypatch, kind, suffix):
 def test_memory_is_estimated_and_refused_before_anything_is_read(tmp_path, monkeypatch):
     path = save(tmp_path / "v.nii.gz", head((64, 64, 30)))
     image = load_image(path)
-    monkeypatch.setattr("anofpdm.runtime.volume.fill", None)
+    monkeypatch.setattr("anofpdm.runtime.volume.nifti.fill", None)
     small = Limits(memory_bytes=GIB // 2)
     wanted = (
         r"v, shape \(64, 64, 30\), would take 0\.5 GiB of memory, 0\.5 GiB are allowed: resample"

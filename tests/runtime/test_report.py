@@ -15,12 +15,12 @@ from support import ROOT, bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import MissingExtraError, OutputError
-from anofpdm.runtime.grid import Grid
 from anofpdm.runtime.report.curves import draw_curves, mean_curve
 from anofpdm.runtime.report.preview import write_preview
 from anofpdm.runtime.report.sheet import DARK, Sheet, drawing
 from anofpdm.runtime.report.tiles import choose, tiles
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.volume.grid import Grid
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
 

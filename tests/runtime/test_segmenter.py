@@ -9,12 +9,12 @@ from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
-from anofpdm.runtime.familiar import Familiar
-from anofpdm.runtime.grid import to_grid
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.method.threshold import threshold
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.volume.grid import to_grid
+from anofpdm.runtime.volume.plausibility import Familiar
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
 

@@ -6,8 +6,15 @@ import whole_volume
 from support import head
 
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.grid import Grid, measure, reference_grid, shows_head, slice_to_grid, to_grid
-from anofpdm.runtime.intensity import scale_of
+from anofpdm.runtime.volume.grid import (
+    Grid,
+    measure,
+    reference_grid,
+    shows_head,
+    slice_to_grid,
+    to_grid,
+)
+from anofpdm.runtime.volume.intensity import scale_of
 
 
 def some_volume(seed):
@@ -31,7 +38,7 @@ def test_slabs_and_slices_give_the_numbers_of_the_whole_volume(seed, monkeypatch
     """The statistics and decisions to the last bit; of the slices, a matrix library may round the
     last one by how many slices it is given at once. (With AVX-512 it does not, and none differs.)
     """
-    monkeypatch.setattr("anofpdm.runtime.intensity._SLAB_VOXELS", 20_000)
+    monkeypatch.setattr("anofpdm.runtime.volume.intensity._SLAB_VOXELS", 20_000)
     volume, voxel_mm = some_volume(seed)
     grid = [Grid(), reference_grid(), Grid(64, 3.75), Grid(128, 1.0, center="image")][seed % 4]
     want, placement = whole_volume.to_grid(volume, voxel_mm, grid)

@@ -9,7 +9,8 @@ from support import bundle, head, save, toy_network
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume import load_image, mask_image, read_volume
+from anofpdm.runtime.volume.nifti import load_image, mask_image
+from anofpdm.runtime.volume.reader import read_volume
 
 AFFINE = nib.affines.from_matvec(np.diag([7.5, 7.5, 5.0]), [-80, -100, -20])
 ORIENTATIONS = [

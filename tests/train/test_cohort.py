@@ -5,8 +5,8 @@ import pytest
 from support import head, save, shared, write_cohort
 
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import Case, assign_splits, read_cohort
 from anofpdm.train.prepare import prepare
 
@@ -165,7 +165,7 @@ def test_labels_come_from_masks_and_slices_are_the_runtimes(tmp_path):
     slices = prepared(read_cohort(tmp_path / "c", ("flair",)), ("flair",), tmp_path / "s")
     import nibabel as nib
 
-    from anofpdm.runtime.grid import to_grid
+    from anofpdm.runtime.volume.grid import to_grid
 
     for patient in ("P00", "P01"):
         image = nib.load(tmp_path / f"c/{patient}/{patient}_flair.nii.gz")

@@ -11,8 +11,8 @@ import torch
 from support import write_cohort
 
 from anofpdm.runtime.errors import CheckpointError
-from anofpdm.runtime.grid import Grid
-from anofpdm.runtime.sliceset import open_sliceset
+from anofpdm.runtime.volume.grid import Grid
+from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.batches import Batches
 from anofpdm.train.brain import rough_brain_mask
 from anofpdm.train.checkpoint import load_checkpoint

@@ -5,7 +5,7 @@ import pytest
 from support import call as run_command
 
 from anofpdm.runtime.bundle import DEFAULT
-from anofpdm.runtime.grid import Grid
+from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.config import PRESETS, TrainConfig, unet_config
 from anofpdm.train.main import main
 from anofpdm.train.run_config import RunConfig

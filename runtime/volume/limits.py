@@ -16,13 +16,16 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import SpatialImage
 
-from .errors import VolumeError
+from ..errors import VolumeError
 
 GIB = 2**30
+
 # Of deflate: 258 bytes take two bits at least.
 _GZIP_RATIO = 1032
+
 # The network, its library and Python (measured: 0.2 to 0.3 GiB), and slabs of voxels on their way.
 _PROCESS_BYTES = GIB // 2
+
 _FLOAT32 = 4
 
 

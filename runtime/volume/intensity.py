@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import VolumeError
-from .method.threshold import otsu_of_histogram
+from ..errors import VolumeError
+from ..method.threshold import otsu_of_histogram
 
 Float32 = NDArray[np.float32]
+
 _SLAB_VOXELS = 2**21
 
 

@@ -17,12 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CohortError
+from ..errors import CohortError
+from ..method.process import Place, Slice
+from ..util.files import write_json
 from .grid import Grid
-from .method.process import Place, Slice
-from .util.files import write_json
 
 INDEX, _SLICES, _MASKS = "slices.json", "slices.u8", "masks.u8"
+
 _FORMAT = 1
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import VolumeError
+from ..errors import VolumeError
+from ..method.process import Place, Slice
 from .grid import Grid, Placement, from_grid, to_grid
 from .limits import LIMITS, Limits
-from .method.process import Place, Slice
-from .volume import Volume, read_volume
+from .reader import Volume, read_volume
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The model's grid: a volume becomes scaled axial slices of one size, and masks come back.
 
 Everything here works on arrays in canonical orientation, RAS+: the axes point to the patient's
-right, front and top. :mod:`anofpdm.runtime.volume` provides it.
+right, front and top. :mod:`anofpdm.runtime.volume.nifti` provides it.
 
 :func:`measure` looks at the whole volume once; with what it finds, each slice comes onto the grid
 by itself.
@@ -17,12 +17,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import VolumeError
+from ..errors import VolumeError
 from .intensity import Scale, scale_of, slabs
 
 Float32 = NDArray[np.float32]
+
 T = TypeVar("T", bound=np.generic)
+
 _MAX_SIZE, _MAX_EXTENT_MM = 2048, 2000.0
+
 _MAX_WEIGHTS = 2**25
 
 

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from gzip import BadGzipFile
+from io import BytesIO
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.openers import ImageOpener
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from .errors import VolumeError
-from .header import is_nifti_name, open_header
+from ..errors import VolumeError
 from .limits import LIMITS, Limits, check_claim, check_memory, estimate_bytes
-from .util.files import whole_file
-from .voxels import fill
+from .nifti import first_line, unit_mm
 
 S = TypeVar("S", bound=np.generic)
+
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_OURS = b"anofpdm anomaly "
+
 _VOXEL_MM, _MAX_MM = (0.01, 100.0), 4000.0
-_UNITS_MM = {"meter": 1000.0, "micron": 0.001}
-# What places a mask, copied as it stands: nothing is computed, so nothing is rounded or refused.
-_PLACING_FIELDS = (
-    "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
-    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,25 +64,6 @@ class Volume:
         """What shape a mask must have: the source's, without modalities."""
         shape = tuple(int(n) for n in self.source.shape)
         return shape if shape[3:] == (1,) else shape[:3]
-
-
-def load_image(path: Path, limits: Limits = LIMITS) -> SpatialImage:
-    """Open a NIfTI (or Analyze) image without reading its voxels.
-
-    Raises
-    ------
-    VolumeError
-        If it is not there or not such an image, or claims more voxels than it can hold.
-    """
-    if not path.exists():
-        raise VolumeError(f"{path} does not exist")
-    if path.is_dir():
-        raise VolumeError(f"{path} is a folder: name a NIfTI file (.nii, .nii.gz, .hdr/.img)")
-    if not is_nifti_name(path):
-        raise VolumeError(f"{path} is not NIfTI (.nii, .nii.gz, .hdr/.img): convert it first")
-    image = open_header(path)
-    check_claim(image, str(path), limits)
-    return image
 
 
 def read_volume(
@@ -195,59 +173,6 @@ def _turned(shape: tuple[int, ...], stored_axes: NDArray[np.generic]) -> tuple[i
     return int(shape[first]), int(shape[second]), int(shape[third])
 
 
-def made_here(image: SpatialImage) -> bool:
-    """Whether it is a mask or a map that :func:`like` made."""
-    if not isinstance(image, nib.Nifti1Pair):
-        return False
-    return bytes(image.header["descrip"]).startswith(_OURS)
-
-
-def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image:
-    """A binary mask, uint8 in the source's axes and shape, as an image: see :func:`like`."""
-    image = like(mask, source, b"mask")
-    image.header["cal_max"] = 1
-    return image
-
-
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """The voxels of a mask that was written here.
-
-    Raises
-    ------
-    VolumeError
-        If it cannot be read.
-    """
-    try:
-        return np.asarray(load_image(path).dataobj, np.uint8)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise VolumeError(f"{path} is damaged: {error}") from error
-
-
-def like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.Nifti1Image:
-    """An image with the source's affine, form codes and units.
-
-    Parameters
-    ----------
-    array : in the source's axes and shape
-    what : ends the header's description, at most 60 bytes
-    """
-    kind: type[nib.Nifti1Image] = nib.Nifti1Image
-    if isinstance(source, nib.Nifti2Image):
-        kind = nib.Nifti2Image
-    image = kind(array, source.affine)
-    if isinstance(source, nib.Nifti1Pair):
-        for name in _PLACING_FIELDS:
-            image.header[name] = source.header[name]
-    image.header["descrip"] = _OURS + what
-    return image
-
-
-def save_image(image: nib.Nifti1Image, path: Path) -> None:
-    """Write an image, whole or not at all."""
-    with whole_file(path) as beside:
-        nib.save(image, beside)
-
-
 def same_grid(one: SpatialImage, other: SpatialImage) -> bool:
     """Whether two images have the same voxels (affines within a thousandth of a millimetre)."""
     return one.shape[:3] == other.shape[:3] and bool(
@@ -297,12 +222,96 @@ def _check_affine(image: SpatialImage, name: str) -> None:
         )
 
 
-def unit_mm(image: SpatialImage) -> float:
-    """Millimetres in one spatial unit of the header; 1 where it says nothing known."""
-    if not isinstance(image, nib.Nifti1Pair):
-        return 1.0
+_SLAB_VOXELS = 2**20
+
+# Padding that writers leave behind the voxels; less than a slice.
+_TRAILING_BYTES = 2**16
+
+_UNREADABLE = (EOFError, OSError, OverflowError, ValueError, zlib.error)
+
+
+def fill(out: NDArray[np.float32], image: SpatialImage, name: str) -> None:
+    """Read all voxels, with the header's scale factors applied.
+
+    Parameters
+    ----------
+    out : of the image's shape, in whatever memory layout
+    name : what to call the image in messages
+
+    Raises
+    ------
+    VolumeError
+        If they are not real numbers, not finite, not all there, or fewer than there are.
+    """
+    kind = image.get_data_dtype()
+    if kind.fields is not None or kind.kind not in "biuf":
+        raise VolumeError(f"{name} holds {kind} voxels: give one real value a voxel")
     try:
-        unit = image.header.get_xyzt_units()[0]
-    except KeyError:  # a code that no standard knows
-        return 1.0
-    return _UNITS_MM.get(unit, 1.0)
+        with np.errstate(all="ignore"):
+            for place, values in _pieces(image.dataobj, tuple(image.shape)):
+                if not np.isfinite(values).all():
+                    raise VolumeError(
+                        f"{name} holds NaN or infinite values: replace them, for instance by 0"
+                    )
+                out[place] = values
+    except VolumeError:
+        raise
+    except _UNREADABLE as error:
+        raise VolumeError(f"{name} is truncated or damaged: {first_line(error)}") from error
+    except MemoryError as error:
+        raise VolumeError(f"{name} claims shape {image.shape}: too large for memory") from error
+
+
+def _pieces(voxels: Any, shape: tuple[int, ...]) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+    """Slabs, and where they belong."""
+    if isinstance(voxels, np.ndarray) and len(shape) >= 3:
+        for place in _slabs(shape):
+            yield place, np.asarray(voxels[place], np.float32)
+    elif type(voxels) is ArrayProxy and voxels.order == "F" and isinstance(voxels.file_like, str):
+        # Not through the proxy: for each slab, it would inflate a file from its beginning.
+        with ImageOpener(voxels.file_like) as file:
+            file.seek(voxels.offset)
+            for place in _slabs(shape):
+                yield place, _read(file, voxels, _extent(place, shape))
+            _check_end(file)
+    else:
+        yield ..., np.asarray(voxels, dtype=np.float32)
+
+
+def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Parts of an array that follow each other in Fortran order, each contiguous."""
+    if len(shape) < 3:
+        yield tuple(slice(0, n) for n in shape)
+        return
+    planes = max(1, _SLAB_VOXELS // max(1, shape[0] * shape[1]))
+    for further in np.ndindex(shape[:2:-1]):
+        rest = tuple(slice(i, i + 1) for i in reversed(further))
+        for first in range(0, shape[2], planes):
+            last = min(first + planes, shape[2])
+            yield (slice(0, shape[0]), slice(0, shape[1]), slice(first, last), *rest)
+
+
+def _extent(place: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(len(range(n)[part]) for part, n in zip(place, shape, strict=True))
+
+
+def _read(file: ImageOpener, proxy: ArrayProxy, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The next voxels of a file, scaled as the library does."""
+    wanted = int(np.prod(shape, dtype=np.int64)) * proxy.dtype.itemsize
+    raw = file.read(wanted)
+    if len(raw) < wanted:
+        raise EOFError(f"{wanted - len(raw)} bytes of a slab are missing")
+    spec = (shape, proxy.dtype, 0, proxy.slope, proxy.inter)
+    return np.asarray(ArrayProxy(BytesIO(raw), spec), dtype=np.float32)
+
+
+def _check_end(file: ImageOpener) -> None:
+    """Find a file to end behind its voxels; a compressed one, to be intact."""
+    try:
+        beyond = len(file.read(_TRAILING_BYTES + 1))
+    except BadGzipFile as error:
+        if "Not a gzipped file" in str(error):  # what follows the compressed data
+            return
+        raise
+    if beyond > _TRAILING_BYTES:
+        raise EOFError("it goes on behind the voxels that its header claims")
