@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anofpdm.runtime.errors import AnofpdmError
     from anofpdm.runtime.results import Segmentation
     from anofpdm.runtime.segmenter import Segmenter
-    from anofpdm.runtime.setup import Setup
+    from anofpdm.runtime.bundle.options import Setup
 
 __version__ = "0.1.0"
 __all__ = ["AnofpdmError", "Segmentation", "Segmenter", "Setup", "__version__"]
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> object:
 
         return Segmentation
     if name == "Setup":
-        from anofpdm.runtime.setup import Setup
+        from anofpdm.runtime.bundle.options import Setup
 
         return Setup
     if name == "AnofpdmError":

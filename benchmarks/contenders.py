@@ -15,11 +15,11 @@ from paper import as_in_the_paper
 from side_memory import THEIRS
 
 from anofpdm.runtime.backend import Backend, Recipe
-from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.bundle.bundle import Bundle
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.train.checkpoint import load_checkpoint
 
 Float32 = NDArray[np.float32]

@@ -27,7 +27,7 @@ from onnx_cost import flop
 
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.device import open_device

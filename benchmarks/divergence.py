@@ -14,7 +14,7 @@ import numpy as np
 
 from anofpdm.calibrate.labelled import fitting
 from anofpdm.calibrate.sweep import sweep
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.method.process import Process

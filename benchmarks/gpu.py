@@ -43,9 +43,9 @@ from anofpdm.export.parity import (
 )
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend, Recipe
-from anofpdm.runtime.bundle import DEFAULT, NETWORK_FP16, Bundle, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK_FP16, Bundle, open_bundle
+from anofpdm.runtime.bundle.engines import load_tensorrt
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.gpu.backend import GpuBackend
 from anofpdm.runtime.gpu.cuda import Gpu
 from anofpdm.runtime.gpu.layout import Plan

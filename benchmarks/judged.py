@@ -12,8 +12,8 @@ from anofpdm.calibrate.peaks import peak_report
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.export.network import torch_denoiser
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import NETWORK, Bundle, Manifest
-from anofpdm.runtime.calibration import Calibration
+from anofpdm.runtime.bundle.bundle import NETWORK, Bundle, Manifest
+from anofpdm.runtime.bundle.calibration import Calibration
 from anofpdm.runtime.command import ProgressLine
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.method.schedule import Schedule

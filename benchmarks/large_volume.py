@@ -21,8 +21,8 @@ import nibabel as nib
 import numpy as np
 from machine import machine, table
 
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.nifti import load_image, save_image
 

@@ -22,7 +22,7 @@ from machine import machine, table
 from processes import with_process
 
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.backend import Found, HostBackend, Recipe
 from anofpdm.runtime.batch import Batch
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.cases import Case, find_cases
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import Denoiser
@@ -32,7 +33,6 @@ from anofpdm.runtime.method.step import Step
 from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.scheduler import Cancelled, never, run
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.nifti import load_image
 from anofpdm.runtime.ways import usable_cores

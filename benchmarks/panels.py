@@ -21,7 +21,8 @@ from remembered import Remembered
 
 from anofpdm.calibrate.metrics import average_precision, dice
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.bundle.bundle import Bundle
+from anofpdm.runtime.bundle.options import Resolved, Setup, resolve
 from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS, SUB_MAPS, MapRule
@@ -32,7 +33,6 @@ from anofpdm.runtime.refine.masks import cut
 from anofpdm.runtime.results import SliceResult
 from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Resolved, Setup, resolve
 from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 Float64 = NDArray[np.float64]

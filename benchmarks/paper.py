@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.bundle.bundle import Bundle
 
 
 def as_in_the_paper(bundle: Bundle) -> Bundle:

@@ -17,7 +17,7 @@ from panels import Figures, Panel, figures
 from plots import draw
 
 from anofpdm.calibrate.labelled import fitting
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import OutputError

@@ -13,7 +13,7 @@ import onnx
 
 from anofpdm.export.parity import Trial
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.denoiser import Float32, load_onnxruntime
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Process

@@ -23,7 +23,7 @@ from onnx_cost import flop
 
 from anofpdm.export.bundle_writer import write_bundle
 from anofpdm.export.source import Asked, read_source
-from anofpdm.runtime.bundle import NETWORK
+from anofpdm.runtime.bundle.bundle import NETWORK
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.util.files import write_json
 

@@ -28,11 +28,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anofpdm.calibrate.bootstrap import Bootstrap
 from anofpdm.export.network import BothLabels
-from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
+from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import Float32
 from anofpdm.runtime.method.process import Process
-from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.labelled_slices import SliceSet
 from anofpdm.train.checkpoint import load_checkpoint

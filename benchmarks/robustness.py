@@ -23,11 +23,11 @@ from conditions import CONDITIONS, CONTROLS, Change, Scan, levels, read_scan, th
 from machine import machine, table
 
 from anofpdm.calibrate.metrics import dice
-from anofpdm.runtime.bundle import DEFAULT
+from anofpdm.runtime.bundle.bundle import DEFAULT
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.errors import CohortError, VolumeError
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.util.files import writable_folder, write_json
 from anofpdm.train.cohort import Case, assign_splits, read_cohort
 

@@ -30,7 +30,7 @@ from anofpdm.export.network import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.denoiser import Denoiser, OnnxDenoiser
 from anofpdm.runtime.errors import OutputError, SetupError

@@ -29,7 +29,7 @@ def peak_mib(name: str, threads: int) -> float:
 
 def _measure(name: str, threads: int) -> float:
     from anofpdm.export.phantom import phantom_slices
-    from anofpdm.runtime.bundle import DEFAULT, open_bundle
+    from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 
     manifest = open_bundle(DEFAULT).manifest
     x0 = phantom_slices(SLICES, len(manifest.modalities), manifest.grid.size)
@@ -44,9 +44,9 @@ def _measure(name: str, threads: int) -> float:
 
 def _ours(name: str, x0: np.ndarray, threads: int) -> None:
     from anofpdm.runtime.backend import Recipe
+    from anofpdm.runtime.bundle.options import Setup
     from anofpdm.runtime.method.process import Slice
     from anofpdm.runtime.segmenter import Segmenter
-    from anofpdm.runtime.setup import Setup
 
     preset, _, w = name.partition(", w = ")
     setup = Setup(preset=preset, w=float(w) if w else None)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16
+from anofpdm.runtime.bundle.bundle import MANIFEST, NETWORK, NETWORK_FP16
 from anofpdm.runtime.util.files import sha256
 
 _WEIGHTS = "weights.json"

@@ -25,7 +25,7 @@ from tried_variants import SHIPPED, SLOTS, VARIANTS, Place, Variant
 
 from anofpdm.export.parity import FP16_TOLERANCE, Trial, compare, observe
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import DEFAULT, Bundle, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
 from anofpdm.runtime.denoiser import Denoiser, OnnxDenoiser
 from anofpdm.runtime.util.files import write_json

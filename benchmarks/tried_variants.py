@@ -17,7 +17,7 @@ from onnx import helper
 from quantised import quantised
 
 from anofpdm.runtime.bf16_denoiser import load_openvino
-from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.denoiser import Denoiser, Float32, load_onnxruntime
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.util.optional import require

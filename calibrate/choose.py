@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.calibration import Candidate
+from anofpdm.runtime.bundle.calibration import Candidate
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.decision import VERDICTS, Statistics
 

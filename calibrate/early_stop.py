@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from anofpdm.runtime.calibration import Candidate, EarlyStop
+from anofpdm.runtime.bundle.calibration import Candidate, EarlyStop
 from anofpdm.runtime.method.early_stop import StopRule
 
 from .choose import Labels, cross_validated

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from anofpdm.runtime.bundle import write_card_section
+from anofpdm.runtime.bundle.bundle import write_card_section
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.command import (
     OneLineCommand,
     ProgressLine,
@@ -21,7 +22,6 @@ from anofpdm.runtime.command import (
 )
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.util.files import writable_folder, write_json
 from anofpdm.runtime.volume.labelled_slices import open_sliceset
 

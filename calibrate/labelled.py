@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.volume.labelled_slices import SliceSet
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from anofpdm.runtime.bundle import CALIBRATION, open_bundle, write_calibration
-from anofpdm.runtime.calibration import LOWERED, Calibration
+from anofpdm.runtime.bundle.bundle import CALIBRATION, open_bundle, write_calibration
+from anofpdm.runtime.bundle.calibration import LOWERED, Calibration
+from anofpdm.runtime.bundle.options import PRECISIONS
 from anofpdm.runtime.command import (
     OneLineCommand,
     ProgressLine,
@@ -27,7 +28,6 @@ from anofpdm.runtime.method.schedule import SPACINGS
 from anofpdm.runtime.method.threshold import THRESHOLDS
 from anofpdm.runtime.refine.guided_filter import WIDEST_RADIUS_MM
 from anofpdm.runtime.refine.through_plane import WIDEST_MM, Ensemble
-from anofpdm.runtime.setup import PRECISIONS
 from anofpdm.runtime.util.files import writable_folder
 from anofpdm.runtime.volume.labelled_slices import open_sliceset
 

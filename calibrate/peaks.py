@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.calibration import PeakReport
+from anofpdm.runtime.bundle.calibration import PeakReport
 
 from .choose import Choice, Labels
 from .sweep import Curves

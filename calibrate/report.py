@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from anofpdm.runtime.calibration import Calibration, EarlyStop
+from anofpdm.runtime.bundle.calibration import Calibration, EarlyStop
 from anofpdm.runtime.method.decision import VERDICTS
 
 from .choose import Choice, Labels

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import Bundle
-from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.engines import (
+from anofpdm.runtime.bundle.bundle import Bundle
+from anofpdm.runtime.bundle.engines import (
     ENGINES,
     Engine,
     check_engine_folder,
@@ -20,6 +19,7 @@ from anofpdm.runtime.engines import (
     fp16_network,
     write_engine,
 )
+from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, EngineError
 from anofpdm.runtime.gpu.backend import GpuBackend
 from anofpdm.runtime.gpu.cuda import Gpu

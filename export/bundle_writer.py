@@ -15,7 +15,7 @@ import torch
 
 from anofpdm import __version__
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import NETWORK, NETWORK_FP16, Manifest, write_manifest
+from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16, Manifest, write_manifest
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.method.schedule import Schedule

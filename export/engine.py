@@ -1,7 +1,7 @@
 """The bundle's FP16 network -> a TensorRT engine. Needs no torch.
 
 ``trt`` is the module: ``tensorrt`` from 10.12, or ``tensorrt_rtx``, which builds without a GPU;
-see :func:`anofpdm.runtime.engines.load_tensorrt`.
+see :func:`anofpdm.runtime.bundle.engines.load_tensorrt`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anofpdm.runtime.engines import check_slots, flavour_of
+from anofpdm.runtime.bundle.engines import check_slots, flavour_of
 from anofpdm.runtime.errors import EngineError, OutputError, SetupError
 from anofpdm.runtime.gpu.trt_log import said
 from anofpdm.runtime.util.files import whole_file, writable_folder

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from anofpdm.runtime.bundle import open_bundle
+from anofpdm.runtime.bundle.bundle import open_bundle
+from anofpdm.runtime.bundle.engines import FLAVOURS, Engine, load_tensorrt
 from anofpdm.runtime.command import ProgressLine, reports_errors
-from anofpdm.runtime.engines import FLAVOURS, Engine, load_tensorrt
 from anofpdm.runtime.errors import SetupError
 from anofpdm.runtime.gpu.cuda import Gpu
 

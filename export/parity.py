@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.backend import Backend, Recipe
-from anofpdm.runtime.bundle import Bundle
+from anofpdm.runtime.bundle.bundle import Bundle
+from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.errors import ParityError
 from anofpdm.runtime.method.accumulator import Finding
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.method.threshold import threshold
 from anofpdm.runtime.refine.masks import cut, smooth
-from anofpdm.runtime.setup import Setup, resolve
 
 from .phantom import phantom_slices
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anofpdm.runtime.engines import flavour_of
+from anofpdm.runtime.bundle.engines import flavour_of
 from anofpdm.runtime.errors import BundleError, EngineError
 from anofpdm.runtime.gpu.trt_log import brief, new_log, said
 

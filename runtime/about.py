@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from anofpdm import __version__
 
-from .bundle import Bundle
+from .bundle.bundle import Bundle
 
 _ENGINES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "openvino")
 

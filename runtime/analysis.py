@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backend import Backend, Recipe
+from .bundle.options import Resolved
 from .method.accumulator import Finding
 from .method.decision import Statistics, alignment, cosine, map_peak, probability
 from .method.process import Slice
@@ -16,7 +17,6 @@ from .refine.masks import cut
 from .refine.through_plane import Gathering, View, counts, mean_map, shown
 from .results import SliceResult
 from .scheduler import Cancelled
-from .setup import Resolved
 
 
 @dataclass(frozen=True)

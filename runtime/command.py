@@ -17,11 +17,11 @@ from typing import Any, ParamSpec
 import click
 
 from .backend import Backend
+from .bundle.options import PRECISIONS, Setup
 from .errors import AnofpdmError, printable
 from .method.anomaly_map import ANOMALY_MAPS, SUB_MAPS
 from .method.process import ENCODINGS
 from .method.schedule import SPACINGS
-from .setup import PRECISIONS, Setup
 
 P = ParamSpec("P")
 INTERRUPTED = 130

@@ -6,7 +6,7 @@ import re
 
 from .backend import Backend, HostBackend
 from .bf16_denoiser import Bf16Denoiser
-from .bundle import Bundle
+from .bundle.bundle import Bundle
 from .denoiser import OnnxDenoiser, splits_batches
 from .errors import AnofpdmError, SetupError
 from .ways import usable_cores

@@ -12,7 +12,8 @@ import click
 from .about import version_line
 from .asked import Cases, OneVolume, asked
 from .batch import TABLE, Batch
-from .bundle import DEFAULT, open_bundle
+from .bundle.bundle import DEFAULT, open_bundle
+from .bundle.options import Setup
 from .cases import Case, find_cases, left_out
 from .command import (
     FilePath,
@@ -28,7 +29,6 @@ from .command import (
 from .errors import OutputError, VolumeError
 from .outputs import KINDS, check_kinds
 from .segmenter import Segmenter
-from .setup import Setup
 from .source import open_source
 from .talk import Talk
 from .util.files import check_folder

@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .analysis import Analysis
 from .backend import Backend
-from .bundle import DEFAULT, Bundle, open_bundle
+from .bundle.bundle import DEFAULT, Bundle, open_bundle
+from .bundle.options import Setup, resolve
 from .device import open_device
 from .errors import SetupError, VolumeError
 from .method.process import Slice
 from .refine.through_plane import reach
 from .results import Segmentation, SliceResult
 from .scheduler import Cancelled, never
-from .setup import Setup, resolve
 from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
 from .volume.nifti import mask_image
 from .volume.slicing import Head, as_images, numbered, on_grid

@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from .bundle import Manifest
+from .bundle.bundle import Manifest
 from .errors import VolumeError
 from .method.process import Place, Slice
 from .results import SliceResult

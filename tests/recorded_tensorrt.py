@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from anofpdm.runtime.bundle import DEFAULT, NETWORK_FP16
+from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK_FP16
 
 LIGHT = DEFAULT / NETWORK_FP16
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from anofpdm.calibrate.choose import Labels
 from anofpdm.runtime.bf16_denoiser import load_openvino
-from anofpdm.runtime.bundle import (
+from anofpdm.runtime.bundle.bundle import (
     NETWORK,
     Bundle,
     Manifest,
@@ -21,7 +21,7 @@ from anofpdm.runtime.bundle import (
     write_calibration,
     write_manifest,
 )
-from anofpdm.runtime.calibration import Calibration
+from anofpdm.runtime.bundle.calibration import Calibration
 from anofpdm.runtime.errors import MissingExtraError
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.schedule import Schedule

@@ -34,7 +34,7 @@ def test_starting_up_takes_some_time_but_not_the_work():
 
 
 def test_the_share_is_that_of_the_fastest():
-    from anofpdm.runtime.bundle import DEFAULT, open_bundle
+    from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 
     found = cpu.rates(open_bundle(DEFAULT), 1)
     assert found["share"] == pytest.approx(found["network_gflops"] / found["convolution_gflops"])

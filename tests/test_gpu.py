@@ -14,10 +14,10 @@ from anofpdm.export.main import main as export
 from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Trial, compare
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend, Recipe
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.engines import load_tensorrt
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.device import open_device
-from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.errors import DeviceMemoryError, MissingExtraError, SetupError
 from anofpdm.runtime.gpu.cuda import Gpu
 from anofpdm.runtime.gpu.driver import check_driver

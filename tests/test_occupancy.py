@@ -9,12 +9,12 @@ from click.testing import CliRunner
 from support import ROOT, bundle, fading_network, head, recalibrated, save
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import HealthyLeave
+from anofpdm.runtime.bundle.calibration import HealthyLeave
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.cases import find_cases
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.volume.nifti import load_image
 
 LEVELS = (5, 8, 6)

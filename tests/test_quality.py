@@ -14,12 +14,12 @@ from transcription import alpha_bar
 
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import Candidate
+from anofpdm.runtime.bundle.calibration import Candidate
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.volume.labelled_slices import SliceRecord, open_sliceset, writing
 
 W, N = 2.0, 9

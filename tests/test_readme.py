@@ -7,7 +7,7 @@ import sys
 from click.testing import CliRunner
 from support import ROOT
 
-from anofpdm.runtime.bundle import DEFAULT, NETWORK, NETWORK_FP16, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16, open_bundle
 from anofpdm.runtime.infer import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from matplotlib.image import imread
 from support import ROOT, bundle, toy_network
 
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.train.unet import UNet
 

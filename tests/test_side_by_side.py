@@ -11,10 +11,10 @@ from sklearn.metrics import average_precision_score
 from support import bundle, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 
 RNG = np.random.default_rng(0)
 

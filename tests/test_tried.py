@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support import ROOT, bundle, needs_bf16
 
 from anofpdm.export.parity import FP16_TOLERANCE, Parity, Trial
-from anofpdm.runtime.bundle import NETWORK
+from anofpdm.runtime.bundle.bundle import NETWORK
 
 MODULES = ("tried", "tried_variants", "quantised", "lesions", "machine")
 WIDTH, SIZE = 16, 32

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import click
 
-from anofpdm.runtime.bundle import open_bundle
+from anofpdm.runtime.bundle.bundle import open_bundle
 from anofpdm.runtime.command import OneLineCommand, ProgressLine, reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.util.files import write_json

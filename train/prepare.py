@@ -14,13 +14,7 @@ from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.volume.grid import Grid, Placement, masks_to_grid, to_grid
 from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceWriter, writing
 from anofpdm.runtime.volume.nifti import load_image
-from anofpdm.runtime.volume.reader import (
-    Volume,
-    read_values,
-    read_volume,
-    resample_onto,
-    same_grid,
-)
+from anofpdm.runtime.volume.reader import Volume, read_values, read_volume, resample_onto, same_grid
 
 from .cohort import Case
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ..bundle import Bundle
-from ..engines import FLAVOURS, Engine, find_engine, flavour_of, load_tensorrt, read_engine, rebuild
+from ..bundle.bundle import Bundle
+from ..bundle.engines import (
+    FLAVOURS,
+    Engine,
+    find_engine,
+    flavour_of,
+    load_tensorrt,
+    read_engine,
+    rebuild,
+)
 from ..errors import BundleError, MissingExtraError
 from .backend import GpuBackend
 from .cuda import Gpu

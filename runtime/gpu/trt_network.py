@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engines import flavour_of
+from ..bundle.engines import flavour_of
 from ..errors import BundleError, DeviceError, SetupError
 from .cuda import Array, Gpu, short_of_memory
 from .network import Tensors

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.options import Setup
 from ..inputs import stem_of
 from ..provenance import provenance, versions
 from ..results import Segmentation
 from ..segmenter import Segmenter
-from ..setup import Setup
 from ..source import described
 from .lesions import find_lesions
 from .space import Space, space_of

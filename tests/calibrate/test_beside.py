@@ -25,7 +25,8 @@ from anofpdm.calibrate.logistic import fit, left_out
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import NETWORK, open_bundle
+from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.decision import Logistic, Statistics
 from anofpdm.runtime.method.early_stop import StopRule
@@ -34,14 +35,8 @@ from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.refine.masks import drop_small
 from anofpdm.runtime.refine.through_plane import Ensemble
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import (
-    SliceRecord,
-    SliceSet,
-    open_sliceset,
-    writing,
-)
+from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceSet, open_sliceset, writing
 from anofpdm.train.cohort import Case
 from anofpdm.train.prepare import prepare
 

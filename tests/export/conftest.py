@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from anofpdm.runtime.engines import load_tensorrt
+from anofpdm.runtime.bundle.engines import load_tensorrt
 
 
 @pytest.fixture(scope="module")

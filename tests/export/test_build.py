@@ -14,14 +14,14 @@ from anofpdm.export import build, engine_main
 from anofpdm.export.main import main
 from anofpdm.export.parity import Parity, Trial, compare
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import (
+from anofpdm.runtime.bundle.bundle import (
     NETWORK,
     NETWORK_FP16,
     open_bundle,
     write_calibration,
     write_manifest,
 )
-from anofpdm.runtime.engines import ENGINES, find_engine, read_engine
+from anofpdm.runtime.bundle.engines import ENGINES, find_engine, read_engine
 from anofpdm.runtime.errors import BundleError, DeviceError, EngineError, ParityError
 from anofpdm.runtime.util.files import sha256
 

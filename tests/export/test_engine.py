@@ -9,7 +9,7 @@ from recorded_tensorrt import LIGHT, Recorder, Watched
 
 from anofpdm.export.engine import SLOTS, build_engine
 from anofpdm.export.typed_network import parse_network
-from anofpdm.runtime.bundle import DEFAULT, NETWORK, NETWORK_FP16
+from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16
 from anofpdm.runtime.errors import EngineError, OutputError, SetupError
 
 
@@ -226,7 +226,7 @@ def test_no_torch_is_needed():
         "import anofpdm.export.main, anofpdm.export.parity, anofpdm.export.phantom\n"
         "from pathlib import Path\n"
         "from anofpdm.export.engine import build_engine\n"
-        "from anofpdm.runtime.engines import load_tensorrt\n"
+        "from anofpdm.runtime.bundle.engines import load_tensorrt\n"
         f"print(len(build_engine(load_tensorrt(), Path({str(LIGHT)!r}), (1,))))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

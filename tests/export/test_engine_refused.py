@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 from recorded_tensorrt import LIGHT
 
 from anofpdm.export.engine import build_engine
-from anofpdm.runtime.bundle import DEFAULT, NETWORK, NETWORK_FP16
+from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16
 from anofpdm.runtime.errors import BundleError
 
 

@@ -20,7 +20,13 @@ from anofpdm.export.parity import (
 )
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import MANIFEST, NETWORK, NETWORK_FP16, SCHEMA_VERSION, open_bundle
+from anofpdm.runtime.bundle.bundle import (
+    MANIFEST,
+    NETWORK,
+    NETWORK_FP16,
+    SCHEMA_VERSION,
+    open_bundle,
+)
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.method.schedule import Schedule

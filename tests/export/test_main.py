@@ -8,7 +8,7 @@ import anofpdm.export.main as export_main
 from anofpdm.export import bundle_writer, source
 from anofpdm.export.main import main
 from anofpdm.export.parity import Parity
-from anofpdm.runtime.bundle import NETWORK, NETWORK_FP16
+from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16
 from anofpdm.runtime.errors import DeviceError
 
 GOOD = Parity(eps=1.2e-5, M_t=2e-4, H=3e-3, t_e=1.0, dice=0.99871)

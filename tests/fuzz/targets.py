@@ -22,13 +22,13 @@ from fuzz.mutate import damaged, damaged_json
 from support import bundle, head, toy_network, write_toy_bundle
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
-from anofpdm.runtime.calibration import EarlyStop
+from anofpdm.runtime.bundle.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
+from anofpdm.runtime.bundle.calibration import EarlyStop
+from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.dicom.seg import write_seg
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.source import open_source
 from anofpdm.runtime.util.files import sha256
 from anofpdm.runtime.volume.grid import Grid

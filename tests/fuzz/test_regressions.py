@@ -10,7 +10,7 @@ from fuzz import targets
 from fuzz.worker import attempt
 from support import head
 
-from anofpdm.runtime.bundle import CALIBRATION, MANIFEST, NETWORK
+from anofpdm.runtime.bundle.bundle import CALIBRATION, MANIFEST, NETWORK
 from anofpdm.runtime.errors import AnofpdmError, BundleError
 
 

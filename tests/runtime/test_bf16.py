@@ -12,13 +12,13 @@ import pytest
 from support import bundle, call, needs_bf16, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, SetupError
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup, resolve
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((3, 1, 128, 128)).astype(np.float32), np.array([1, 200, 600])

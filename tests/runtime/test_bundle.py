@@ -5,7 +5,7 @@ import os
 import pytest
 from support import write_toy_bundle
 
-from anofpdm.runtime.bundle import (
+from anofpdm.runtime.bundle.bundle import (
     CALIBRATION,
     MANIFEST,
     NETWORK,
@@ -14,10 +14,10 @@ from anofpdm.runtime.bundle import (
     write_card_section,
     write_manifest,
 )
-from anofpdm.runtime.calibration import EarlyStop
+from anofpdm.runtime.bundle.calibration import EarlyStop
+from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.errors import BundleError, OutputError
 from anofpdm.runtime.method.decision import Logistic
-from anofpdm.runtime.setup import Setup, resolve
 from anofpdm.runtime.util.files import sha256
 
 

@@ -17,7 +17,7 @@ from support import ROOT, bundle, head, save, toy_network
 from anofpdm.runtime import infer
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.batch import TABLE
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine
 from anofpdm.runtime.segmenter import Segmenter
 

@@ -14,7 +14,7 @@ from support import bundle, head, save, toy_network, write_toy_bundle
 from anofpdm.runtime import device as device_module
 from anofpdm.runtime import segmenter
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.denoiser import splits_batches
 from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, SetupError

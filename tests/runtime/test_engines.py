@@ -8,16 +8,16 @@ import pytest
 from support import bundle as toy_bundle
 from support import write_toy_bundle
 
-from anofpdm.runtime import engines
-from anofpdm.runtime.bundle import (
+from anofpdm.runtime.bundle.bundle import (
     MANIFEST,
     NETWORK,
     NETWORK_FP16,
+    engines,
     open_bundle,
     write_calibration,
     write_manifest,
 )
-from anofpdm.runtime.engines import (
+from anofpdm.runtime.bundle.engines import (
     ENGINES,
     Engine,
     check_engine_folder,

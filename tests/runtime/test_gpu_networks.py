@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from host_gpu import HostGpu, memory
 
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.engines import load_tensorrt
 from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.engines import load_tensorrt
 from anofpdm.runtime.errors import BundleError, DeviceError, DeviceMemoryError, SetupError
 from anofpdm.runtime.gpu import cuda, ort_network
 from anofpdm.runtime.gpu.network import Tensors

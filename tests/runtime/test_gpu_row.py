@@ -12,7 +12,8 @@ from host_gpu import HostGpu, HostNetwork, memory, on_gpu
 from support import bundle, fading_network, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend, Recipe
-from anofpdm.runtime.calibration import EarlyStop
+from anofpdm.runtime.bundle.calibration import EarlyStop
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import BundleError, DeviceMemoryError, SetupError
 from anofpdm.runtime.gpu.cuda import Gpu
 from anofpdm.runtime.gpu.layout import Plan
@@ -22,7 +23,6 @@ from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 
 SIZE = 12
 STOP = EarlyStop(0.9, 2, 2.0, Logistic(1.0, 0.0, 0.0), (0.01,), 1.0, 0.9, 0.9, 5.0, 21)

@@ -9,11 +9,11 @@ from scipy import ndimage
 from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.refine.guided_filter import guided_filter, pixels
 from anofpdm.runtime.refine.masks import cut, drop_small
 from anofpdm.runtime.refine.through_plane import weights as gaussian
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
 EPSILON = 1e-3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support import head, needs_bf16, save, write_toy_bundle
 
-from anofpdm.runtime.bundle import DEFAULT, MANIFEST
+from anofpdm.runtime.bundle.bundle import DEFAULT, MANIFEST
 
 NO_TORCH = """
 import sys

@@ -13,13 +13,7 @@ from support import bundle, head, save, toy_network
 from anofpdm.runtime.backend import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.limits import (
-    GIB,
-    Limits,
-    check_memory,
-    estimate_bytes,
-    free_bytes,
-)
+from anofpdm.runtime.volume.limits import GIB, Limits, check_memory, estimate_bytes, free_bytes
 from anofpdm.runtime.volume.nifti import limits, load_image
 from anofpdm.runtime.volume.nifti import reader as voxels
 from anofpdm.runtime.volume.reader import read_values, read_volume

@@ -12,11 +12,11 @@ import pytest
 from support import bundle, head, recalibrated, save, toy_network
 
 from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import OutputError, VolumeError
 from anofpdm.runtime.report.lesions import find_lesions
 from anofpdm.runtime.report.stats import ROW, as_setup, failed_row, mask_sha256, stats, stats_row
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 from anofpdm.runtime.util.files import write_json
 
 # 2, 3 and 4 mm along axes that lead about to the patient's front, left and feet, and lie oblique.

@@ -6,7 +6,7 @@ from transcription import alpha_bar
 
 import anofpdm
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import EarlyStop
+from anofpdm.runtime.bundle.calibration import EarlyStop
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
 from anofpdm.runtime.method.decision import Logistic

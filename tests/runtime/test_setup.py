@@ -6,11 +6,11 @@ import pytest
 from support import bundle, recalibrated, toy_network
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import Candidate, EarlyStop, PeakReport
+from anofpdm.runtime.bundle.calibration import Candidate, EarlyStop, PeakReport
+from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup, resolve
 
 SAFE = EarlyStop(0.8, 3, 0.5, Logistic(0.6, 1.0, 1.0), (0.7,), 0.995, 0.9, 0.9, 4.0, 6)
 

@@ -12,13 +12,13 @@ from support import bundle, recalibrated, toy_network
 from transcription import anomaly, mask, quantile_threshold
 
 from anofpdm.runtime.backend import HostBackend
-from anofpdm.runtime.calibration import EarlyStop
+from anofpdm.runtime.bundle.calibration import EarlyStop
+from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.setup import Setup
 
 M_MAX = (0.02, 0.005, 0.01)
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from support import ROOT, needs_bf16
 
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.infer import main
 
 EXAMPLE = ROOT / "examples/simulated_flair.nii.gz"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import toy_network
 
-from anofpdm.runtime.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.ways import SharedBatch, SplitBatch, usable_cores
 

@@ -4,7 +4,7 @@ import json
 import pytest
 from support import call as run_command
 
-from anofpdm.runtime.bundle import DEFAULT
+from anofpdm.runtime.bundle.bundle import DEFAULT
 from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.config import PRESETS, TrainConfig, unet_config
 from anofpdm.train.main import main

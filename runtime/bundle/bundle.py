@@ -12,7 +12,7 @@
     of the verdict, the stopping rule, which slices count together and how maps are cut, and the
     conditions they hold for;
 ``engines/``
-    what was built on a GPU, for that GPU; see :mod:`anofpdm.runtime.engines`.
+    what was built on a GPU, for that GPU; see :mod:`anofpdm.runtime.bundle.engines`.
 
 Nothing in it is unpickled or executed.
 """
@@ -28,16 +28,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import BundleError, OutputError
+from ..method.schedule import Schedule
+from ..util.files import sha256, whole_file
+from ..volume.grid import Grid
 from .calibration import LOWERED, Calibration, Conditions, parse_calibration
-from .errors import BundleError, OutputError
-from .method.schedule import Schedule
-from .util.files import sha256, whole_file
-from .volume.grid import Grid
 
 SCHEMA_VERSION = 5
+
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"
+
 NETWORK_FP16 = "unet_fp16.onnx"
-DEFAULT = Path(__file__).with_name("default.anofpdm")
+
+DEFAULT = Path(__file__).parents[1] / "default.anofpdm"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Manifest:
     ``clip``: whether predictions are clipped to [-1, 1]; ``precision``: what ``unet.onnx`` computes
     in, ``fp32``; calibrations hold for it; ``L``: how far they go unless told otherwise; ``files``:
     SHA-256 by name; ``parity``: by network, how far it is from PyTorch; ``engines``: by file name,
-    see :class:`anofpdm.runtime.engines.Engine`.
+    see :class:`anofpdm.runtime.bundle.engines.Engine`.
     """
 
     name: str

@@ -18,12 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..errors import BundleError, MissingExtraError, OutputError, SetupError
 from .bundle import MANIFEST, NETWORK_FP16, Bundle, unchanged, write_listed
-from .errors import BundleError, MissingExtraError, OutputError, SetupError
 
 ENGINES = "engines"
+
 # Per flavour: its extra, and the oldest version whose interface is the one that is used here.
 FLAVOURS = {"tensorrt": ("gpu", (10, 12)), "tensorrt_rtx": ("rtx", (1, 7))}
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

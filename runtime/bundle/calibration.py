@@ -8,18 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import BundleError
-from .method.anomaly_map import ANOMALY_MAPS
-from .method.decision import VERDICTS, Logistic
-from .method.early_stop import StopRule
-from .method.process import ENCODINGS
-from .method.schedule import SPACINGS
-from .method.threshold import THRESHOLDS
-from .refine.guided_filter import WIDEST_RADIUS_MM
-from .refine.through_plane import WIDEST_MM, Ensemble
-from .volume.plausibility import Familiar
+from ..errors import BundleError
+from ..method.anomaly_map import ANOMALY_MAPS
+from ..method.decision import VERDICTS, Logistic
+from ..method.early_stop import StopRule
+from ..method.process import ENCODINGS
+from ..method.schedule import SPACINGS
+from ..method.threshold import THRESHOLDS
+from ..refine.guided_filter import WIDEST_RADIUS_MM
+from ..refine.through_plane import WIDEST_MM, Ensemble
+from ..volume.plausibility import Familiar
 
 _AGREEMENT = 0.99
+
 # What the FP32 network may be computed in with calibrations of its own.
 LOWERED = ("bf16",)
 

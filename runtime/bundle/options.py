@@ -6,15 +6,16 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..errors import BundleError, SetupError
+from ..method.anomaly_map import MapRule
+from ..method.early_stop import StopRule
+from ..method.process import Process
+from ..refine.through_plane import Ensemble
 from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
-from .errors import BundleError, SetupError
-from .method.anomaly_map import MapRule
-from .method.early_stop import StopRule
-from .method.process import Process
-from .refine.through_plane import Ensemble
 
 _PICKS = ("encoding", "L", "stride", "spacing", "precision")
+
 PRECISIONS = ("fp32", *LOWERED)
 
 
