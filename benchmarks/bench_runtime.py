@@ -26,13 +26,13 @@ from anofpdm.calibrate.sweep import sweeps
 from anofpdm.export.network import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import DeviceError, MissingExtraError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceSet, open_sliceset, writing
-from anofpdm.runtime.ways import usable_cores
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.unet import HEALTHY, NULL
 

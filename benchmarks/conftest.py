@@ -11,8 +11,8 @@ from machine import machine
 from pytest_benchmark.fixture import BenchmarkFixture
 from ratios import RECORDED, Against, compared, lines, recorded, regressed
 
+from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.ways import usable_cores
 
 _FOUND: dict[str, dict[str, Any]] = {}
 

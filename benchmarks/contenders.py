@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paper import as_in_the_paper
 from side_memory import THEIRS
 
-from anofpdm.runtime.backend import Backend, Recipe
+from anofpdm.runtime.backends.base import Backend, Recipe
 from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.method.noise import slice_noise

@@ -26,11 +26,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_cost import flop
 
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
+from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
-from anofpdm.runtime.denoiser import load_onnxruntime
-from anofpdm.runtime.device import open_device
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json

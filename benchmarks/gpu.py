@@ -42,15 +42,16 @@ from anofpdm.export.parity import (
     observe,
 )
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backend import HostBackend, Recipe
+from anofpdm.runtime.backends.base import Recipe
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.cuda.backend import GpuBackend
+from anofpdm.runtime.backends.cuda.device import Gpu
+from anofpdm.runtime.backends.cuda.layout import Plan
+from anofpdm.runtime.backends.cuda.loop import DeviceRow
+from anofpdm.runtime.backends.cuda.open import open_gpu
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK_FP16, Bundle, open_bundle
 from anofpdm.runtime.bundle.engines import load_tensorrt
-from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.gpu.backend import GpuBackend
-from anofpdm.runtime.gpu.cuda import Gpu
-from anofpdm.runtime.gpu.layout import Plan
-from anofpdm.runtime.gpu.opened import open_gpu
-from anofpdm.runtime.gpu.row import DeviceRow
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.util.files import write_json
 

@@ -23,7 +23,7 @@ from tabulated import Tabulated
 
 from anofpdm.export.network import BothLabels
 from anofpdm.export.onnx_file import export_onnx, halve_weights
-from anofpdm.runtime.denoiser import load_onnxruntime
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 from anofpdm.runtime.util.files import write_json
 from anofpdm.train.config import UNetConfig
 from anofpdm.train.unet import UNet

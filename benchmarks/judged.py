@@ -11,7 +11,7 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.peaks import peak_report
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.export.network import torch_denoiser
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import NETWORK, Bundle, Manifest
 from anofpdm.runtime.bundle.calibration import Calibration
 from anofpdm.runtime.command import ProgressLine

@@ -10,10 +10,10 @@ from paper import as_in_the_paper
 
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.labelled import fitting
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.base import Denoiser
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.bundle.options import Setup
-from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
 

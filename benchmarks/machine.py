@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from anofpdm.runtime.denoiser import load_onnxruntime
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 
 
 def machine(*packages: str) -> dict[str, object]:

@@ -21,21 +21,20 @@ import numpy as np
 from machine import machine, table
 from numpy.typing import NDArray
 
-from anofpdm.runtime.backend import Found, HostBackend, Recipe
+from anofpdm.runtime.backends.base import Denoiser, Found, Recipe
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
+from anofpdm.runtime.backends.cpu.threads import usable_cores
+from anofpdm.runtime.backends.scheduler import Cancelled, never, run
 from anofpdm.runtime.batch import Batch
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.cases import Case, find_cases
 from anofpdm.runtime.command import ProgressLine, reports_errors
-from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.step import Step
-from anofpdm.runtime.numpy_loop import HostRow
-from anofpdm.runtime.scheduler import Cancelled, never, run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.nifti import load_image
-from anofpdm.runtime.ways import usable_cores
 
 Float32 = NDArray[np.float32]
 LEAST_SHARE = 0.95
@@ -81,7 +80,7 @@ class Counted:
     batches: list[int] = field(default_factory=list)
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         self.batches.append(len(x_t))
         return self.denoiser(x_t, t)
 
@@ -103,7 +102,7 @@ class Watched(HostBackend):
     def find(
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
     ) -> Found:
-        """See :class:`anofpdm.runtime.backend.Backend`."""
+        """See :class:`anofpdm.runtime.backends.base.Backend`."""
         for item, finding in super().find(recipe, self._entering(slices), cancelled):
             self.steps[item.volume, item.key] = len(finding.M)
             yield item, finding
@@ -161,7 +160,7 @@ class _Leaves:
     steps: int
 
     def add(self, step: Step, UGP: Float32) -> bool:
-        """See :class:`anofpdm.runtime.numpy_loop.Digest`."""
+        """See :class:`anofpdm.runtime.backends.cpu.numpy_loop.Digest`."""
         self.steps -= 1
         return self.steps == 0
 

@@ -7,7 +7,7 @@ import math
 import onnx
 from onnx import ModelProto
 
-from anofpdm.runtime.denoiser import load_onnxruntime
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 
 
 def flop(model: ModelProto) -> int:

@@ -20,18 +20,17 @@ from paper import as_in_the_paper
 from remembered import Remembered
 
 from anofpdm.calibrate.metrics import average_precision, dice
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.base import Denoiser
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
+from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.bundle.options import Resolved, Setup, resolve
-from anofpdm.runtime.denoiser import Denoiser
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS, SUB_MAPS, MapRule
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.method.step import Step
-from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.refine.masks import cut
 from anofpdm.runtime.results import SliceResult
-from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.labelled_slices import SliceSet
 
@@ -98,7 +97,7 @@ class _SubMaps:
         self.S: list[NDArray[np.float32]] = []
 
     def add(self, step: Step, UGP: NDArray[np.float32]) -> bool:
-        """See :class:`anofpdm.runtime.numpy_loop.Digest`."""
+        """See :class:`anofpdm.runtime.backends.cpu.numpy_loop.Digest`."""
         x0, HGP = step.x0[self._scored], step.HGP(self._w)[self._scored]
         S = _PAPER.sub_anomaly(step, HGP, UGP[self._scored], x0, self._w)
         self.S.append(S.mean(axis=0))

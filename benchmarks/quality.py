@@ -17,9 +17,9 @@ from panels import Figures, Panel, figures
 from plots import draw
 
 from anofpdm.calibrate.labelled import fitting
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import OutputError
 from anofpdm.runtime.util.files import whole_file
 from anofpdm.runtime.volume.labelled_slices import open_sliceset

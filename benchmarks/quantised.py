@@ -13,8 +13,9 @@ import onnx
 
 from anofpdm.export.parity import Trial
 from anofpdm.export.phantom import phantom_slices
+from anofpdm.runtime.backends.base import Float32
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 from anofpdm.runtime.bundle.bundle import Bundle
-from anofpdm.runtime.denoiser import Float32, load_onnxruntime
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Process
 

@@ -23,8 +23,8 @@ from onnx_cost import flop
 
 from anofpdm.export.bundle_writer import write_bundle
 from anofpdm.export.source import Asked, read_source
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.util.files import write_json
 
 HEAD = ["network", "M parameters", "GFLOP a label", "from the recorded eps", "eps", "M_t", "H",

@@ -22,13 +22,13 @@ from side_by_side import spread
 
 from anofpdm.export.network import BothLabels
 from anofpdm.export.onnx_file import export_onnx
-from anofpdm.runtime.bf16_denoiser import Bf16Denoiser
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.cpu.openvino import Bf16Denoiser
+from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.command import reports_errors
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.ways import usable_cores
 from anofpdm.train.unet import HEALTHY, NULL
 
 HEAD = ["reference U-Net", "s for both labels [quartiles]", "times as fast [quartiles]",

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.denoiser import Denoiser
+from anofpdm.runtime.backends.base import Denoiser
 
 Float32 = NDArray[np.float32]
 
 
 class Remembered:
-    """See :class:`anofpdm.runtime.denoiser.Denoiser`; :meth:`forget` frees the memory.
+    """See :class:`anofpdm.runtime.backends.base.Denoiser`; :meth:`forget` frees the memory.
 
     ``asked``: of how many noisy slices the network itself has predicted the noise.
     """
@@ -26,7 +26,7 @@ class Remembered:
         self.asked = 0
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         keys = [(int(step), sample.tobytes()) for step, sample in zip(t, x_t, strict=True)]
         new = {key: i for i, key in enumerate(keys) if key not in self._known}
         if new:

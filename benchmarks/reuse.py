@@ -28,10 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anofpdm.calibrate.bootstrap import Bootstrap
 from anofpdm.export.network import BothLabels
+from anofpdm.runtime.backends.base import Float32
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.command import reports_errors
-from anofpdm.runtime.denoiser import Float32
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.labelled_slices import SliceSet
@@ -44,7 +44,7 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Reusing:
-    """A denoiser (:class:`anofpdm.runtime.denoiser.Denoiser`) that keeps deep features.
+    """A denoiser (:class:`anofpdm.runtime.backends.base.Denoiser`) that keeps deep features.
 
     The slices of a batch must stand at the same timestep and be the same ones until the last: so
     they do where all enter together and none stops early.
@@ -66,7 +66,7 @@ class Reusing:
         self._deep: Tensor | None = None
 
     def __call__(self, x_t: Float32, t: Int64) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         if len(set(t.tolist())) > 1:
             raise ValueError("these slices stand at different timesteps")
         visited = int(np.searchsorted(self._timesteps, t[0]))

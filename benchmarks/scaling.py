@@ -29,15 +29,16 @@ from scaling_figure import draw
 from anofpdm.export.network import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.base import Denoiser
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import ProgressLine, reports_errors
-from anofpdm.runtime.denoiser import Denoiser, OnnxDenoiser
 from anofpdm.runtime.errors import OutputError, SetupError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import check_folder, write_json
-from anofpdm.runtime.ways import usable_cores
 from anofpdm.train.config import UNetConfig
 
 _RESULTS = Path(__file__).with_name("results")

@@ -27,16 +27,16 @@ from side_memory import peak_mib
 
 from anofpdm.calibrate.labelled import fitting
 from anofpdm.calibrate.metrics import average_precision, dice
+from anofpdm.runtime.backends.cpu.threads import usable_cores
+from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.command import reports_errors
-from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
 from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
-from anofpdm.runtime.ways import usable_cores
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"
 # The reference implementation's batch is of 100 slices; smaller ones suit a CPU's caches better.

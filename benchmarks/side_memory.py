@@ -43,7 +43,7 @@ def _measure(name: str, threads: int) -> float:
 
 
 def _ours(name: str, x0: np.ndarray, threads: int) -> None:
-    from anofpdm.runtime.backend import Recipe
+    from anofpdm.runtime.backends.base import Recipe
     from anofpdm.runtime.bundle.options import Setup
     from anofpdm.runtime.method.process import Slice
     from anofpdm.runtime.segmenter import Segmenter

@@ -24,10 +24,11 @@ from quantised import noised
 from tried_variants import SHIPPED, SLOTS, VARIANTS, Place, Variant
 
 from anofpdm.export.parity import FP16_TOLERANCE, Trial, compare, observe
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.base import Denoiser
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.command import reports_errors
-from anofpdm.runtime.denoiser import Denoiser, OnnxDenoiser
 from anofpdm.runtime.util.files import write_json
 
 _FEWEST_ROUNDS = 25

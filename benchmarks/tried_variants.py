@@ -16,9 +16,10 @@ import onnx
 from onnx import helper
 from quantised import quantised
 
-from anofpdm.runtime.bf16_denoiser import load_openvino
+from anofpdm.runtime.backends.base import Denoiser, Float32
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
+from anofpdm.runtime.backends.cpu.openvino import load_openvino
 from anofpdm.runtime.bundle.bundle import Bundle
-from anofpdm.runtime.denoiser import Denoiser, Float32, load_onnxruntime
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.util.optional import require
 
@@ -37,7 +38,7 @@ class Place:
 
 
 class OnnxRuntime:
-    """A denoiser (:class:`anofpdm.runtime.denoiser.Denoiser`) as the runtime makes it, on one
+    """A denoiser (:class:`anofpdm.runtime.backends.base.Denoiser`) as the runtime makes it, on one
     thread; ``change`` may alter the session's options.
 
     ``nodes``: of its graph after ONNX Runtime has optimised it, how many of each kind.
@@ -54,7 +55,7 @@ class OnnxRuntime:
         self.nodes = kinds(onnx.load(optimised))
 
     def __call__(self, x_t: Float32, t: Int64) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         healthy, null = self._session.run(OUTPUTS, {"x_t": x_t, "t": t - 1})
         return healthy, null
 
@@ -95,7 +96,7 @@ class OpenVino:
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
 
     def __call__(self, x_t: Float32, t: Int64) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         count = len(t)
         if self._batch:
             rows = np.minimum(np.arange(self._batch), count - 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import CALIBRATION, open_bundle, write_calibration
 from anofpdm.runtime.bundle.calibration import LOWERED, Calibration
 from anofpdm.runtime.bundle.options import PRECISIONS
@@ -19,7 +20,6 @@ from anofpdm.runtime.command import (
     show_device,
     threads_option,
 )
-from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.method.decision import VERDICTS

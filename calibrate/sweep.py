@@ -13,15 +13,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.denoiser import Denoiser
+from anofpdm.runtime.backends.base import Denoiser
+from anofpdm.runtime.backends.cpu.numpy_loop import HostRow
+from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.method.accumulator import AnomalyDigest
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.decision import Statistics, alignment, cosine, map_peak
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.step import Step
-from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.refine.through_plane import Ensemble, Gathering, View, shown
-from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 Float32 = NDArray[np.float32]

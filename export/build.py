@@ -9,7 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.cuda.backend import GpuBackend
+from anofpdm.runtime.backends.cuda.device import Gpu
+from anofpdm.runtime.backends.cuda.tensorrt import TrtNetwork
 from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.bundle.engines import (
     ENGINES,
@@ -19,11 +23,7 @@ from anofpdm.runtime.bundle.engines import (
     fp16_network,
     write_engine,
 )
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, EngineError
-from anofpdm.runtime.gpu.backend import GpuBackend
-from anofpdm.runtime.gpu.cuda import Gpu
-from anofpdm.runtime.gpu.trt_network import TrtNetwork
 
 from .build_progress import Progress
 from .engine import SLOTS, build_engine

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from anofpdm import __version__
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16, Manifest, write_manifest
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.util.files import sha256

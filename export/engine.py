@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from anofpdm.runtime.backends.cuda.tensorrt import said
 from anofpdm.runtime.bundle.engines import check_slots, flavour_of
 from anofpdm.runtime.errors import EngineError, OutputError, SetupError
-from anofpdm.runtime.gpu.trt_log import said
 from anofpdm.runtime.util.files import whole_file, writable_folder
 
 from .build_progress import BuildProgress, Progress

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from anofpdm.runtime.backends.cuda.device import Gpu
 from anofpdm.runtime.bundle.bundle import open_bundle
 from anofpdm.runtime.bundle.engines import FLAVOURS, Engine, load_tensorrt
 from anofpdm.runtime.command import ProgressLine, reports_errors
 from anofpdm.runtime.errors import SetupError
-from anofpdm.runtime.gpu.cuda import Gpu
 
 from .engine import SLOTS
 from .parity import Parity

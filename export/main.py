@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16
 from anofpdm.runtime.bundle.engines import rebuild
 from anofpdm.runtime.command import OneLineGroup, reports_errors
-from anofpdm.runtime.denoiser import load_onnxruntime
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.util.optional import require
 

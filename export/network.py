@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anofpdm.runtime.denoiser import Denoiser
+from anofpdm.runtime.backends.base import Denoiser
 from anofpdm.train.unet import HEALTHY, NULL, GroupNorm, UNet
 
 from .fold import fold

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.backend import Backend, Recipe
+from anofpdm.runtime.backends.base import Backend, Recipe
 from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.errors import ParityError

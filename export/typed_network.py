@@ -7,9 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from anofpdm.runtime.backends.cuda.tensorrt import brief, new_log, said
 from anofpdm.runtime.bundle.engines import flavour_of
 from anofpdm.runtime.errors import BundleError, EngineError
-from anofpdm.runtime.gpu.trt_log import brief, new_log, said
 
 _INPUTS = {"x_t": ("FLOAT", 4), "t": ("INT64", 1)}
 _OUTPUTS = {"eps_healthy": ("FLOAT", 4), "eps_null": ("FLOAT", 4)}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backend import Backend, Recipe
+from .backends.base import Backend, Recipe
+from .backends.scheduler import Cancelled
 from .bundle.options import Resolved
 from .method.accumulator import Finding
 from .method.decision import Statistics, alignment, cosine, map_peak, probability
@@ -16,7 +17,6 @@ from .method.threshold import otsu, threshold
 from .refine.masks import cut
 from .refine.through_plane import Gathering, View, counts, mean_map, shown
 from .results import SliceResult
-from .scheduler import Cancelled
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, ParamSpec
 
 import click
 
-from .backend import Backend
+from .backends.base import Backend
 from .bundle.options import PRECISIONS, Setup
 from .errors import AnofpdmError, printable
 from .method.anomaly_map import ANOMALY_MAPS, SUB_MAPS

@@ -13,15 +13,15 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from .analysis import Analysis
-from .backend import Backend
+from .backends.base import Backend
+from .backends.device import open_device
+from .backends.scheduler import Cancelled, never
 from .bundle.bundle import DEFAULT, Bundle, open_bundle
 from .bundle.options import Setup, resolve
-from .device import open_device
 from .errors import SetupError, VolumeError
 from .method.process import Slice
 from .refine.through_plane import reach
 from .results import Segmentation, SliceResult
-from .scheduler import Cancelled, never
 from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
 from .volume.nifti import mask_image
 from .volume.slicing import Head, as_images, numbered, on_grid
@@ -79,7 +79,7 @@ class Segmenter:
 
         Parameters
         ----------
-        device : see :func:`anofpdm.runtime.device.open_device`; ``segmenter.backend.device`` says
+        device : see :func:`anofpdm.runtime.backends.device.open_device`; ``segmenter.backend.device`` says
             what was taken
         threads : of the CPU; None for as many as there are cores
         slots : how many slices share the network's batch, None for what suits the device; does not
@@ -290,7 +290,7 @@ class Segmenter:
         done: Callable[[], None] = lambda: None,
     ) -> Iterator[SliceResult]:
         """Find anomalies on slices that are on the bundle's grid already, as they and their
-        neighbours finish; see :func:`anofpdm.runtime.scheduler.run` and
+        neighbours finish; see :func:`anofpdm.runtime.backends.scheduler.run` and
         :class:`anofpdm.runtime.refine.through_plane.Gathering`.
 
         ``done``: called for every slice that has gone through the

@@ -14,10 +14,10 @@ from functools import cache
 import numpy as np
 from support import ROOT
 
+from anofpdm.runtime.backends.cuda.backend import GpuBackend
+from anofpdm.runtime.backends.cuda.device import Array
+from anofpdm.runtime.backends.cuda.kernels import THREADS, definitions
 from anofpdm.runtime.errors import DeviceMemoryError
-from anofpdm.runtime.gpu.backend import GpuBackend
-from anofpdm.runtime.gpu.cuda import Array
-from anofpdm.runtime.gpu.kernels import THREADS, definitions
 
 
 @cache
@@ -53,7 +53,7 @@ def memory(view):
 
 
 class HostGpu:
-    """See anofpdm.runtime.gpu.cuda.Gpu. ``patience``: how many questions "is it done?" until the
+    """See anofpdm.runtime.backends.cuda.device.Gpu. ``patience``: how many questions "is it done?" until the
     next piece of work is; None: work is done only for who waits. ``nbytes``: of its memory."""
 
     name, compute_capability, driver, index, stream = "Host", "9.0", "13.0", 0, 0

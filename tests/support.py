@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from anofpdm.calibrate.choose import Labels
-from anofpdm.runtime.bf16_denoiser import load_openvino
+from anofpdm.runtime.backends.cpu.openvino import load_openvino
 from anofpdm.runtime.bundle.bundle import (
     NETWORK,
     Bundle,

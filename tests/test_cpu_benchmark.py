@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx_cost import flop
 
-from anofpdm.runtime.denoiser import load_onnxruntime
+from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 
 
 def test_the_convolution_is_one_and_costs_what_is_said():

@@ -13,14 +13,14 @@ from support import ROOT
 from anofpdm.export.main import main as export
 from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Trial, compare
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backend import HostBackend, Recipe
+from anofpdm.runtime.backends.base import Recipe
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.cuda.device import Gpu, check_driver
+from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.engines import load_tensorrt
-from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import DeviceMemoryError, MissingExtraError, SetupError
-from anofpdm.runtime.gpu.cuda import Gpu
-from anofpdm.runtime.gpu.driver import check_driver
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.early_stop import StopRule

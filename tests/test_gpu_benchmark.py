@@ -12,9 +12,9 @@ from host_gpu import HostGpu, on_gpu
 from onnx import numpy_helper
 from support import ROOT
 
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16, open_bundle
 from anofpdm.runtime.bundle.engines import Engine
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import DeviceError
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from support import ROOT, bundle, fading_network, head, recalibrated, save
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.calibration import HealthyLeave
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.cases import find_cases

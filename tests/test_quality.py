@@ -13,7 +13,7 @@ from support import ROOT, bundle, recalibrated
 from transcription import alpha_bar
 
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.calibration import Candidate
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import CohortError

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from nibabel.affines import apply_affine
 from support import ROOT, bundle, head, save, toy_network, write_cohort
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.array([[-0.9, 0, 0, 30], [0, 0, 3, -20], [0, -1.1, 0, 12], [0, 0, 0, 1.0]])

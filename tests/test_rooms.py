@@ -60,7 +60,7 @@ def test_importing_the_runtime_loads_nothing_heavy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     assert "anofpdm.runtime.segmenter" in loaded
-    assert "anofpdm.runtime.gpu.cuda" in loaded
+    assert "anofpdm.runtime.backends.cuda.device" in loaded
     assert "anofpdm.runtime.dicom.series" in loaded
     for name in ("torch", "onnx", "onnxruntime", "tensorrt", "pycuda", "cuda", "matplotlib"):
         assert name not in loaded

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from matplotlib.image import imread
 from support import ROOT, bundle, toy_network
 
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.train.unet import UNet
 
 MEMORY = {

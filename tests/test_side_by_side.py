@@ -10,7 +10,7 @@ from contenders import FoundSlice, Ours, t_e_agreement
 from sklearn.metrics import average_precision_score
 from support import bundle, recalibrated, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.process import Slice

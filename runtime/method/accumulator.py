@@ -64,7 +64,7 @@ class AnomalyDigest:
         self._watch = Watch(self.stop) if self.stop else None
 
     def add(self, step: Step, UGP: Float32) -> bool:
-        """See :class:`anofpdm.runtime.numpy_loop.Digest`."""
+        """See :class:`anofpdm.runtime.backends.cpu.numpy_loop.Digest`."""
         scored = list(self.scored)
         x0, UGP, HGP = step.x0[scored], UGP[scored], step.HGP(self.w)[scored]
         M = mean_square(HGP - UGP)  # eq. 12

@@ -24,7 +24,7 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.logistic import fit, left_out
 from anofpdm.calibrate.main import main as calibrate
 from anofpdm.calibrate.sweep import sweep
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import CohortError

@@ -12,16 +12,15 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.report import report
 from anofpdm.calibrate.sweep import Curves, sweep, sweeps
 from anofpdm.calibrate.threshold import best_threshold
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
+from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.accumulator import AnomalyDigest
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.decision import Logistic, cosine
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
-from anofpdm.runtime.numpy_loop import HostRow
 from anofpdm.runtime.refine.masks import smooth
-from anofpdm.runtime.scheduler import run
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceSet
 from anofpdm.runtime.volume.plausibility import Familiar

@@ -10,13 +10,13 @@ from transcription import is_over
 from anofpdm.calibrate.choose import candidate, cross_validated
 from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
 from anofpdm.calibrate.sweep import Curves
+from anofpdm.runtime.backends.cpu.numpy_loop import HostRow
+from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.method.accumulator import AnomalyDigest
 from anofpdm.runtime.method.decision import Statistics, alignment, cosine
 from anofpdm.runtime.method.early_stop import StopRule
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
-from anofpdm.runtime.numpy_loop import HostRow
-from anofpdm.runtime.scheduler import run
 
 
 def peaked(n_slices=60, n=40, channels=2, seed=0, wiggle=0.02):

@@ -13,7 +13,7 @@ from support import toy_network
 from anofpdm.export import build, engine_main
 from anofpdm.export.main import main
 from anofpdm.export.parity import Parity, Trial, compare
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import (
     NETWORK,
     NETWORK_FP16,

@@ -19,7 +19,8 @@ from anofpdm.export.parity import (
     pooled_dice,
 )
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import (
     MANIFEST,
     NETWORK,
@@ -27,7 +28,6 @@ from anofpdm.runtime.bundle.bundle import (
     SCHEMA_VERSION,
     open_bundle,
 )
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.volume.grid import Grid

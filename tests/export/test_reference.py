@@ -11,8 +11,8 @@ from support import shared
 from anofpdm.export.main import main
 from anofpdm.export.reference import ReferenceCheckpoint, read_config
 from anofpdm.export.source import Asked, read_source
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.volume.grid import Grid, reference_grid
 from anofpdm.train.checkpoint import Checkpoint, save_checkpoint

@@ -21,11 +21,11 @@ from dicom_files import write_enhanced, write_series
 from fuzz.mutate import damaged, damaged_json
 from support import bundle, head, toy_network, write_toy_bundle
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
 from anofpdm.runtime.bundle.calibration import EarlyStop
 from anofpdm.runtime.bundle.options import Setup, resolve
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.dicom.seg import write_seg
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.segmenter import Segmenter

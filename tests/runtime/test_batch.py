@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support import ROOT, bundle, head, save, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.batch import TABLE, Batch
 from anofpdm.runtime.cases import RUN, find_cases
 from anofpdm.runtime.errors import OutputError
@@ -315,7 +315,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from support import bundle, toy_network
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.base import HostBackend
 from anofpdm.runtime.batch import Batch
 from anofpdm.runtime.cases import RUN, find_cases
 from anofpdm.runtime.command import reports_errors

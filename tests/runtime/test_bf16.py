@@ -11,11 +11,11 @@ import onnx
 import pytest
 from support import bundle, call, needs_bf16, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
-from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, SetupError
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.segmenter import Segmenter
@@ -27,7 +27,7 @@ X, T = RNG.standard_normal((3, 1, 128, 128)).astype(np.float32), np.array([1, 20
 @pytest.fixture(scope="module")
 def bf16():
     needs_bf16()
-    from anofpdm.runtime.bf16_denoiser import Bf16Denoiser
+    from anofpdm.runtime.backends.cpu.openvino import Bf16Denoiser
 
     return Bf16Denoiser
 

@@ -15,7 +15,7 @@ from dicom_files import write_series
 from support import ROOT, bundle, head, save, toy_network
 
 from anofpdm.runtime import infer
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.batch import TABLE
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.command import ProgressLine
@@ -317,7 +317,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 sys.path.insert(0, sys.argv[2])
 from support import bundle, toy_network
 from anofpdm.runtime import infer
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.base import HostBackend
 from anofpdm.runtime.segmenter import Segmenter
 toy = bundle(modalities=("flair",), scored=("flair",))
 infer.open_bundle = lambda path: toy

@@ -11,15 +11,16 @@ from click.testing import CliRunner
 from host_gpu import HostGpu, on_gpu
 from support import bundle, head, save, toy_network, write_toy_bundle
 
-from anofpdm.runtime import device as device_module
 from anofpdm.runtime import segmenter
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends import device as device_module
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.threads import splits_batches
+from anofpdm.runtime.backends.cuda import device as cuda
+from anofpdm.runtime.backends.cuda import open as opened
+from anofpdm.runtime.backends.cuda.device import check_driver
+from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.denoiser import splits_batches
-from anofpdm.runtime.device import open_device
 from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, SetupError
-from anofpdm.runtime.gpu import cuda, opened
-from anofpdm.runtime.gpu.driver import check_driver
 from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.segmenter import Segmenter
 

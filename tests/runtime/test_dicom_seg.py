@@ -13,7 +13,7 @@ import pytest
 from dicom_files import AXIAL, CORONAL, PATIENT, SAGITTAL, write_enhanced, write_series
 from support import bundle, head, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.dicom import check_seg, read_series, write_seg
 from anofpdm.runtime.errors import OutputError, VolumeError
 from anofpdm.runtime.segmenter import Segmenter

@@ -13,7 +13,7 @@ import pytest
 from dicom_files import AXIAL, CORONAL, SAGITTAL, Acquisition, write_enhanced, write_series
 from support import bundle, head, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.dicom import is_dicom, read_series
 from anofpdm.runtime.segmenter import Segmenter
 

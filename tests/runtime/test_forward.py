@@ -8,14 +8,14 @@ import pytest
 from support import toy_network
 from transcription import alpha_bar, anomaly
 
+from anofpdm.runtime.backends.cpu.numpy_loop import HostRow
+from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.method.accumulator import AnomalyDigest
 from anofpdm.runtime.method.decision import alignment, cosine
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.method.step import ddim_step
-from anofpdm.runtime.numpy_loop import HostRow
-from anofpdm.runtime.scheduler import run
 
 
 def slices(count, channels=1, size=16, seed=0):

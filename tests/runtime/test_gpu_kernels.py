@@ -6,8 +6,8 @@ import subprocess
 import pytest
 from support import ROOT
 
+from anofpdm.runtime.backends.cuda.kernels import KERNELS, THREADS, compile_kernels, definitions
 from anofpdm.runtime.errors import DeviceError
-from anofpdm.runtime.gpu.kernels import KERNELS, THREADS, compile_kernels, definitions
 
 SOURCE = ROOT / "runtime" / "gpu" / "kernels.cu"
 

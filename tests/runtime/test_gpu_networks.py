@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from host_gpu import HostGpu, memory
 
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.cuda import device as cuda
+from anofpdm.runtime.backends.cuda import onnxruntime as ort_network
+from anofpdm.runtime.backends.cuda.network import Tensors
+from anofpdm.runtime.backends.cuda.onnxruntime import OrtNetwork
+from anofpdm.runtime.backends.cuda.tensorrt import TrtNetwork
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.engines import load_tensorrt
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import BundleError, DeviceError, DeviceMemoryError, SetupError
-from anofpdm.runtime.gpu import cuda, ort_network
-from anofpdm.runtime.gpu.network import Tensors
-from anofpdm.runtime.gpu.ort_network import OrtNetwork
-from anofpdm.runtime.gpu.trt_network import TrtNetwork
 
 # ---- ONNX Runtime
 

@@ -11,13 +11,14 @@ import pytest
 from host_gpu import HostGpu, HostNetwork, memory, on_gpu
 from support import bundle, fading_network, recalibrated, toy_network
 
-from anofpdm.runtime.backend import HostBackend, Recipe
+from anofpdm.runtime.backends.base import Recipe
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cuda.device import Gpu
+from anofpdm.runtime.backends.cuda.layout import Plan
+from anofpdm.runtime.backends.cuda.network import FromHost
 from anofpdm.runtime.bundle.calibration import EarlyStop
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import BundleError, DeviceMemoryError, SetupError
-from anofpdm.runtime.gpu.cuda import Gpu
-from anofpdm.runtime.gpu.layout import Plan
-from anofpdm.runtime.gpu.network import FromHost
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.process import Process, Slice

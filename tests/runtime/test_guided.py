@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from support import bundle, head, recalibrated, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.refine.guided_filter import guided_filter, pixels
 from anofpdm.runtime.refine.masks import cut, drop_small

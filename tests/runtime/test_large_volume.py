@@ -15,7 +15,7 @@ sys.path[:0] = ["tests", "benchmarks"]
 import numpy as np
 from large_volume import write_head
 from support import bundle, toy_network
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.base import HostBackend
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.nifti import load_image, save_image
 

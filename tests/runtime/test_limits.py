@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support import bundle, head, save, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.limits import GIB, Limits, check_memory, estimate_bytes, free_bytes

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime import stream
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.process import Place, Slice

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support import ROOT, bundle, head, recalibrated, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.errors import MissingExtraError, OutputError
 from anofpdm.runtime.report.curves import draw_curves, mean_curve
 from anofpdm.runtime.report.preview import write_preview
@@ -153,7 +153,7 @@ def test_the_same_segmentation_gives_the_same_bytes_and_nothing_else_is_written(
         "before = dict(os.environ)\n"
         "from support import bundle, toy_network, head\n"
         "import numpy as np\n"
-        "from anofpdm.runtime.backend import HostBackend\n"
+        "from anofpdm.runtime.backends.base import HostBackend\n"
         "from anofpdm.runtime.segmenter import Segmenter\n"
         "segmenter = Segmenter(bundle(), HostBackend(toy_network))\n"
         "found = segmenter.segment(head(), affine=np.diag([7.5, 7.5, 5.0, 1.0]))\n"

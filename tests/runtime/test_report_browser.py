@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import bundle, head, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.report.page import write_report
 from anofpdm.runtime.report.stats import stats
 from anofpdm.runtime.segmenter import Segmenter

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support import bundle, head, recalibrated, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.report.markup import tag
 from anofpdm.runtime.report.page import write_report

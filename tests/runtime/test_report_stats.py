@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support import bundle, head, recalibrated, save, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import OutputError, VolumeError
 from anofpdm.runtime.report.lesions import find_lesions

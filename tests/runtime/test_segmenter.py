@@ -5,9 +5,9 @@ from support import bundle, fading_network, head, recalibrated, toy_network
 from transcription import alpha_bar
 
 import anofpdm
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.calibration import EarlyStop
-from anofpdm.runtime.denoiser import OnnxDenoiser
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.process import Slice

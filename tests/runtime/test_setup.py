@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from support import bundle, recalibrated, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.calibration import Candidate, EarlyStop, PeakReport
 from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.errors import AnofpdmError, BundleError, SetupError

@@ -11,7 +11,7 @@ from scipy import ndimage
 from support import bundle, recalibrated, toy_network
 from transcription import anomaly, mask, quantile_threshold
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.calibration import EarlyStop
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.method.anomaly_map import MapRule

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import bundle, head, recalibrated, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
 

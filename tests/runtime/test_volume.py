@@ -6,7 +6,7 @@ import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from support import bundle, head, save, toy_network
 
-from anofpdm.runtime.backend import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.nifti import load_image, mask_image

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from support import toy_network
 
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.cpu.threads import SharedBatch, SplitBatch, usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.denoiser import OnnxDenoiser
-from anofpdm.runtime.ways import SharedBatch, SplitBatch, usable_cores
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((7, 1, 8, 8)).astype(np.float32), np.arange(1, 8) * 50

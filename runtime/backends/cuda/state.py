@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .cuda import Array, Gpu
+from .device import Array, Gpu
 from .kernels import KERNELS, THREADS, compile_kernels
 from .layout import POINTERS, ROW, SLOT, Plan
 from .network import DeviceNetwork, Tensors
@@ -17,7 +17,7 @@ class RowState:
     """The state of a row: of constant size, however many steps a slice takes.
 
     ``x0``: (slots, C, H, W) float32; ``slots``: who is in each, (slots,) of
-    :data:`anofpdm.runtime.gpu.layout.SLOT`; ``reports``: (slots, 3 K + 1) float64, of the last
+    :data:`anofpdm.runtime.backends.cuda.layout.SLOT`; ``reports``: (slots, 3 K + 1) float64, of the last
     step: M_t, MSE_h, MSE_0 of the K scored modalities, and what happened; ``H``: (slots, K, H,
     W) float32, the anomaly map.
 

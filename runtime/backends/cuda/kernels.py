@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from importlib import resources
 
-from ..util.optional import require
-from .cuda import check_call
+from ...util.optional import require
+from .device import check_call
 from .layout import ROW
 
 KERNELS = ("enter", "update", "advance")
+
 THREADS = 512
 
 

@@ -1,4 +1,4 @@
-"""Where slices are taken through the forward process: on the host, or on a GPU."""
+"""What runs the forward process: a network, and a place where the loop runs around it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,40 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from .denoiser import Denoiser
-from .errors import SetupError
-from .method.accumulator import AnomalyDigest, Finding
-from .method.anomaly_map import MapRule
-from .method.early_stop import StopRule
-from .method.process import Process, Slice
-from .numpy_loop import HostRow
-from .scheduler import Cancelled, never, run
+import numpy as np
+from numpy.typing import NDArray
+
+from ..method.accumulator import Finding
+from ..method.anomaly_map import MapRule
+from ..method.early_stop import StopRule
+from ..method.process import Process, Slice
+from .scheduler import Cancelled, never
+
+Float32 = NDArray[np.float32]
+
+BROKEN_NETWORK = "the network gives infinite or undefined predictions: export it again"
+
+
+class Denoiser(Protocol):
+    """Predicts the noise in x_t with the label *healthy* and with the null label."""
+
+    def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
+        """Both predictions for a batch whose samples may stand at different timesteps.
+
+        Parameters
+        ----------
+        x_t : (B, C, H, W) float32
+        t : (B,) int64, 1-based timesteps
+
+        Returns
+        -------
+        eps_healthy, eps_null : (B, C, H, W) float32
+        """
+        ...
+
 
 _PAPER = MapRule()
+
 Found = Iterator[tuple[Slice, Finding]]
 
 
@@ -59,43 +83,9 @@ class Backend(Protocol):
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
     ) -> Found:
         """Take every slice through the process, and yield what was found as each is done; see
-        :func:`anofpdm.runtime.scheduler.run`."""
+        :func:`anofpdm.runtime.backends.scheduler.run`."""
         ...
 
     def close(self) -> None:
         """Give the device back; a second time does nothing."""
         ...
-
-
-class HostBackend:
-    """NumPy, around a network that takes and gives arrays of the host.
-
-    ``slots``: how many slices share the network's batch; ``precision``: see :class:`Backend`.
-    """
-
-    notes: tuple[str, ...] = ()
-
-    def __init__(
-        self, denoiser: Denoiser, slots: int = 4, device: str = "cpu", precision: str = "fp32"
-    ) -> None:
-        if slots < 1:
-            raise SetupError(f"slots must be at least 1, not {slots}")
-        self.denoiser, self.slots = denoiser, slots
-        self.device, self.precision = device, precision
-
-    def find(
-        self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
-    ) -> Found:
-        """See :class:`Backend`."""
-        row = HostRow(
-            recipe.process,
-            self.denoiser,
-            lambda: AnomalyDigest(recipe.w, recipe.scored, recipe.rule, recipe.stop),
-            seed=recipe.seed,
-            slots=self.slots,
-        )
-        for item, digest in run(row, slices, cancelled):
-            yield item, digest.finding()
-
-    def close(self) -> None:
-        """See :class:`Backend`."""

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoiser import BROKEN_NETWORK
-from ..errors import BundleError, DeviceMemoryError
-from .cuda import Array, Gpu
+from ...errors import BundleError, DeviceMemoryError
+from ..base import BROKEN_NETWORK
+from .device import Array, Gpu
 
 Float32 = NDArray[np.float32]
 
@@ -82,7 +82,7 @@ class DeviceNetwork(Protocol):
 
 
 class FromHost:
-    """A network on a GPU as a :class:`anofpdm.runtime.denoiser.Denoiser` of the host's arrays.
+    """A network on a GPU as a :class:`anofpdm.runtime.backends.base.Denoiser` of the host's arrays.
 
     For calibrations and ablations, which digest every step on the host.
     """
@@ -93,7 +93,7 @@ class FromHost:
         self._batches: dict[int, Callable[[], None]] = {}
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         gpu, eps = self._gpu, (np.empty_like(x_t), np.empty_like(x_t))
         tensors = self._bound(*x_t.shape[1:3])
         for first in range(0, len(x_t), self._slots):

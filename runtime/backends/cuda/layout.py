@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backend import Recipe
+from ..base import Recipe
 
 # What a report says of a slot's last step; the enumeration in kernels.cu.
 IDLE, STEPPED, LEFT, BROKEN = range(4)
@@ -19,8 +19,10 @@ SLOT = np.dtype(
 
 _INTEGERS = ("channels", "pixels", "scored", "steps", "ddpm", "clip",
              "last", "gradient", "patience")  # fmt: skip
+
 POINTERS = ("place", "timesteps", "signal", "noise", "norm", "x0", "x_t", "t", "eps_healthy",
             "eps_null", "sum", "H", "best", "slots", "reports")  # fmt: skip
+
 # struct Row in kernels.cu.
 ROW = np.dtype(
     [(name, "i4") for name in _INTEGERS]

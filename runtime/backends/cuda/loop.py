@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..denoiser import BROKEN_NETWORK
-from ..errors import BundleError
-from ..method.accumulator import Finding
-from ..method.process import Slice
-from .cuda import Event, Gpu
+from ...errors import BundleError
+from ...method.accumulator import Finding
+from ...method.process import Slice
+from ..base import BROKEN_NETWORK
+from .device import Event, Gpu
 from .layout import BROKEN, LEFT, SLOT, STEPPED, Plan
 from .network import DeviceNetwork
 from .state import RowState
 
 Float32 = NDArray[np.float32]
+
 Float64 = NDArray[np.float64]
+
 _AHEAD = 4
 
 
@@ -49,7 +51,7 @@ class _UnderWay:
 
 
 class DeviceRow:
-    """See :class:`anofpdm.runtime.scheduler.Row`.
+    """See :class:`anofpdm.runtime.backends.scheduler.Row`.
 
     The host asks for steps and is at most ``ahead`` of what it has read. A slice that stops early
     is frozen on the GPU at once; its slot is free when the host has read so. ``state``: what it
@@ -86,16 +88,16 @@ class DeviceRow:
 
     @property
     def free(self) -> int:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         return len(self._empty)
 
     @property
     def busy(self) -> bool:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         return bool(self._riding or self._under_way or self._leaving)
 
     def enter(self, item: Slice) -> None:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         slot = heapq.heappop(self._empty)
         before = self._entered[slot]
         if before:
@@ -108,7 +110,7 @@ class DeviceRow:
         self._riding[slot] = _Rider(item, slot)
 
     def step(self) -> None:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         if not self._riding:  # only results are under way: wait for the next
             if self._under_way:
                 self._read()
@@ -132,7 +134,7 @@ class DeviceRow:
                 self._depart(rider)
 
     def leave(self) -> Iterator[tuple[Slice, Finding]]:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         while self._under_way and self._under_way[0].done.done():
             self._read()
         # A slice's map is copied behind its last step, but that one may not have been read.

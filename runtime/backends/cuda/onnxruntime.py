@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..denoiser import load_onnxruntime
-from ..errors import AnofpdmError, BundleError, DeviceError
-from .cuda import Gpu, short_of_memory
+from ...errors import AnofpdmError, BundleError, DeviceError
+from ..cpu.onnxruntime import load_onnxruntime
+from .device import Gpu, short_of_memory
 from .network import Tensors
 
 _PROVIDER, _MEMORY = "CUDAExecutionProvider", "cuda"
 
 
 class OrtNetwork:
-    """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`.
+    """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`.
 
     Raises
     ------
@@ -83,7 +83,7 @@ class OrtNetwork:
         return tuple(sorted({1, -(-slots // 4), slots}))
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
-        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
         if self._session is None:
             self._session = self._load()
         session, binding = self._session, self._session.io_binding()
@@ -108,11 +108,11 @@ class OrtNetwork:
         return predict
 
     def release(self) -> None:
-        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
         self._session = None  # what a session has allocated it keeps
 
     def close(self) -> None:
-        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
         self._session = None
 
 

@@ -7,19 +7,19 @@ import functools
 import weakref
 from collections.abc import Iterable
 
-from ..backend import Found, HostBackend, Recipe
-from ..denoiser import Denoiser
-from ..errors import DeviceMemoryError, SetupError
-from ..method.process import Slice
+from ...errors import DeviceMemoryError, SetupError
+from ...method.process import Slice
+from ..base import Denoiser, Found, Recipe
+from ..cpu.numpy_loop import HostBackend
 from ..scheduler import Cancelled, never, run
-from .cuda import Gpu
+from .device import Gpu
 from .layout import Plan
+from .loop import DeviceRow
 from .network import DeviceNetwork, FromHost
-from .row import DeviceRow
 
 
 class GpuBackend:
-    """See :class:`anofpdm.runtime.backend.Backend`.
+    """See :class:`anofpdm.runtime.backends.base.Backend`.
 
     It owns the GPU and the network. ``channels``, ``size``: of the slices, (C, size, size);
     ``slots``: how many share the network's batch; halved, with a note, where memory is short.
@@ -43,20 +43,20 @@ class GpuBackend:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """See :class:`anofpdm.runtime.backend.Backend`."""
+        """See :class:`anofpdm.runtime.backends.base.Backend`."""
         if self.slots == self._asked:
             return ()
         return (f"the GPU's memory does not hold {self._asked} slots: {self.slots} were used",)
 
     @property
     def denoiser(self) -> Denoiser:
-        """See :class:`anofpdm.runtime.backend.Backend`."""
+        """See :class:`anofpdm.runtime.backends.base.Backend`."""
         return self._host
 
     def find(
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
     ) -> Found:
-        """See :class:`anofpdm.runtime.backend.Backend`.
+        """See :class:`anofpdm.runtime.backends.base.Backend`.
 
         Maps at a multiple of t_e need every step's map: then only the network runs on
         the GPU.

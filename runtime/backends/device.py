@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
-from .backend import Backend, HostBackend
-from .bf16_denoiser import Bf16Denoiser
-from .bundle.bundle import Bundle
-from .denoiser import OnnxDenoiser, splits_batches
-from .errors import AnofpdmError, SetupError
-from .ways import usable_cores
+from ..bundle.bundle import Bundle
+from ..errors import AnofpdmError, SetupError
+from .base import Backend
+from .cpu.numpy_loop import HostBackend
+from .cpu.onnxruntime import OnnxDenoiser
+from .cpu.openvino import Bf16Denoiser
+from .cpu.threads import splits_batches, usable_cores
 
 DEVICES = "auto, cpu, cuda, trt, or cuda:1 and trt:1 for the second GPU"
+
 _HOST_SLOTS, _MOST_HOST_SLOTS = 4, 32
 
 
@@ -90,6 +92,6 @@ def _because(refused: dict[str, str]) -> str:
 
 
 def _open_gpu(kind: str, index: int, bundle: Bundle, slots: int | None) -> Backend:
-    from .gpu.opened import open_gpu
+    from .cuda.open import open_gpu
 
     return open_gpu(kind, index, bundle, slots)

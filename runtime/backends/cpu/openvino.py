@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .denoiser import cannot_be, check_names, checked, splits_batches
-from .errors import DeviceError
-from .util.optional import require
-from .ways import Predict, SharedBatch, usable_cores
+from ...errors import DeviceError
+from ...util.optional import require
+from .checks import cannot_be, check_names, checked
+from .threads import Predict, SharedBatch, splits_batches, usable_cores
 
 Float32 = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def load_openvino() -> ModuleType:
 
 
 class Bf16Denoiser:
-    """See :class:`anofpdm.runtime.denoiser.Denoiser`.
+    """See :class:`anofpdm.runtime.backends.base.Denoiser`.
 
     ``threads``: how many the network may use, None for as many as there are cores.
 
@@ -76,7 +76,7 @@ class Bf16Denoiser:
             self._predict = compiled(1)
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         return self._predict(x_t, t)
 
 

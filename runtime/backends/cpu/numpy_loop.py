@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from .denoiser import Denoiser
-from .method.noise import slice_noise
-from .method.process import Process, Slice
-from .method.step import Float32, Step, ddim_step
+from ...errors import SetupError
+from ...method.accumulator import AnomalyDigest
+from ...method.noise import slice_noise
+from ...method.process import Process, Slice
+from ...method.step import Float32, Step, ddim_step
+from ..base import Denoiser, Found, Recipe
+from ..scheduler import Cancelled, never, run
 
 
 class Digest(Protocol):
@@ -41,7 +44,7 @@ class _Slot(Generic[D]):
 
 
 class HostRow(Generic[D]):
-    """See :class:`anofpdm.runtime.scheduler.Row`; what is found on a slice is its digest.
+    """See :class:`anofpdm.runtime.backends.scheduler.Row`; what is found on a slice is its digest.
 
     Parameters
     ----------
@@ -67,20 +70,20 @@ class HostRow(Generic[D]):
 
     @property
     def free(self) -> int:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         return self._slots - len(self._row)
 
     @property
     def busy(self) -> bool:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         return bool(self._row)
 
     def enter(self, item: Slice) -> None:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         self._row.append(_Slot(item, self._new_digest()))
 
     def step(self) -> None:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         abar, n = self._abar, len(self._t)
         independent = self._process.encoding == "ddpm"
         shares = self._shares() if independent else [(slot, slot.visited) for slot in self._row]
@@ -107,7 +110,7 @@ class HostRow(Generic[D]):
                 slot.x_t = ddim_step(sample, UGP, abar[i], abar[i + 1])
 
     def leave(self) -> Iterator[tuple[Slice, D]]:
-        """See :class:`anofpdm.runtime.scheduler.Row`."""
+        """See :class:`anofpdm.runtime.backends.scheduler.Row`."""
         done = [(slot.slice, slot.digest) for slot in self._row if slot.left]
         self._row = [slot for slot in self._row if not slot.left]
         return iter(done)
@@ -130,3 +133,37 @@ class HostRow(Generic[D]):
             spare -= extra
             shares += [(slot, i) for i in range(slot.visited, slot.visited + 1 + extra)]
         return shares
+
+
+class HostBackend:
+    """NumPy, around a network that takes and gives arrays of the host.
+
+    ``slots``: how many slices share the network's batch; ``precision``: see :class:`Backend`.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, denoiser: Denoiser, slots: int = 4, device: str = "cpu", precision: str = "fp32"
+    ) -> None:
+        if slots < 1:
+            raise SetupError(f"slots must be at least 1, not {slots}")
+        self.denoiser, self.slots = denoiser, slots
+        self.device, self.precision = device, precision
+
+    def find(
+        self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
+    ) -> Found:
+        """See :class:`Backend`."""
+        row = HostRow(
+            recipe.process,
+            self.denoiser,
+            lambda: AnomalyDigest(recipe.w, recipe.scored, recipe.rule, recipe.stop),
+            seed=recipe.seed,
+            slots=self.slots,
+        )
+        for item, digest in run(row, slices, cancelled):
+            yield item, digest.finding()
+
+    def close(self) -> None:
+        """See :class:`Backend`."""

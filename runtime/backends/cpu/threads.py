@@ -12,12 +12,15 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+
 Int64 = NDArray[np.int64]
+
 Predict = Callable[[Float32, Int64], tuple[Float32, Float32]]
 
 
@@ -66,3 +69,12 @@ class SharedBatch:
         with self._lock:
             self._whole = self._whole or self._load()
         return self._whole(x_t, t)
+
+
+# Networks with larger files are not split: their layers spread well over threads.
+_LARGEST_SPLIT = 64 << 20
+
+
+def splits_batches(path: Path) -> bool:
+    """Whether the cores each take a part of the batch through this network."""
+    return path.stat().st_size <= _LARGEST_SPLIT

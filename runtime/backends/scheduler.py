@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from .method.process import Slice
+from ..method.process import Slice
 
 _END = object()
 

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..bundle.engines import flavour_of
-from ..errors import BundleError, DeviceError, SetupError
-from .cuda import Array, Gpu, short_of_memory
+from ...bundle.engines import flavour_of
+from ...errors import BundleError, DeviceError, SetupError
+from .device import Array, Gpu, short_of_memory
 from .network import Tensors
-from .trt_log import new_log, said
+
+_LONGEST = 200
+
+
+def new_log(trt: ModuleType) -> Any:
+    """A log that keeps the last errors, and prints nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: deque[str] = deque(maxlen=2)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(brief(message))
+
+    return Log()
+
+
+def said(log: Any) -> str:
+    """The last errors of a log, in one line."""
+    return "; ".join(log.errors)
+
+
+def brief(text: str) -> str:
+    """A text in one line that is not too long."""
+    line = " ".join(text.split()) or "no reason given"
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
 
 _INPUTS = ("x_t", "t")
+
 _LITTLE_MIB = 256
+
 _OUTPUTS = ("eps_healthy", "eps_null")
 
 
 class TrtNetwork:
-    """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`.
+    """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`.
 
     Parameters
     ----------
@@ -78,7 +109,7 @@ class TrtNetwork:
         return tuple(known[: enough + 1])
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
-        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`.
+        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`.
 
         Every batch size has an execution context of its own, as a CUDA graph needs it; they share
         their scratch memory, since they never run at the same time.
@@ -148,13 +179,13 @@ class TrtNetwork:
             raise short_of_memory()
 
     def release(self) -> None:
-        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
         self._contexts.clear()
         for array in self._scratch:
             array.free()
         self._scratch.clear()
 
     def close(self) -> None:
-        """See :class:`anofpdm.runtime.gpu.network.DeviceNetwork`."""
+        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
         self.release()
         self._engine = self._runtime = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from ..bundle.bundle import Bundle
-from ..bundle.engines import (
+from ...bundle.bundle import Bundle
+from ...bundle.engines import (
     FLAVOURS,
     Engine,
     find_engine,
@@ -14,18 +14,18 @@ from ..bundle.engines import (
     read_engine,
     rebuild,
 )
-from ..errors import BundleError, MissingExtraError
+from ...errors import BundleError, MissingExtraError
 from .backend import GpuBackend
-from .cuda import Gpu
+from .device import Gpu
 from .network import DeviceNetwork
-from .ort_network import OrtNetwork
-from .trt_network import TrtNetwork
+from .onnxruntime import OrtNetwork
+from .tensorrt import TrtNetwork
 
 _SLOTS = 64
 
 
 def open_gpu(kind: str, index: int, bundle: Bundle, slots: int | None) -> GpuBackend:
-    """See :func:`anofpdm.runtime.device.open_device`; ``kind``: ``cuda`` or ``trt``."""
+    """See :func:`anofpdm.runtime.backends.device.open_device`; ``kind``: ``cuda`` or ``trt``."""
     gpu = Gpu(index)
     try:
         network, name = _network(kind, gpu, bundle)

@@ -1,0 +1,32 @@
+"""What every library is checked for: that a file is a bundle's network, and its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import BundleError
+from ..base import BROKEN_NETWORK, Float32
+
+
+def cannot_be(path: Path, done: str, error: Exception) -> BundleError:
+    """What to say where a library cannot load or run a network."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return BundleError(f"{path} cannot be {done}: {lines[0]}: export it again")
+
+
+def check_names(path: Path, held: Iterable[str]) -> None:
+    """Raise BundleError unless these inputs and outputs are those of a network of ours."""
+    if missing := sorted({"x_t", "t", "eps_healthy", "eps_null"} - set(held)):
+        raise BundleError(f"{path} is no network of ours, it lacks {missing[0]}: export it again")
+
+
+def checked(path: Path, x_t: Float32, eps: object) -> Float32:
+    """A prediction, if it is one of the noise in ``x_t``: BundleError otherwise."""
+    if not isinstance(eps, np.ndarray) or (eps.shape, eps.dtype) != (x_t.shape, np.float32):
+        raise BundleError(f"{path} predicts no noise of slices: export it again")
+    if not np.isfinite(eps).all():
+        raise BundleError(BROKEN_NETWORK)
+    return eps

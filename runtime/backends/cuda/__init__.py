@@ -1,0 +1,1 @@
+"""The loop on an NVIDIA GPU: kernels around ONNX Runtime (FP32) or a TensorRT engine (FP16)."""
