@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cases import holds_case, holds_dicom
-from .dicom.sniff import is_dicom
+from .dicom.detect import is_dicom
 from .errors import OutputError, VolumeError
 from .inputs import SUFFIXES, case_files, find_modalities, stem_and_modality, stem_of
 from .outputs import Outputs

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from .dicom.sniff import files_below, is_dicom
+from .dicom.detect import files_below, is_dicom
 from .errors import VolumeError
 from .inputs import SUFFIXES, case_files, stem_and_modality, stem_of
 from .volume.nifti import load_image, made_here

@@ -14,10 +14,10 @@ from .errors import OutputError
 from .report.page import write_report
 from .report.preview import write_preview
 from .report.stats import stats
+from .report.trace import write_trace
 from .results import Segmentation
 from .segmenter import Segmenter
 from .source import Source, taken_on
-from .trace import write_trace
 from .util.files import whole_files, writable_folder, write_json
 from .util.optional import check_installed
 from .volume.nifti import save_image

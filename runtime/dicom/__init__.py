@@ -3,8 +3,8 @@
 Messages and notes name files, UIDs and series descriptions; nothing else of what is read.
 """
 
+from .detect import is_dicom
 from .seg import check_seg, write_seg
 from .series import Series, read_series
-from .sniff import is_dicom
 
 __all__ = ["Series", "check_seg", "is_dicom", "read_series", "write_seg"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import VolumeError
 from ..util.optional import require
-from .sniff import files_below, is_dicom
+from .detect import files_below, is_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset

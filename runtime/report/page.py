@@ -9,11 +9,21 @@ from typing import Any
 from ..results import Segmentation
 from ..util.files import whole_file
 from .curves import curves
-from .markup import Markup, join, png, tag, void
+from .html import (
+    Markup,
+    headline,
+    join,
+    lesion_table,
+    method,
+    png,
+    provenance_table,
+    slice_table,
+    tag,
+    void,
+)
 from .mosaic import mosaic
 from .preview import MOST_SLICES, subtitle
 from .sheet import DARK, LIGHT, drawing
-from .tables import headline, lesion_table, method, provenance_table, slice_table
 from .tiles import Tile, tiles
 
 _STYLE = Path(__file__).with_name("page.css")

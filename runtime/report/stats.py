@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from ..bundle.options import Setup
 from ..inputs import stem_of
-from ..provenance import provenance, versions
 from ..results import Segmentation
 from ..segmenter import Segmenter
 from ..source import described
-from .lesions import find_lesions
-from .space import Space, space_of
+from .lesions import Space, find_lesions, space_of
+from .provenance import provenance, versions
 
 SCHEMA_VERSION = 1
 ROW = (

@@ -13,10 +13,9 @@ from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.options import Setup
-from anofpdm.runtime.report.markup import tag
+from anofpdm.runtime.report.html import method, tag
 from anofpdm.runtime.report.page import write_report
 from anofpdm.runtime.report.stats import stats
-from anofpdm.runtime.report.tables import method
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..results import Segmentation, SliceResult
+from ..segmenter import Segmenter
+from ..util.files import write_json
 from .provenance import provenance
-from .results import Segmentation, SliceResult
-from .segmenter import Segmenter
-from .util.files import write_json
 
 
 def write_trace(

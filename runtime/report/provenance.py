@@ -10,10 +10,11 @@ from typing import Any
 
 from anofpdm import __version__
 
-from .results import Segmentation
-from .segmenter import Segmenter
+from ..results import Segmentation
+from ..segmenter import Segmenter
 
 _ALWAYS = ("numpy", "scipy", "nibabel")
+
 _IF_USED = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
 
 
