@@ -25,7 +25,7 @@ from judged import W, judged
 from machine import machine, table
 from variants import VARIANTS, Variant
 
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.grid import Grid

@@ -14,7 +14,7 @@ import click
 from judged import judged
 from machine import machine, table
 
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.checkpoint import load_checkpoint

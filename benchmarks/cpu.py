@@ -30,7 +30,7 @@ from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
@@ -122,7 +122,7 @@ def bookkeeping(bundle: Bundle, rounds: int) -> dict[str, Any]:
 def start_up(rounds: int) -> dict[str, Any]:
     """Seconds of ``anofpdm-infer`` on one slice, less those it says it worked."""
     image = nib.load(EXAMPLE).slicer[:, :, 40:41]
-    code = "from anofpdm.runtime.infer import main; main()"
+    code = "from anofpdm.runtime.cli.infer import main; main()"
     found = []
     with tempfile.TemporaryDirectory() as folder:
         volume, stats = Path(folder) / "flair.nii.gz", Path(folder) / "stats.json"

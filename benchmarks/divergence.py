@@ -16,7 +16,8 @@ from anofpdm.calibrate.labelled import fitting
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.labelled_slices import open_sliceset

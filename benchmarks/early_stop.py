@@ -24,7 +24,8 @@ from anofpdm.calibrate.sweep import Curves, sweep
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.calibration import Candidate, EarlyStop
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.decision import VERDICTS
 from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.util.files import write_json

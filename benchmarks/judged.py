@@ -14,7 +14,7 @@ from anofpdm.export.network import torch_denoiser
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import NETWORK, Bundle, Manifest
 from anofpdm.runtime.bundle.calibration import Calibration
-from anofpdm.runtime.command import ProgressLine
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter

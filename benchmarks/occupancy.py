@@ -25,10 +25,11 @@ from anofpdm.runtime.backends.base import Denoiser, Found, Recipe
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.backends.scheduler import Cancelled, never, run
-from anofpdm.runtime.batch import Batch
 from anofpdm.runtime.bundle.options import Setup
-from anofpdm.runtime.cases import Case, find_cases
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.batch import Batch
+from anofpdm.runtime.cli.console import ProgressLine
+from anofpdm.runtime.cli.discovery import Case, find_cases
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.step import Step

@@ -23,7 +23,8 @@ from anofpdm.runtime.backends.base import Backend
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle, write_card_section
 from anofpdm.runtime.bundle.options import Setup, resolve
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json

@@ -19,7 +19,8 @@ from plots import draw
 from anofpdm.calibrate.labelled import fitting
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.errors import OutputError
 from anofpdm.runtime.util.files import whole_file
 from anofpdm.runtime.volume.labelled_slices import open_sliceset

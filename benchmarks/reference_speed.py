@@ -27,7 +27,7 @@ from anofpdm.runtime.backends.cpu.openvino import Bf16Denoiser
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.util.files import write_json
 from anofpdm.train.unet import HEALTHY, NULL
 

@@ -31,7 +31,7 @@ from anofpdm.export.network import BothLabels
 from anofpdm.runtime.backends.base import Float32
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.labelled_slices import SliceSet

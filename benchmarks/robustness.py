@@ -25,7 +25,7 @@ from machine import machine, table
 from anofpdm.calibrate.metrics import dice
 from anofpdm.runtime.bundle.bundle import DEFAULT
 from anofpdm.runtime.bundle.options import Setup
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import CohortError, VolumeError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import writable_folder, write_json

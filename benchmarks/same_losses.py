@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import torch
 
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CheckpointError
 from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.checkpoint import load_checkpoint

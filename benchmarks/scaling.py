@@ -34,7 +34,8 @@ from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.errors import OutputError, SetupError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter

@@ -31,7 +31,7 @@ from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
 from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.segmenter import Segmenter

@@ -28,7 +28,7 @@ from anofpdm.runtime.backends.base import Denoiser
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.util.files import write_json
 
 _FEWEST_ROUNDS = 25

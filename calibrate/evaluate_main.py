@@ -8,18 +8,17 @@ import click
 
 from anofpdm.runtime.bundle.bundle import write_card_section
 from anofpdm.runtime.bundle.options import Setup
-from anofpdm.runtime.command import (
+from anofpdm.runtime.cli.arguments import (
     OneLineCommand,
-    ProgressLine,
     bundle_option,
     device_option,
     reports_errors,
     seed_option,
     setup_options,
-    show_device,
     slots_option,
     threads_option,
 )
+from anofpdm.runtime.cli.console import ProgressLine, show_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import writable_folder, write_json

@@ -11,15 +11,14 @@ from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import CALIBRATION, open_bundle, write_calibration
 from anofpdm.runtime.bundle.calibration import LOWERED, Calibration
 from anofpdm.runtime.bundle.options import PRECISIONS
-from anofpdm.runtime.command import (
+from anofpdm.runtime.cli.arguments import (
     OneLineCommand,
-    ProgressLine,
     device_option,
     reports_errors,
     seed_option,
-    show_device,
     threads_option,
 )
+from anofpdm.runtime.cli.console import ProgressLine, show_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS
 from anofpdm.runtime.method.decision import VERDICTS

@@ -9,7 +9,8 @@ import click
 from anofpdm.runtime.backends.cuda.device import Gpu
 from anofpdm.runtime.bundle.bundle import open_bundle
 from anofpdm.runtime.bundle.engines import FLAVOURS, Engine, load_tensorrt
-from anofpdm.runtime.command import ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.errors import SetupError
 
 from .engine import SLOTS

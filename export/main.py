@@ -9,7 +9,7 @@ import click
 from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16
 from anofpdm.runtime.bundle.engines import rebuild
-from anofpdm.runtime.command import OneLineGroup, reports_errors
+from anofpdm.runtime.cli.arguments import OneLineGroup, reports_errors
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.util.optional import require
 

@@ -6,7 +6,7 @@ import pytest
 from support import call
 
 COMMANDS = {
-    "anofpdm-infer": "anofpdm.runtime.infer",
+    "anofpdm-infer": "anofpdm.runtime.cli.infer",
     "anofpdm-train": "anofpdm.train.main",
     "anofpdm-export": "anofpdm.export.main",
     "anofpdm-calibrate": "anofpdm.calibrate.main",

@@ -20,8 +20,8 @@ from anofpdm.runtime.backends.cuda.device import Gpu, check_driver
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.engines import load_tensorrt
+from anofpdm.runtime.cli.infer import main as infer
 from anofpdm.runtime.errors import DeviceMemoryError, MissingExtraError, SetupError
-from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.early_stop import StopRule
 from anofpdm.runtime.method.process import Process, Slice

@@ -11,7 +11,7 @@ from support import ROOT, bundle, fading_network, head, recalibrated, save
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.calibration import HealthyLeave
 from anofpdm.runtime.bundle.options import Setup
-from anofpdm.runtime.cases import find_cases
+from anofpdm.runtime.cli.discovery import find_cases
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter

@@ -19,7 +19,7 @@ from anofpdm.calibrate.main import main as calibrate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle.bundle import open_bundle, write_calibration, write_manifest
 from anofpdm.runtime.bundle.options import Setup
-from anofpdm.runtime.infer import main as infer
+from anofpdm.runtime.cli.infer import main as infer
 from anofpdm.runtime.method.decision import Statistics
 from anofpdm.runtime.volume.grid import reference_grid
 from anofpdm.runtime.volume.labelled_slices import open_sliceset

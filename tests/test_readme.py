@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from support import ROOT
 
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16, open_bundle
-from anofpdm.runtime.infer import main
+from anofpdm.runtime.cli.infer import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import click
 
 from anofpdm.runtime.bundle.bundle import open_bundle
-from anofpdm.runtime.command import OneLineCommand, ProgressLine, reports_errors
+from anofpdm.runtime.cli.arguments import OneLineCommand, reports_errors
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.util.optional import require

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from anofpdm.runtime.command import SEED
+from anofpdm.runtime.cli.arguments import SEED
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.volume.grid import Grid
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.options import Setup
-from ..inputs import stem_of
+from ..cli.discovery import stem_of
+from ..cli.source import described
 from ..results import Segmentation
 from ..segmenter import Segmenter
-from ..source import described
 from .lesions import Space, find_lesions, space_of
 from .provenance import provenance, versions
 
@@ -51,7 +51,7 @@ def stats(
     every_slice : as given to :meth:`anofpdm.Segmenter.segment`
     case : what to call the volume; None for the first file's name without its suffix
     timed : whether to say how many seconds it took; without, the same run gives the same figures
-    inputs : what :func:`anofpdm.runtime.source.described` said of ``volumes`` when they were
+    inputs : what :func:`anofpdm.runtime.cli.source.described` said of ``volumes`` when they were
         opened; None to look at them now
 
     Raises

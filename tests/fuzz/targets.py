@@ -26,10 +26,10 @@ from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
 from anofpdm.runtime.bundle.calibration import EarlyStop
 from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.cli.source import open_source
 from anofpdm.runtime.dicom.seg import write_seg
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.source import open_source
 from anofpdm.runtime.util.files import sha256
 from anofpdm.runtime.volume.grid import Grid
 from anofpdm.runtime.volume.labelled_slices import SliceRecord, open_sliceset, writing

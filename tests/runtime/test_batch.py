@@ -14,8 +14,8 @@ import pytest
 from support import ROOT, bundle, head, save, toy_network
 
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
-from anofpdm.runtime.batch import TABLE, Batch
-from anofpdm.runtime.cases import RUN, find_cases
+from anofpdm.runtime.cli.batch import TABLE, Batch
+from anofpdm.runtime.cli.discovery import RUN, find_cases
 from anofpdm.runtime.errors import OutputError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.nifti import load_image
@@ -316,9 +316,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from support import bundle, toy_network
 from anofpdm.runtime.backends.base import HostBackend
-from anofpdm.runtime.batch import Batch
-from anofpdm.runtime.cases import RUN, find_cases
-from anofpdm.runtime.command import reports_errors
+from anofpdm.runtime.cli.batch import Batch
+from anofpdm.runtime.cli.discovery import RUN, find_cases
+from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.segmenter import Segmenter
 
 def slow(x_t, t):

@@ -16,8 +16,8 @@ from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.cli.infer import main as infer
 from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, SetupError
-from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.segmenter import Segmenter
 
 RNG = np.random.default_rng(0)

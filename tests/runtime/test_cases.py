@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import head, save
 
-from anofpdm.runtime.cases import find_cases, left_out
+from anofpdm.runtime.cli.discovery import find_cases, left_out
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.volume.nifti import mask_image
 

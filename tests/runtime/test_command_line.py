@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from dicom_files import write_series
 from support import ROOT, bundle, head, save, toy_network
 
-from anofpdm.runtime import infer
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
-from anofpdm.runtime.batch import TABLE
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.command import ProgressLine
+from anofpdm.runtime.cli import infer
+from anofpdm.runtime.cli.batch import TABLE
+from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
@@ -283,7 +283,7 @@ def test_help_has_examples_and_exit_codes():
 
 
 def test_shells_can_complete(tmp_path):
-    script = "from anofpdm.runtime.infer import main; main(prog_name='anofpdm-infer')"
+    script = "from anofpdm.runtime.cli.infer import main; main(prog_name='anofpdm-infer')"
     for shell in ("bash", "zsh", "fish"):
         done = subprocess.run(
             [sys.executable, "-c", script],

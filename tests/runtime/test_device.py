@@ -20,8 +20,8 @@ from anofpdm.runtime.backends.cuda import open as opened
 from anofpdm.runtime.backends.cuda.device import check_driver
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.cli.infer import main as infer
 from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, SetupError
-from anofpdm.runtime.infer import main as infer
 from anofpdm.runtime.segmenter import Segmenter
 
 

@@ -19,7 +19,7 @@ NO_TORCH = """
 import sys
 for name in ("torch", "onnx"):
     sys.modules[name] = None
-from anofpdm.runtime.infer import main
+from anofpdm.runtime.cli.infer import main
 main()
 """
 
@@ -118,7 +118,7 @@ def test_read_only_output_folder(tmp_path, volume, monkeypatch):
     """Asked through access(2), which lets root pass: so the answer is given by hand."""
     from click.testing import CliRunner
 
-    from anofpdm.runtime.infer import main
+    from anofpdm.runtime.cli.infer import main
 
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
     done = CliRunner().invoke(main, [str(volume), "-o", str(tmp_path / "out.nii.gz")])
@@ -166,7 +166,7 @@ def tell():
 
 atexit.register(tell)
 sys.addaudithook(watch)
-from anofpdm.runtime.infer import main
+from anofpdm.runtime.cli.infer import main
 main()
 """
 

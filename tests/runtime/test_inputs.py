@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from anofpdm.runtime.cli.discovery import find_modalities
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.inputs import find_modalities
 
 NAMES = ("flair", "t2")
 A, B = Path("a.nii.gz"), Path("b.nii.gz")

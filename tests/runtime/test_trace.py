@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from support import ROOT, needs_bf16
 
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.infer import main
+from anofpdm.runtime.cli.infer import main
 
 EXAMPLE = ROOT / "examples/simulated_flair.nii.gz"
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import click
 
-from .about import version_line
-from .asked import Cases, OneVolume, asked
-from .batch import TABLE, Batch
-from .bundle.bundle import DEFAULT, open_bundle
-from .bundle.options import Setup
-from .cases import Case, find_cases, left_out
-from .command import (
+from ..bundle.bundle import DEFAULT, open_bundle
+from ..bundle.options import Setup
+from ..errors import OutputError, VolumeError
+from ..segmenter import Segmenter
+from ..util.files import check_folder
+from .arguments import (
     FilePath,
     OneLineCommand,
     bundle_option,
@@ -26,15 +25,17 @@ from .command import (
     slots_option,
     threads_option,
 )
-from .errors import OutputError, VolumeError
+from .batch import TABLE, Batch
+from .console import Talk, version_line
+from .discovery import Case, find_cases, left_out
 from .outputs import KINDS, check_kinds
-from .segmenter import Segmenter
+from .request import Cases, OneVolume, asked
 from .source import open_source
-from .talk import Talk
-from .util.files import check_folder
 
 SOME_FAILED = 3
+
 _FILE = FilePath()
+
 _EXAMPLES = """
 Examples:
 

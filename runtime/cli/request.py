@@ -6,10 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cases import holds_case, holds_dicom
-from .dicom.detect import is_dicom
-from .errors import OutputError, VolumeError
-from .inputs import SUFFIXES, case_files, find_modalities, stem_and_modality, stem_of
+from ..dicom.detect import is_dicom
+from ..errors import OutputError, VolumeError
+from .discovery import (
+    SUFFIXES,
+    case_files,
+    find_modalities,
+    holds_case,
+    holds_dicom,
+    stem_and_modality,
+    stem_of,
+)
 from .outputs import Outputs
 
 # What is taken for the name of a file, and not of a folder.

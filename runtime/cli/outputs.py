@@ -9,18 +9,18 @@ from typing import Any
 
 from anofpdm import __version__
 
-from .dicom.seg import write_seg
-from .errors import OutputError
-from .report.page import write_report
-from .report.preview import write_preview
-from .report.stats import stats
-from .report.trace import write_trace
-from .results import Segmentation
-from .segmenter import Segmenter
+from ..dicom.seg import write_seg
+from ..errors import OutputError
+from ..report.page import write_report
+from ..report.preview import write_preview
+from ..report.stats import stats
+from ..report.trace import write_trace
+from ..results import Segmentation
+from ..segmenter import Segmenter
+from ..util.files import whole_files, writable_folder, write_json
+from ..util.optional import check_installed
+from ..volume.nifti import save_image
 from .source import Source, taken_on
-from .util.files import whole_files, writable_folder, write_json
-from .util.optional import check_installed
-from .volume.nifti import save_image
 
 # By kind, how names end; in this order files are put in place. The statistics come last: where they
 # are, all is there.
@@ -33,9 +33,11 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "mask": (".nii.gz", ".nii"),
     "stats": (".json",),
 }
+
 # By kind, the package and the extra that installs it.
 _NEEDS = {"preview": ("matplotlib", "report"), "report": ("matplotlib", "report"),
           "dicom-seg": ("highdicom", "dicom")}  # fmt: skip
+
 KINDS = tuple(kind for kind in SUFFIXES if kind != "mask")
 
 

@@ -14,25 +14,27 @@ from nibabel.spatialimages import SpatialImage
 
 from anofpdm import __version__
 
-from .cases import RUN, Case
-from .errors import AnofpdmError, OutputError, VolumeError, printable
+from ..errors import AnofpdmError, OutputError, VolumeError, printable
+from ..report.stats import ROW, failed_row, mask_sha256, stats_row
+from ..segmenter import Segmenter
+from ..util.files import remove_leftovers, sole_writer, whole_file, write_json
+from ..volume.nifti import read_mask
+from .discovery import RUN, Case
 from .outputs import Outputs
-from .report.stats import ROW, failed_row, mask_sha256, stats_row
-from .segmenter import Segmenter
 from .source import Source, described, open_source
-from .util.files import remove_leftovers, sole_writer, whole_file, write_json
-from .volume.nifti import read_mask
 
 TABLE, BIDS = "anofpdm.csv", "dataset_description.json"
+
 # Without what differs from run to run.
 _COLUMNS = tuple(name for name in ROW if name != "seconds")
+
 Row = dict[str, str | float | int]
 
 
 @dataclass(frozen=True)
 class Batch:
     """``cases`` to segment into ``folder``, each with a mask, its statistics, and the ``kinds`` of
-    files that are wanted besides (see :mod:`anofpdm.runtime.outputs`)."""
+    files that are wanted besides (see :mod:`anofpdm.runtime.cli.outputs`)."""
 
     segmenter: Segmenter
     cases: Sequence[Case]

@@ -1,17 +1,74 @@
-"""What is said while ``anofpdm-infer`` runs: results on stdout, all else on stderr."""
+"""What a command prints while it runs: results on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from .about import version_line
+from anofpdm import __version__
+
+from ..backends.base import Backend
+from ..bundle.bundle import Bundle
+from ..errors import printable
+from ..segmenter import Segmenter
 from .batch import Row
-from .command import ProgressLine, say, show_device
-from .errors import printable
 from .outputs import Outputs
-from .segmenter import Segmenter
+
+
+def show_device(asked: str, backend: Backend) -> None:
+    """Say on stderr what ``auto`` took, and why nothing faster."""
+    if asked == "auto":
+        say(f"device: {backend.device}")
+
+
+def say(text: str) -> None:
+    """A line on stderr, after the progress that may stand there."""
+    ProgressLine.end()
+    click.echo(printable(text), err=True)
+
+
+class ProgressLine:
+    """A line on stderr that is rewritten in place on a terminal; nothing in a pipe.
+
+    Parameters
+    ----------
+    what : the things that are counted
+    steps : timesteps that one of them takes, to be shown as well
+    """
+
+    _open = False
+
+    def __init__(self, what: str, steps: int | None = None) -> None:
+        self._what, self._steps, self._started = what, steps, time.monotonic()
+        self._shown = sys.stderr.isatty()
+        if self._shown:
+            click.echo(f"{what} ...", nl=False, err=True)
+            ProgressLine._open = True
+
+    def __call__(self, done: int, total: int, more: str = "") -> None:
+        """Show that ``done`` of ``total`` are done, the time left, and what else is known."""
+        if not self._shown:
+            return
+        steps = f" (step {done * self._steps} of {total * self._steps})" if self._steps else ""
+        text = f"{self._what} {done}/{total}{steps}{', ' if more else ''}{more}"
+        if done:
+            left = (time.monotonic() - self._started) / done * (total - done)
+            text += f", {left:.0f} s left"
+        click.echo(f"\r{text:<60}", nl=False, err=True)
+        ProgressLine._open = True
+        if done == total:
+            ProgressLine.end()
+
+    @classmethod
+    def end(cls) -> None:
+        """Go to a new line, if there is one to leave."""
+        if cls._open:
+            click.echo(err=True)
+        cls._open = False
 
 
 class Talk:
@@ -84,3 +141,23 @@ class Talk:
         if self._verbose:
             for kind, path in outputs.paths.items():
                 say(f"{kind} in {path}")
+
+
+_ENGINES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "openvino")
+
+
+def version_line(bundle: Bundle) -> str:
+    """``anofpdm 0.1.0, model NAME (its fingerprint), onnxruntime 1.32.0``: a line that tells two
+    installations apart."""
+    engines = ", ".join(f"{name} {found}" for name in _ENGINES if (found := _version(name)))
+    return (
+        f"anofpdm {__version__}, model {bundle.manifest.name} (sha256 {bundle.sha256[:16]}), "
+        f"{engines or 'no engine: install anofpdm[cpu] or anofpdm[gpu]'}"
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

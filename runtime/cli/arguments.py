@@ -1,4 +1,4 @@
-"""What commands share: options, how they end, and how they show progress."""
+"""Options that commands share, and how commands end: one line of error, an exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,32 +15,38 @@ from typing import Any, ParamSpec
 
 import click
 
-from .backends.base import Backend
-from .bundle.options import PRECISIONS, Setup
-from .errors import AnofpdmError, printable
-from .method.anomaly_map import ANOMALY_MAPS, SUB_MAPS
-from .method.process import ENCODINGS
-from .method.schedule import SPACINGS
+from ..bundle.options import PRECISIONS, Setup
+from ..errors import AnofpdmError
+from ..method.anomaly_map import ANOMALY_MAPS, SUB_MAPS
+from ..method.process import ENCODINGS
+from ..method.schedule import SPACINGS
+from .console import say
 
 P = ParamSpec("P")
+
 INTERRUPTED = 130
+
 SEED = click.IntRange(0, 2**31 - 1)
 
 bundle_option = click.option(
     "--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]"
 )
+
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=SEED, help="Of the noise; 0 to 2147483647."
 )
+
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME",
     help="cpu; cuda or trt for a GPU (cuda:1 for the second); auto takes the fastest there is.",
 )  # fmt: skip
+
 slots_option = click.option(
     "--slots", type=click.IntRange(min=1),
     help="Slices that share a batch: for speed and memory.  [default: 4, or one a thread; on a "
     "GPU 64]",
 )  # fmt: skip
+
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: all cores]"
 )
@@ -49,6 +54,7 @@ threads_option = click.option(
 preset_option = click.option(
     "--preset", help="One of the bundle's calibrations.  [default: the bundle's]"
 )
+
 _SETUP = (
     preset_option,
     click.option("--encoding", type=click.Choice(ENCODINGS), help="Needs a calibration for it."),
@@ -82,12 +88,6 @@ def setup_options(body: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_SETUP):
         decorated = option(decorated)
     return decorated
-
-
-def show_device(asked: str, backend: Backend) -> None:
-    """Say on stderr what ``auto`` took, and why nothing faster."""
-    if asked == "auto":
-        say(f"device: {backend.device}")
 
 
 def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
@@ -173,49 +173,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def say(text: str) -> None:
-    """A line on stderr, after the progress that may stand there."""
-    ProgressLine.end()
-    click.echo(printable(text), err=True)
-
-
-class ProgressLine:
-    """A line on stderr that is rewritten in place on a terminal; nothing in a pipe.
-
-    Parameters
-    ----------
-    what : the things that are counted
-    steps : timesteps that one of them takes, to be shown as well
-    """
-
-    _open = False
-
-    def __init__(self, what: str, steps: int | None = None) -> None:
-        self._what, self._steps, self._started = what, steps, time.monotonic()
-        self._shown = sys.stderr.isatty()
-        if self._shown:
-            click.echo(f"{what} ...", nl=False, err=True)
-            ProgressLine._open = True
-
-    def __call__(self, done: int, total: int, more: str = "") -> None:
-        """Show that ``done`` of ``total`` are done, the time left, and what else is known."""
-        if not self._shown:
-            return
-        steps = f" (step {done * self._steps} of {total * self._steps})" if self._steps else ""
-        text = f"{self._what} {done}/{total}{steps}{', ' if more else ''}{more}"
-        if done:
-            left = (time.monotonic() - self._started) / done * (total - done)
-            text += f", {left:.0f} s left"
-        click.echo(f"\r{text:<60}", nl=False, err=True)
-        ProgressLine._open = True
-        if done == total:
-            ProgressLine.end()
-
-    @classmethod
-    def end(cls) -> None:
-        """Go to a new line, if there is one to leave."""
-        if cls._open:
-            click.echo(err=True)
-        cls._open = False

@@ -12,12 +12,12 @@ from typing import Any
 from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 
-from .dicom.detect import files_below, is_dicom
-from .dicom.seg import check_seg
-from .dicom.series import Series, read_series
-from .errors import OutputError, VolumeError
-from .util.files import sha256
-from .volume.nifti import load_image, made_here, unit_mm
+from ..dicom.detect import files_below, is_dicom
+from ..dicom.seg import check_seg
+from ..dicom.series import Series, read_series
+from ..errors import OutputError, VolumeError
+from ..util.files import sha256
+from ..volume.nifti import load_image, made_here, unit_mm
 
 
 @dataclass(frozen=True)
