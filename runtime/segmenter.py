@@ -12,7 +12,6 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from .analysis import Analysis
 from .backends.base import Backend
 from .backends.device import open_device
 from .backends.scheduler import Cancelled, never
@@ -20,9 +19,10 @@ from .bundle.bundle import DEFAULT, Bundle, open_bundle
 from .bundle.options import Setup, resolve
 from .errors import SetupError, VolumeError
 from .method.process import Slice
+from .pipeline import Analysis
 from .refine.through_plane import reach
 from .results import Segmentation, SliceResult
-from .stream import HeadMeasure, Stream, StreamedSlice, measure_head
+from .streaming import HeadMeasure, Stream, StreamedSlice, measure_head
 from .volume.nifti import mask_image
 from .volume.slicing import Head, as_images, numbered, on_grid
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.stats import norm
 from support import bundle, head, recalibrated, toy_network
 
-from anofpdm.runtime import stream
+from anofpdm.runtime import streaming as stream
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.method.decision import Logistic
