@@ -29,8 +29,8 @@ from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import INDEX, SliceSet, open_sliceset, writing
 from anofpdm.train.checkpoint import Checkpoint, load_checkpoint
+from anofpdm.train.dataset import INDEX, SliceSet, open_sliceset, writing
 from anofpdm.train.loop import train
 
 

@@ -32,8 +32,8 @@ from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.errors import DeviceError, MissingExtraError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceSet, open_sliceset, writing
 from anofpdm.train.checkpoint import load_checkpoint
+from anofpdm.train.dataset import SliceRecord, SliceSet, open_sliceset, writing
 from anofpdm.train.unet import HEALTHY, NULL
 
 SLOTS = 4

@@ -16,8 +16,8 @@ from machine import machine, table
 
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.checkpoint import load_checkpoint
+from anofpdm.train.dataset import open_sliceset
 
 
 @click.command()

@@ -17,7 +17,7 @@ from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.volume.grid import Grid, from_grid, to_grid
 from anofpdm.runtime.volume.nifti import load_image
 from anofpdm.runtime.volume.reader import read_values, read_volume, resample_onto, same_grid
-from anofpdm.train.brain import rough_brain_mask
+from anofpdm.train.augment import rough_brain_mask
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

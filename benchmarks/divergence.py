@@ -20,7 +20,7 @@ from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
+from anofpdm.train.dataset import open_sliceset
 
 _W = (0.0, 2.0, 8.0, 15.0, 30.0, 60.0)
 

@@ -29,7 +29,7 @@ from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.decision import VERDICTS
 from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
+from anofpdm.train.dataset import open_sliceset
 
 
 @click.command()

@@ -18,7 +18,7 @@ from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.labelled_slices import SliceSet
+from anofpdm.train.dataset import SliceSet
 from anofpdm.train.unet import UNet
 
 _PROCESS = Process(Schedule(), L=501, stride=50, spacing="log-snr")

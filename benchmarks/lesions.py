@@ -15,7 +15,7 @@ from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
+from anofpdm.train.dataset import SliceSet, open_sliceset
 
 
 def with_lesions(path: Path, bundle: Bundle, split: str, every: int) -> SliceSet:

@@ -32,7 +32,7 @@ from anofpdm.runtime.method.step import Step
 from anofpdm.runtime.refine.masks import cut
 from anofpdm.runtime.results import SliceResult
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.labelled_slices import SliceSet
+from anofpdm.train.dataset import SliceSet
 
 Float64 = NDArray[np.float64]
 _FOREGROUND = -0.95

@@ -28,7 +28,7 @@ from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
+from anofpdm.train.dataset import SliceSet, open_sliceset
 
 _TIMED_SLICES = 4
 

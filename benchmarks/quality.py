@@ -23,7 +23,7 @@ from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.errors import OutputError
 from anofpdm.runtime.util.files import whole_file
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
+from anofpdm.train.dataset import open_sliceset
 
 
 @click.command()

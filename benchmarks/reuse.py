@@ -34,8 +34,8 @@ from anofpdm.runtime.bundle.options import Setup, resolve
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume.labelled_slices import SliceSet
 from anofpdm.train.checkpoint import load_checkpoint
+from anofpdm.train.dataset import SliceSet
 from anofpdm.train.unet import UNet, _run, timestep_embedding
 
 _HERE = Path(__file__).parent

@@ -19,11 +19,11 @@ import torch
 
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import AnofpdmError, CheckpointError
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.checkpoint import load_checkpoint
+from anofpdm.train.config import RunConfig
+from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.loop import train
-from anofpdm.train.losses import LOSSES, read_losses
-from anofpdm.train.run_config import RunConfig
+from anofpdm.train.loss_record import LOSSES, read_losses
 
 _ROUNDING = 1e-6
 

@@ -36,7 +36,7 @@ from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
 from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
-from anofpdm.runtime.volume.labelled_slices import SliceSet, open_sliceset
+from anofpdm.train.dataset import SliceSet, open_sliceset
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"
 # The reference implementation's batch is of 100 slices; smaller ones suit a CPU's caches better.

@@ -22,7 +22,7 @@ from anofpdm.runtime.cli.console import ProgressLine, show_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import writable_folder, write_json
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
+from anofpdm.train.dataset import open_sliceset
 
 from .evaluation import evaluate
 from .labelled import fitting

@@ -14,7 +14,7 @@ from anofpdm.runtime.method.decision import probability
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.refine.through_plane import reach
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.labelled_slices import SliceSet
+from anofpdm.train.dataset import SliceSet
 
 from .bootstrap import Bootstrap, Interval
 from .labelled import check_spacing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anofpdm.runtime.bundle.bundle import Bundle
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.volume.labelled_slices import SliceSet
+from anofpdm.train.dataset import SliceSet
 
 
 def fitting(slices: SliceSet, bundle: Bundle) -> SliceSet:

@@ -28,7 +28,7 @@ from anofpdm.runtime.method.threshold import THRESHOLDS
 from anofpdm.runtime.refine.guided_filter import WIDEST_RADIUS_MM
 from anofpdm.runtime.refine.through_plane import WIDEST_MM, Ensemble
 from anofpdm.runtime.util.files import writable_folder
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
+from anofpdm.train.dataset import open_sliceset
 
 from .beside import Beside
 from .choose import Labels, check_labels, choose

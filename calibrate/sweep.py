@@ -22,7 +22,7 @@ from anofpdm.runtime.method.decision import Statistics, alignment, cosine, map_p
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.step import Step
 from anofpdm.runtime.refine.through_plane import Ensemble, Gathering, View, shown
-from anofpdm.runtime.volume.labelled_slices import SliceSet
+from anofpdm.train.dataset import SliceSet
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

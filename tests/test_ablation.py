@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from support import ROOT, write_cohort
 
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import read_cohort
 from anofpdm.train.config import TrainConfig, unet_config
+from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.loop import train
 from anofpdm.train.prepare import prepare
 

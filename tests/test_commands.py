@@ -7,7 +7,7 @@ from support import call
 
 COMMANDS = {
     "anofpdm-infer": "anofpdm.runtime.cli.infer",
-    "anofpdm-train": "anofpdm.train.main",
+    "anofpdm-train": "anofpdm.train.cli",
     "anofpdm-export": "anofpdm.export.main",
     "anofpdm-calibrate": "anofpdm.calibrate.main",
     "anofpdm-evaluate": "anofpdm.calibrate.evaluate_main",

@@ -7,8 +7,8 @@ from support import ROOT, shared
 
 from anofpdm import Segmenter
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import assign_splits, read_cohort
+from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.prepare import prepare
 
 

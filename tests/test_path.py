@@ -22,10 +22,10 @@ from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.cli.infer import main as infer
 from anofpdm.runtime.method.decision import Statistics
 from anofpdm.runtime.volume.grid import reference_grid
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.runtime.volume.plausibility import Familiar
 from anofpdm.train.checkpoint import load_checkpoint
-from anofpdm.train.main import main as train
+from anofpdm.train.cli import main as train
+from anofpdm.train.dataset import open_sliceset
 
 SMALL = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4",
          "--modalities", "flair,t2"]  # fmt: skip

@@ -20,7 +20,7 @@ from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.labelled_slices import SliceRecord, open_sliceset, writing
+from anofpdm.train.dataset import SliceRecord, open_sliceset, writing
 
 W, N = 2.0, 9
 

@@ -12,9 +12,9 @@ from support import ROOT, bundle, write_cohort
 
 from anofpdm.export.network import BothLabels
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import read_cohort
 from anofpdm.train.config import UNetConfig
+from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.prepare import prepare
 
 SIZE = 32

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anofpdm.runtime.method.schedule import Schedule
-from anofpdm.runtime.volume.labelled_slices import SliceSet
 
-from .brain import rough_brain_mask
+from .augment import rough_brain_mask
 from .config import TrainConfig
+from .dataset import SliceSet
 from .unet import NULL
 
 _MAX_ROTATION, _SCALES, _MAX_SHIFT = np.deg2rad(10.0), (0.75, 1.1), 0.06

@@ -14,8 +14,7 @@ from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.util.files import whole_file
 from anofpdm.runtime.volume.grid import Grid
 
-from .config import TrainConfig, UNetConfig
-from .run_config import RunConfig
+from .config import RunConfig, TrainConfig, UNetConfig
 from .unet import UNet
 
 MARK = "anofpdm_checkpoint"

@@ -1,12 +1,13 @@
-"""What a training run is made of, and the presets. Needs no torch."""
+"""What a training run is made of, its presets, and what has to agree to resume it. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from anofpdm.runtime.method.schedule import Schedule
+from anofpdm.runtime.volume.grid import Grid
 
 GROUPS = 32
 
@@ -62,13 +63,13 @@ class TrainConfig:
     ``batch``: slices an iteration, over all processes; ``warmup``: iterations of linear warm-up;
     ``schedule``: ``cosine`` (to zero at ``iterations``) or ``constant``; ``label_dropout``: share
     of samples trained with the null label; ``contrast``: weight of telling labels apart by their
-    errors, see :class:`anofpdm.train.loss.DenoisingLoss`; ``unhealthy_share``: share of samples
+    errors, see :class:`anofpdm.train.objective.DenoisingLoss`; ``unhealthy_share``: share of samples
     drawn from the unhealthy slices, negative for as they come; ``focus_share`` of the timesteps is
     drawn from 1..``focus_t``, the rest from all; ``strip``: share of samples shown without their
     skull; ``affine``: share of samples rotated, scaled and shifted; ``gain``: largest relative
     change of contrast; ``bias``: largest logarithm of a smooth multiplicative field, as coils
     leave; ``flip``: whether left and right are swapped at random; ``loss_weight``: of
-    a timestep, see :mod:`anofpdm.train.loss`.
+    a timestep, see :mod:`anofpdm.train.objective`.
     """
 
     iterations: int = 200_000
@@ -147,3 +148,69 @@ def unet_config(preset: str, in_channels: int, image_size: int, **changes: Any) 
     options = dict(PRESETS[preset][0])
     options.update({name: value for name, value in changes.items() if value is not None})
     return UNetConfig(in_channels=in_channels, image_size=image_size, **options)
+
+
+_NO_OPTION = {"in_channels", "out_channels", "first_silu", "grad_clip", "autocast"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """``modalities`` and ``grid`` of the slices, the network and the training."""
+
+    modalities: tuple[str, ...]
+    grid: Grid
+    unet: UNetConfig
+    train: TrainConfig
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> RunConfig:
+        """Build one of what :meth:`as_json` gave; what older versions did not know has its default.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it holds something else.
+        """
+        unet: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content["unet"].items()
+        }
+        return cls(
+            tuple(content["modalities"]),
+            Grid(**content["grid"]),
+            UNetConfig(**unet),
+            TrainConfig(**content["train"]),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Nested dictionaries."""
+        return asdict(self)
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """What differs, as options with this one's value and, in brackets, the other's."""
+        mine, others = self._options(), other._options()
+        return [
+            f"{_option(name, value)} (not {_value(others[name])})"
+            for name, value in mine.items()
+            if value != others[name]
+        ]
+
+    def _options(self) -> dict[str, object]:
+        grid = {f"grid {name}": value for name, value in asdict(self.grid).items()}
+        grid["image_size"], grid["pixel_mm"] = grid.pop("grid size"), grid.pop("grid pixel_mm")
+        fields = {**asdict(self.unet), **asdict(self.train), **grid}
+        # What follows from the modalities is told by them.
+        return {"modalities": self.modalities, **fields, "in_channels": None}
+
+
+def _option(name: str, value: object) -> str:
+    if name in _NO_OPTION or name.startswith("grid "):
+        return f"{name} {_value(value)}"
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {_value(value)}"
+
+
+def _value(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

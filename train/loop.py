@@ -19,14 +19,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from anofpdm.runtime.errors import AnofpdmError, CheckpointError
-from anofpdm.runtime.volume.labelled_slices import SliceSet
 
 from .batches import Batch, Batches
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .config import TrainConfig, UNetConfig
-from .loss import DenoisingLoss
-from .losses import LossRecord
-from .run_config import RunConfig
+from .config import RunConfig, TrainConfig, UNetConfig
+from .dataset import SliceSet
+from .loss_record import LossRecord
+from .objective import DenoisingLoss
 from .unet import UNet
 
 
@@ -61,7 +60,7 @@ def train(
     data : what the network was trained on, for the record; JSON values
     init : begin with the EMA weights of this checkpoint (fine-tuning); resuming ignores it
     stop_at : leave off after this many iterations in all (default: ``config.iterations``)
-    record : write the losses to this file, see :class:`anofpdm.train.losses.LossRecord`
+    record : write the losses to this file, see :class:`anofpdm.train.loss_record.LossRecord`
 
     Returns
     -------

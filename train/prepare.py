@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.volume.grid import Grid, Placement, masks_to_grid, to_grid
-from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceWriter, writing
 from anofpdm.runtime.volume.nifti import load_image
 from anofpdm.runtime.volume.reader import Volume, read_values, read_volume, resample_onto, same_grid
 
 from .cohort import Case
+from .dataset import SliceRecord, SliceWriter, writing
 
 
 def prepare(
@@ -27,7 +27,7 @@ def prepare(
     source: Mapping[str, Any],
     report: Callable[[int, int], None],
 ) -> None:
-    """Write the slices of all cases to ``folder``; see :mod:`anofpdm.runtime.volume.labelled_slices`.
+    """Write the slices of all cases to ``folder``; see :mod:`anofpdm.train.dataset`.
 
     A slice is unhealthy when its mask has a voxel, or its label says so. Modalities and masks on
     other grids are resampled onto the first modality's.

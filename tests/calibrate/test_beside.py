@@ -36,8 +36,8 @@ from anofpdm.runtime.refine.masks import drop_small
 from anofpdm.runtime.refine.through_plane import Ensemble
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceSet, open_sliceset, writing
 from anofpdm.train.cohort import Case
+from anofpdm.train.dataset import SliceRecord, SliceSet, open_sliceset, writing
 from anofpdm.train.prepare import prepare
 
 WIDTH, PROCESS = 10.0, Process(Schedule(), 301, 60)

@@ -22,8 +22,8 @@ from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.refine.masks import smooth
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.labelled_slices import SliceRecord, SliceSet
 from anofpdm.runtime.volume.plausibility import Familiar
+from anofpdm.train.dataset import SliceRecord, SliceSet
 
 
 def sliceset(n=12, channels=1, seed=0, drawn=True):

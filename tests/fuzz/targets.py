@@ -32,9 +32,9 @@ from anofpdm.runtime.method.decision import Logistic
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import sha256
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import SliceRecord, open_sliceset, writing
 from anofpdm.runtime.volume.nifti import load_image, save_image
 from anofpdm.runtime.volume.plausibility import Familiar
+from anofpdm.train.dataset import SliceRecord, open_sliceset, writing
 
 Files = dict[str, bytes]
 Rng = np.random.Generator

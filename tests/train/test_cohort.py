@@ -6,8 +6,8 @@ from support import head, save, shared, write_cohort
 
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
 from anofpdm.train.cohort import Case, assign_splits, read_cohort
+from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.prepare import prepare
 
 GRID = Grid(32, 7.5)

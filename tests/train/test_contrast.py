@@ -6,7 +6,7 @@ import torch
 
 from anofpdm.train.batches import Batch
 from anofpdm.train.config import UNetConfig
-from anofpdm.train.loss import DenoisingLoss, label_entropy
+from anofpdm.train.objective import DenoisingLoss, label_entropy
 from anofpdm.train.unet import HEALTHY, NULL, UNHEALTHY
 
 

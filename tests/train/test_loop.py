@@ -12,14 +12,14 @@ from support import write_cohort
 
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.runtime.volume.labelled_slices import open_sliceset
+from anofpdm.train.augment import rough_brain_mask
 from anofpdm.train.batches import Batches
-from anofpdm.train.brain import rough_brain_mask
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.cohort import assign_splits, read_cohort
 from anofpdm.train.config import PRESETS, TrainConfig, unet_config
+from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.loop import learning_rate, train
-from anofpdm.train.loss import DenoisingLoss
+from anofpdm.train.objective import DenoisingLoss
 from anofpdm.train.prepare import prepare
 from anofpdm.train.unet import NULL, UNet
 
@@ -217,7 +217,7 @@ def test_two_processes_average_their_gradients(tmp_path):
     folder = write_cohort(tmp_path / "c")
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-         "--master-port", str(port), "-m", "anofpdm.train.main", str(folder), "-o",
+         "--master-port", str(port), "-m", "anofpdm.train.cli", str(folder), "-o",
          str(tmp_path / "run"), "--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32",
          "--iterations", "1", "--batch", "4"],
         check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -8,7 +8,7 @@ from transcription import alpha_bar
 
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.train.batches import Batch
-from anofpdm.train.loss import DenoisingLoss, timestep_weights
+from anofpdm.train.objective import DenoisingLoss, timestep_weights
 
 WHEN = (0, 40, 300, 999)
 

@@ -7,8 +7,8 @@ from support import ROOT, call, write_cohort
 
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.train import loop
-from anofpdm.train.losses import LossRecord, read_losses
-from anofpdm.train.main import main
+from anofpdm.train.cli import main
+from anofpdm.train.loss_record import LossRecord, read_losses
 
 OPTIONS = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4",
            "--iterations", "6"]  # fmt: skip

@@ -6,9 +6,8 @@ from support import call as run_command
 
 from anofpdm.runtime.bundle.bundle import DEFAULT
 from anofpdm.runtime.volume.grid import Grid
-from anofpdm.train.config import PRESETS, TrainConfig, unet_config
-from anofpdm.train.main import main
-from anofpdm.train.run_config import RunConfig
+from anofpdm.train.cli import main
+from anofpdm.train.config import PRESETS, RunConfig, TrainConfig, unet_config
 
 
 def call(*arguments, code=0):

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CohortError
-from ..method.process import Place, Slice
-from ..util.files import write_json
-from .grid import Grid
+from anofpdm.runtime.errors import CohortError
+from anofpdm.runtime.method.process import Place, Slice
+from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.grid import Grid
 
 INDEX, _SLICES, _MASKS = "slices.json", "slices.u8", "masks.u8"
 
