@@ -13,9 +13,8 @@ from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.decision import VERDICTS, Statistics
 
 from .beside import Beside
-from .logistic import fit, left_out
+from .decision_fit import best_threshold, fit, left_out
 from .sweep import Curves
-from .threshold import best_threshold
 
 _NEARLY_BEST = 0.99
 

@@ -10,9 +10,8 @@ from anofpdm.runtime.bundle.calibration import Candidate, EarlyStop
 from anofpdm.runtime.method.early_stop import StopRule
 
 from .choose import Labels, cross_validated
-from .logistic import fit
+from .decision_fit import best_threshold, fit
 from .sweep import Curves
-from .threshold import best_threshold
 
 _DROPS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _PATIENCES = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80)

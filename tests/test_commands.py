@@ -9,8 +9,8 @@ COMMANDS = {
     "anofpdm-infer": "anofpdm.runtime.cli.infer",
     "anofpdm-train": "anofpdm.train.cli",
     "anofpdm-export": "anofpdm.export.main",
-    "anofpdm-calibrate": "anofpdm.calibrate.main",
-    "anofpdm-evaluate": "anofpdm.calibrate.evaluate_main",
+    "anofpdm-calibrate": "anofpdm.calibrate.cli",
+    "anofpdm-evaluate": "anofpdm.calibrate.evaluate_cli",
 }
 
 

@@ -13,9 +13,9 @@ import torch
 from support import call, head, save, write_cohort
 
 from anofpdm import Segmenter
-from anofpdm.calibrate.evaluate_main import main as evaluate
-from anofpdm.calibrate.logistic import fit
-from anofpdm.calibrate.main import main as calibrate
+from anofpdm.calibrate.cli import main as calibrate
+from anofpdm.calibrate.decision_fit import fit
+from anofpdm.calibrate.evaluate_cli import main as evaluate
 from anofpdm.export.main import main as export
 from anofpdm.runtime.bundle.bundle import open_bundle, write_calibration, write_manifest
 from anofpdm.runtime.bundle.options import Setup
@@ -106,9 +106,9 @@ def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(
     folder, calibrated, tmp_path, monkeypatch
 ):
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
-    monkeypatch.setattr("anofpdm.calibrate.main.failures", lambda *args: ("no peak: x",))
+    monkeypatch.setattr("anofpdm.calibrate.cli.failures", lambda *args: ("no peak: x",))
     known = Familiar((9.0,), (1.0,), 1.0)
-    monkeypatch.setattr("anofpdm.calibrate.main.familiar_volumes", lambda *args: known)
+    monkeypatch.setattr("anofpdm.calibrate.cli.familiar_volumes", lambda *args: known)
     arguments = [folder / "run/slices", "--bundle", other]
     said = call(calibrate, *arguments, "--stride", 50, "--length", 1, "--w", "1")
     assert "warning: no peak: x\n" in said

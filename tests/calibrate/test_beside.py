@@ -19,10 +19,10 @@ from support import (
 
 from anofpdm.calibrate.beside import Beside
 from anofpdm.calibrate.choose import Labels, called, candidate, choose, cross_validated
+from anofpdm.calibrate.cli import main as calibrate
+from anofpdm.calibrate.decision_fit import fit, left_out
 from anofpdm.calibrate.early_stop import _try
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.calibrate.logistic import fit, left_out
-from anofpdm.calibrate.main import main as calibrate
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle

@@ -8,10 +8,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from support import bundle, labelled, recalibrated, toy_network
 
 from anofpdm.calibrate.choose import choose
+from anofpdm.calibrate.decision_fit import best_threshold
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.report import report
 from anofpdm.calibrate.sweep import Curves, sweep, sweeps
-from anofpdm.calibrate.threshold import best_threshold
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
 from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.errors import CohortError

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from anofpdm.calibrate.choose import Labels
-from anofpdm.calibrate.known import familiar_volumes
+from anofpdm.calibrate.plausibility import familiar_volumes
 
 
 def cohort(shift=0.0, n=5, patients=6):

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from anofpdm.calibrate.choose import Labels, cross_validated
-from anofpdm.calibrate.logistic import fit, left_out
+from anofpdm.calibrate.decision_fit import fit, left_out
 from anofpdm.runtime.method.decision import Statistics
 
 

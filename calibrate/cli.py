@@ -33,9 +33,9 @@ from anofpdm.train.dataset import open_sliceset
 from .beside import Beside
 from .choose import Labels, check_labels, choose
 from .early_stop import choose_stop
-from .known import familiar_volumes
 from .labelled import check_spacing, fitting
 from .peaks import failures, peak_report
+from .plausibility import familiar_volumes
 from .report import report
 from .sweep import sweeps
 

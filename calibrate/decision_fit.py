@@ -1,4 +1,4 @@
-"""Fitting the calibrated verdict, and judging it on patients that the fit has not seen."""
+"""Fitting the image-level decision to labels, and judging it on patients left out of the fit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from scipy.optimize import minimize
 from anofpdm.runtime.method.decision import Logistic, Statistics
 
 Float64 = NDArray[np.float64]
+
 Flags = NDArray[np.bool_]
+
 Names = NDArray[np.str_]
+
 # Half of it, times the squares of the weights of the standardised statistics, is added to the sum
 # of the slices' losses.
 _PENALTY = 3.0
+
 _FOLDS = 10
 
 
@@ -53,3 +57,29 @@ def left_out(patients: Names, unhealthy: Flags) -> Iterator[tuple[Flags, Flags]]
         rest = unhealthy[~judged]
         if rest.any() and not rest.all():
             yield ~judged, judged
+
+
+def best_threshold(
+    statistic: NDArray[np.float64], unhealthy: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """The threshold of best accuracy for "unhealthy when the statistic is at most this".
+
+    Lies half-way between the two neighbouring values. Among equally accurate ones, the widest gap
+    between neighbours is taken.
+
+    Returns
+    -------
+    threshold, accuracy
+    """
+    order = np.argsort(statistic)
+    values, labels = statistic[order], unhealthy[order]
+    # Position i: the i smallest are called unhealthy.
+    correct = np.concatenate([[0], np.cumsum(labels)]) + np.concatenate(
+        [np.cumsum(~labels[::-1])[::-1], [0]]
+    )
+    margin = 1e-6 * max(1.0, float(np.abs(values).max()))
+    edges = np.concatenate([[values[0] - margin], values, [values[-1] + margin]])
+    gap = np.diff(edges)
+    correct = np.where(gap > 0, correct, -1)
+    i = max(range(len(correct)), key=lambda j: (correct[j], gap[j]))
+    return float((edges[i] + edges[i + 1]) / 2), float(correct[i] / len(values))
