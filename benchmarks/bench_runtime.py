@@ -23,7 +23,7 @@ from networks import LIGHT, randomised
 from ratios import Against
 
 from anofpdm.calibrate.sweep import sweeps
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend

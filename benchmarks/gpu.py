@@ -31,7 +31,6 @@ from machine import machine, table
 from onnx_cost import flop
 from skeleton import flesh, strip
 
-from anofpdm.export.build import build_on
 from anofpdm.export.parity import (
     FP16_TOLERANCE,
     FP32_TOLERANCE,
@@ -42,6 +41,7 @@ from anofpdm.export.parity import (
     observe,
 )
 from anofpdm.export.phantom import phantom_slices
+from anofpdm.export.tensorrt.verify import build_on
 from anofpdm.runtime.backends.base import Recipe
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
@@ -85,10 +85,10 @@ def prepare(skeleton: Path) -> None:
     import torch
     from networks import FULL, randomised
 
+    from anofpdm.export.both_labels import BothLabels
     from anofpdm.export.bundle_writer import write_bundle
-    from anofpdm.export.network import BothLabels
+    from anofpdm.export.checkpoints import Asked, read_source
     from anofpdm.export.onnx_file import export_onnx
-    from anofpdm.export.source import Asked, read_source
 
     with tempfile.TemporaryDirectory() as folder:
         weights, bundle = Path(folder) / "reference.pt", Path(folder) / "reference.anofpdm"

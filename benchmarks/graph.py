@@ -21,7 +21,7 @@ from networks import FULL, LIGHT, SMALL, parameters, randomised
 from onnx_cost import flop
 from tabulated import Tabulated
 
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.export.onnx_file import export_onnx, halve_weights
 from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 from anofpdm.runtime.util.files import write_json

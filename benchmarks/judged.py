@@ -10,7 +10,7 @@ from anofpdm.calibrate.choose import Labels, choose
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.peaks import peak_report
 from anofpdm.calibrate.sweep import sweep
-from anofpdm.export.network import torch_denoiser
+from anofpdm.export.both_labels import torch_denoiser
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import NETWORK, Bundle, Manifest
 from anofpdm.runtime.bundle.calibration import Calibration

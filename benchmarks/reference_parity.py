@@ -22,7 +22,7 @@ from networks import FULL, parameters, randomised
 from onnx_cost import flop
 
 from anofpdm.export.bundle_writer import write_bundle
-from anofpdm.export.source import Asked, read_source
+from anofpdm.export.checkpoints import Asked, read_source
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK
 from anofpdm.runtime.util.files import write_json

@@ -20,7 +20,7 @@ from machine import machine, table
 from networks import FULL, parameters, randomised
 from side_by_side import spread
 
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cpu.openvino import Bf16Denoiser

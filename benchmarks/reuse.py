@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anofpdm.calibrate.bootstrap import Bootstrap
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.runtime.backends.base import Float32
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.bundle.options import Setup, resolve

@@ -26,7 +26,7 @@ from plots import save
 from processes import with_process
 from scaling_figure import draw
 
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backends.base import Denoiser

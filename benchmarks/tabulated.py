@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.train.unet import ResBlock, UNet, timestep_embedding
 

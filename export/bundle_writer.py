@@ -23,7 +23,7 @@ from anofpdm.runtime.util.files import sha256
 from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.unet import UNet
 
-from .network import BothLabels, torch_denoiser
+from .both_labels import BothLabels, torch_denoiser
 from .onnx_file import export_onnx
 from .parity import FP16_TOLERANCE, FP32_TOLERANCE, Parity, Trial, compare
 from .shared_weights import share_weights

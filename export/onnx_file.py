@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from anofpdm.runtime.errors import ParityError
 
-from .network import BothLabels
+from .both_labels import BothLabels
 
 _SMALL = 1024
 

@@ -8,7 +8,7 @@ from support import call
 COMMANDS = {
     "anofpdm-infer": "anofpdm.runtime.cli.infer",
     "anofpdm-train": "anofpdm.train.cli",
-    "anofpdm-export": "anofpdm.export.main",
+    "anofpdm-export": "anofpdm.export.cli",
     "anofpdm-calibrate": "anofpdm.calibrate.cli",
     "anofpdm-evaluate": "anofpdm.calibrate.evaluate_cli",
 }

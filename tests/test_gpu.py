@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from support import ROOT
 
-from anofpdm.export.main import main as export
+from anofpdm.export.cli import main as export
 from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Trial, compare
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backends.base import Recipe

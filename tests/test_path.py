@@ -16,7 +16,7 @@ from anofpdm import Segmenter
 from anofpdm.calibrate.cli import main as calibrate
 from anofpdm.calibrate.decision_fit import fit
 from anofpdm.calibrate.evaluate_cli import main as evaluate
-from anofpdm.export.main import main as export
+from anofpdm.export.cli import main as export
 from anofpdm.runtime.bundle.bundle import open_bundle, write_calibration, write_manifest
 from anofpdm.runtime.bundle.options import Setup
 from anofpdm.runtime.cli.infer import main as infer

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from support import ROOT, bundle, write_cohort
 
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.cohort import read_cohort
 from anofpdm.train.config import UNetConfig

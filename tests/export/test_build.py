@@ -10,9 +10,10 @@ from host_gpu import HostGpu, HostNetwork
 from support import bundle as toy_bundle
 from support import toy_network
 
-from anofpdm.export import build, engine_main
-from anofpdm.export.main import main
+from anofpdm.export import cli as engine_main
+from anofpdm.export.cli import main
 from anofpdm.export.parity import Parity, Trial, compare
+from anofpdm.export.tensorrt import verify as build
 from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
 from anofpdm.runtime.bundle.bundle import (
     NETWORK,

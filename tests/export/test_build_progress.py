@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 from recorded_tensorrt import LIGHT, Recorder, Watched
 
-from anofpdm.export.build_progress import BuildProgress
-from anofpdm.export.engine import build_engine
+from anofpdm.export.tensorrt.build import build_engine
+from anofpdm.export.tensorrt.progress import BuildProgress
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import onnx
 import pytest
 from recorded_tensorrt import LIGHT, Recorder, Watched
 
-from anofpdm.export.engine import SLOTS, build_engine
-from anofpdm.export.typed_network import parse_network
+from anofpdm.export.tensorrt.build import SLOTS, build_engine, parse_network
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16
 from anofpdm.runtime.errors import EngineError, OutputError, SetupError
 
@@ -74,7 +73,7 @@ def test_the_light_network_builds(trt, tmp_path, capfd):
 def test_the_reference_network_builds(trt, tmp_path):
     import torch
 
-    from anofpdm.export.network import BothLabels
+    from anofpdm.export.both_labels import BothLabels
     from anofpdm.export.onnx_file import export_onnx
     from anofpdm.train.config import UNetConfig
     from anofpdm.train.unet import UNet
@@ -223,9 +222,9 @@ def test_no_torch_is_needed():
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxscript', 'anofpdm.train'):\n"
         "    sys.modules[name] = None\n"
-        "import anofpdm.export.main, anofpdm.export.parity, anofpdm.export.phantom\n"
+        "import anofpdm.export.cli, anofpdm.export.parity, anofpdm.export.phantom\n"
         "from pathlib import Path\n"
-        "from anofpdm.export.engine import build_engine\n"
+        "from anofpdm.export.tensorrt.build import build_engine\n"
         "from anofpdm.runtime.bundle.engines import load_tensorrt\n"
         f"print(len(build_engine(load_tensorrt(), Path({str(LIGHT)!r}), (1,))))\n"
     )

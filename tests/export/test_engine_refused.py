@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 from recorded_tensorrt import LIGHT
 
-from anofpdm.export.engine import build_engine
+from anofpdm.export.tensorrt.build import build_engine
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16
 from anofpdm.runtime.errors import BundleError
 

@@ -8,8 +8,8 @@ import torch
 from onnx import TensorProto
 from support import ROOT
 
+from anofpdm.export.both_labels import BothLabels, torch_denoiser
 from anofpdm.export.bundle_writer import write_bundle
-from anofpdm.export.network import BothLabels, torch_denoiser
 from anofpdm.export.parity import (
     FP16_TOLERANCE,
     FP32_TOLERANCE,

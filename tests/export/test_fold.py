@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anofpdm.export import fold
-from anofpdm.export.network import BothLabels
+from anofpdm.export.both_labels import BothLabels
 from anofpdm.train.config import UNetConfig, unet_config
 from anofpdm.train.unet import HEALTHY, NULL, AttentionBlock, UNet
 

@@ -4,9 +4,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import anofpdm.export.main as export_main
-from anofpdm.export import bundle_writer, source
-from anofpdm.export.main import main
+import anofpdm.export.cli as export_main
+from anofpdm.export import bundle_writer
+from anofpdm.export import checkpoints as source
+from anofpdm.export.cli import main
 from anofpdm.export.parity import Parity
 from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16
 from anofpdm.runtime.errors import DeviceError

@@ -8,9 +8,8 @@ import torch
 from click.testing import CliRunner
 from support import shared
 
-from anofpdm.export.main import main
-from anofpdm.export.reference import ReferenceCheckpoint, read_config
-from anofpdm.export.source import Asked, read_source
+from anofpdm.export.checkpoints import Asked, ReferenceCheckpoint, read_config, read_source
+from anofpdm.export.cli import main
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle
 from anofpdm.runtime.errors import CheckpointError

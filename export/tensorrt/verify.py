@@ -25,9 +25,9 @@ from anofpdm.runtime.bundle.engines import (
 )
 from anofpdm.runtime.errors import BundleError, EngineError
 
-from .build_progress import Progress
-from .engine import SLOTS, build_engine
-from .parity import FP16_TOLERANCE, Observed, Parity, Trial, compare
+from ..parity import FP16_TOLERANCE, Observed, Parity, Trial, compare
+from .build import SLOTS, build_engine
+from .progress import Progress
 
 
 def build_on(
@@ -46,7 +46,7 @@ def build_on(
 
     Parameters
     ----------
-    trt, slots, workspace_mib, progress : see :func:`anofpdm.export.engine.build_engine`
+    trt, slots, workspace_mib, progress : see :func:`anofpdm.export.tensorrt.build.build_engine`
     tolerance : how far the engine may be from the FP32 network; None takes any
     reference : what that says on the bundle's trial, where it is known; it takes long
 

@@ -1,0 +1,1 @@
+"""TensorRT engines: built, verified against the FP32 network, and reported on. No torch."""
