@@ -11,15 +11,11 @@ from scipy.optimize import minimize
 from anofpdm.runtime.method.decision import Logistic, Statistics
 
 Float64 = NDArray[np.float64]
-
 Flags = NDArray[np.bool_]
-
 Names = NDArray[np.str_]
-
 # Half of it, times the squares of the weights of the standardised statistics, is added to the sum
 # of the slices' losses.
 _PENALTY = 3.0
-
 _FOLDS = 10
 
 

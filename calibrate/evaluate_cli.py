@@ -36,6 +36,43 @@ from .labelled import fitting
 _HEADING = "## Figures"
 
 
+
+
+_SETUP = (
+    preset_option,
+    click.option("--encoding", type=click.Choice(ENCODINGS), help="Needs a calibration for it."),
+    click.option("--length", "L", type=click.IntRange(min=1), help="L; needs a calibration."),
+    click.option("--stride", type=click.IntRange(min=1), help="Needs a calibration for it."),
+    click.option("--spacing", type=click.Choice(SPACINGS), help="Needs a calibration for it."),
+    click.option("--precision", type=click.Choice(PRECISIONS), help="bf16: faster on CPUs that "
+                 "have it; needs a calibration.  [default: the preset's]"),
+    click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), help="Mean of the maps up to "
+                 "t_e, or the one at t_e.  [default: the calibration's]"),
+    click.option("--early-stop/--no-early-stop", default=None, help="Leave a slice when its peak "
+                 "is certain.  [default: where that was found safe]"),
+    click.option("--w", type=float, help="Ablation: a guidance strength that was calibrated."),
+    click.option("--sub-map", type=click.Choice(SUB_MAPS), default="residual", show_default=True,
+                 help="Ablation: what maps are made of."),
+    click.option("--t-e-ratio", type=float, default=1.0, show_default=True,
+                 help="Ablation: take the map at this multiple of t_e."),
+    click.option("--threshold", "Q", type=float, help="Ablation: cut the map here."),
+)  # fmt: skip
+
+
+def setup_options(body: Callable[..., None]) -> Callable[..., None]:
+    """Options that make a :class:`Setup`, which the command receives as ``setup``."""
+
+    @functools.wraps(body)
+    def wrapped(**arguments: Any) -> None:
+        wishes = {name: arguments.pop(name) for name in Setup.__dataclass_fields__}
+        body(setup=Setup(**wishes), **arguments)
+
+    decorated: Callable[..., None] = wrapped
+    for option in reversed(_SETUP):
+        decorated = option(decorated)
+    return decorated
+
+
 @click.command(cls=OneLineCommand)
 @click.argument("slices", type=click.Path(path_type=Path))
 @bundle_option
@@ -97,38 +134,3 @@ def main(
         )
     for line in segmenter.setup.calibration.warnings:
         click.echo(f"warning of the calibration: {line}", err=True)
-
-
-_SETUP = (
-    preset_option,
-    click.option("--encoding", type=click.Choice(ENCODINGS), help="Needs a calibration for it."),
-    click.option("--length", "L", type=click.IntRange(min=1), help="L; needs a calibration."),
-    click.option("--stride", type=click.IntRange(min=1), help="Needs a calibration for it."),
-    click.option("--spacing", type=click.Choice(SPACINGS), help="Needs a calibration for it."),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="bf16: faster on CPUs that "
-                 "have it; needs a calibration.  [default: the preset's]"),
-    click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), help="Mean of the maps up to "
-                 "t_e, or the one at t_e.  [default: the calibration's]"),
-    click.option("--early-stop/--no-early-stop", default=None, help="Leave a slice when its peak "
-                 "is certain.  [default: where that was found safe]"),
-    click.option("--w", type=float, help="Ablation: a guidance strength that was calibrated."),
-    click.option("--sub-map", type=click.Choice(SUB_MAPS), default="residual", show_default=True,
-                 help="Ablation: what maps are made of."),
-    click.option("--t-e-ratio", type=float, default=1.0, show_default=True,
-                 help="Ablation: take the map at this multiple of t_e."),
-    click.option("--threshold", "Q", type=float, help="Ablation: cut the map here."),
-)  # fmt: skip
-
-
-def setup_options(body: Callable[..., None]) -> Callable[..., None]:
-    """Options that make a :class:`Setup`, which the command receives as ``setup``."""
-
-    @functools.wraps(body)
-    def wrapped(**arguments: Any) -> None:
-        wishes = {name: arguments.pop(name) for name in Setup.__dataclass_fields__}
-        body(setup=Setup(**wishes), **arguments)
-
-    decorated: Callable[..., None] = wrapped
-    for option in reversed(_SETUP):
-        decorated = option(decorated)
-    return decorated

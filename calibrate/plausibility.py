@@ -10,7 +10,6 @@ from anofpdm.runtime.volume.plausibility import Familiar, log_curve
 from .choose import Labels
 
 _SMALLEST_SPREAD, _SMALLEST_LIMIT = 1e-3, 1e-3
-
 # A volume may be a little further off than any that the limit was taken from.
 _MARGIN = 1.1
 

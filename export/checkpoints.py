@@ -75,11 +75,8 @@ def _check(path: Path, option: str, given: object, held: object) -> None:
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-
 _BODY = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
-
 _LABELS = ("label_emb.weight", "class_emb.0.weight")
-
 _STEP = re.compile(r"(?:model|ema_[0-9.]+_)(\d+)\.pt")
 
 

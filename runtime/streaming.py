@@ -27,13 +27,9 @@ if TYPE_CHECKING:
 
 
 Float32 = NDArray[np.float32]
-
 _LEADS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1)}
-
 _WAIT_S = 0.05
-
 _SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
-
 _END = object()
 
 

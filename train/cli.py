@@ -24,7 +24,6 @@ from .config import PRESETS, RunConfig, TrainConfig, unet_config
 from .dataset import INDEX, SliceSet, open_sliceset
 
 _SHOWN = "light"
-
 _NETWORK: tuple[tuple[str, Any, str], ...] = (
     ("--base-width", int, ""),
     ("--channel-mult", str, "Numbers, with commas."),
@@ -36,7 +35,6 @@ _NETWORK: tuple[tuple[str, Any, str], ...] = (
     ("--prediction", click.Choice(["eps", "v", "x0"]), "What the layers predict."),
     ("--label-in", click.Choice(["both", "attention"]), "Both: the time embedding, too."),
 )
-
 _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("--iterations", int, ""),
     ("--batch", int, "Slices an iteration, over all processes."),

@@ -23,7 +23,6 @@ from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.grid import Grid
 
 INDEX, _SLICES, _MASKS = "slices.json", "slices.u8", "masks.u8"
-
 _FORMAT = 1
 
 

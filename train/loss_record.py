@@ -8,7 +8,6 @@ from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.util.files import whole_file
 
 LOSSES = "losses.csv"
-
 _HEADER = "iteration,loss"
 
 

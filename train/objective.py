@@ -14,7 +14,6 @@ from .batches import Batch
 from .unet import HEALTHY, NULL, UNHEALTHY, UNet
 
 _GAMMA, _LOG_ODDS = 5.0, 30.0
-
 # The (0-based) timestep from which on labels are told apart: with less noise the slice alone says
 # what it looks like.
 _CONTRAST_FROM = 150

@@ -21,7 +21,6 @@ from anofpdm.runtime.util.files import whole_file, writable_folder
 from .progress import BuildProgress, Progress
 
 _INPUTS = {"x_t": ("FLOAT", 4), "t": ("INT64", 1)}
-
 _OUTPUTS = {"eps_healthy": ("FLOAT", 4), "eps_null": ("FLOAT", 4)}
 
 

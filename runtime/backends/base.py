@@ -16,7 +16,6 @@ from ..method.process import Process, Slice
 from .scheduler import Cancelled, never
 
 Float32 = NDArray[np.float32]
-
 BROKEN_NETWORK = "the network gives infinite or undefined predictions: export it again"
 
 
@@ -39,7 +38,6 @@ class Denoiser(Protocol):
 
 
 _PAPER = MapRule()
-
 Found = Iterator[tuple[Slice, Finding]]
 
 

@@ -13,7 +13,6 @@ from .cpu.openvino import Bf16Denoiser
 from .cpu.threads import splits_batches, usable_cores
 
 DEVICES = "auto, cpu, cuda, trt, or cuda:1 and trt:1 for the second GPU"
-
 _HOST_SLOTS, _MOST_HOST_SLOTS = 4, 32
 
 

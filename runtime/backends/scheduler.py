@@ -12,9 +12,7 @@ from typing import Protocol, TypeVar
 from ..method.process import Slice
 
 _END = object()
-
 Cancelled = Callable[[], bool]
-
 R_co = TypeVar("R_co", covariant=True)
 
 

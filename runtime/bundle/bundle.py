@@ -35,11 +35,8 @@ from ..volume.grid import Grid
 from .calibration import LOWERED, Calibration, Conditions, parse_calibration
 
 SCHEMA_VERSION = 5
-
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"
-
 NETWORK_FP16 = "unet_fp16.onnx"
-
 DEFAULT = Path(__file__).parents[1] / "default.anofpdm"
 
 

@@ -20,7 +20,6 @@ from ..refine.through_plane import WIDEST_MM, Ensemble
 from ..volume.plausibility import Familiar
 
 _AGREEMENT = 0.99
-
 # What the FP32 network may be computed in with calibrations of its own.
 LOWERED = ("bf16",)
 

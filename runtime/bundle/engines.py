@@ -22,10 +22,8 @@ from ..errors import BundleError, MissingExtraError, OutputError, SetupError
 from .bundle import MANIFEST, NETWORK_FP16, Bundle, unchanged, write_listed
 
 ENGINES = "engines"
-
 # Per flavour: its extra, and the oldest version whose interface is the one that is used here.
 FLAVOURS = {"tensorrt": ("gpu", (10, 12)), "tensorrt_rtx": ("rtx", (1, 7))}
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -15,7 +15,6 @@ from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
 
 _PICKS = ("encoding", "L", "stride", "spacing", "precision")
-
 PRECISIONS = ("fp32", *LOWERED)
 
 

@@ -19,34 +19,26 @@ from ..errors import AnofpdmError
 from .console import say
 
 P = ParamSpec("P")
-
 INTERRUPTED = 130
-
 SEED = click.IntRange(0, 2**31 - 1)
-
 bundle_option = click.option(
     "--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]"
 )
-
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=SEED, help="Of the noise; 0 to 2147483647."
 )
-
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME",
     help="cpu; cuda or trt for a GPU (cuda:1 for the second); auto takes the fastest there is.",
 )  # fmt: skip
-
 slots_option = click.option(
     "--slots", type=click.IntRange(min=1),
     help="Slices that share a batch: for speed and memory.  [default: 4, or one a thread; on a "
     "GPU 64]",
 )  # fmt: skip
-
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: all cores]"
 )
-
 preset_option = click.option(
     "--preset", help="One of the bundle's calibrations.  [default: the bundle's]"
 )

@@ -24,10 +24,8 @@ from .outputs import Outputs
 from .source import Source, described, open_source
 
 TABLE, BIDS = "anofpdm.csv", "dataset_description.json"
-
 # Without what differs from run to run.
 _COLUMNS = tuple(name for name in ROW if name != "seconds")
-
 Row = dict[str, str | float | int]
 
 

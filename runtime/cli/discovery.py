@@ -17,7 +17,6 @@ from ..volume.nifti import load_image, made_here
 
 # What the BraTS challenges of 2023 and later call them.
 _ALSO = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
-
 SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -109,18 +108,12 @@ def stem_of(path: Path) -> str:
 
 # What BIDS calls them, without regard for contrast agents.
 _BIDS = {"flair": "flair", "t1w": "t1", "t2w": "t2"}
-
 # The record of a run, which makes a folder one of results.
 RUN = "anofpdm-run.json"
-
 _DERIVED = "_desc-anofpdm_"
-
 _NIFTI = (*SUFFIXES, ".hdr", ".img")
-
 _NO_SCANS = ("seg", "mask", "label")
-
 _HERE = PurePath()
-
 # Of the 255 bytes of a file's name: the rest is for what is added to it.
 _LONGEST_NAME = 180
 

@@ -33,9 +33,7 @@ from .request import Cases, OneVolume, asked
 from .source import open_source
 
 SOME_FAILED = 3
-
 _FILE = FilePath()
-
 _EXAMPLES = """
 Examples:
 

@@ -33,11 +33,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "mask": (".nii.gz", ".nii"),
     "stats": (".json",),
 }
-
 # By kind, the package and the extra that installs it.
 _NEEDS = {"preview": ("matplotlib", "report"), "report": ("matplotlib", "report"),
           "dicom-seg": ("highdicom", "dicom")}  # fmt: skip
-
 KINDS = tuple(kind for kind in SUFFIXES if kind != "mask")
 
 

@@ -12,9 +12,7 @@ from .early_stop import StopRule, Watch
 from .step import Step
 
 Float32 = NDArray[np.float32]
-
 Float64 = NDArray[np.float64]
-
 _PAPER = MapRule()
 
 

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from .step import Step
 
 Float32 = NDArray[np.float32]
-
 ANOMALY_MAPS = ("aggregate", "last")
-
 SUB_MAPS = ("residual", "gradient", "gradient-normalised")
 
 

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
-
 VERDICTS = ("cosine", "calibrated")
-
 _LEAST_PEAK = 1e-6
 
 

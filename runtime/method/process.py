@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from .schedule import Schedule
 
 Float32 = NDArray[np.float32]
-
 ENCODINGS = ("ddim", "ddpm")
 
 

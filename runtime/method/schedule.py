@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
-
 SPACINGS = ("even", "log-snr")
-
 _MAX_T = 4000
 
 

@@ -11,7 +11,6 @@ from .accumulator import Float32, Float64
 
 # Where a map is cut: by Algorithm 1, or half-way from there to Otsu's threshold.
 THRESHOLDS = ("algorithm-1", "half-way")
-
 _BINS, _TINY = 256, 1e-9
 
 

@@ -12,11 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-
 Float64 = NDArray[np.float64]
-
 WIDEST_RADIUS_MM = 100.0
-
 # The ridge of the fits: windows whose intensities vary less than this (variance; a slice spans
 # [-1, 1]) count as flat.
 _EPSILON = 1e-3

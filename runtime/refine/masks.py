@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TOUCHING = np.ones((3, 3), bool)
-
 _MEDIAN_SIZE = 5
-
 # "At most 40 pixels" was stated for slices of 128 x 128.
 _SMALL, _SMALL_AT = 40, 128 * 128
 

@@ -22,9 +22,7 @@ from .guided_filter import guided_filter, pixels
 from .masks import smooth
 
 T = TypeVar("T")
-
 WIDEST_MM = 100.0
-
 # Headers hold spacings to four digits or so: 4.9999 mm are 5.
 _ROUNDING = 1e-3
 

@@ -64,7 +64,6 @@ def png(picture: bytes) -> str:
 
 
 MOST_LESIONS = 100
-
 _SIDES = (("R", "L"), ("A", "P"), ("S", "I"))
 
 

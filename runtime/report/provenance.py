@@ -14,7 +14,6 @@ from ..results import Segmentation
 from ..segmenter import Segmenter
 
 _ALWAYS = ("numpy", "scipy", "nibabel")
-
 _IF_USED = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
 
 

@@ -21,11 +21,8 @@ from ..errors import VolumeError
 from .intensity import Scale, scale_of, slabs
 
 Float32 = NDArray[np.float32]
-
 T = TypeVar("T", bound=np.generic)
-
 _MAX_SIZE, _MAX_EXTENT_MM = 2048, 2000.0
-
 _MAX_WEIGHTS = 2**25
 
 

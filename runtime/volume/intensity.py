@@ -20,7 +20,6 @@ from ..errors import VolumeError
 from ..method.threshold import otsu_of_histogram
 
 Float32 = NDArray[np.float32]
-
 _SLAB_VOXELS = 2**21
 
 

@@ -19,13 +19,10 @@ from nibabel.spatialimages import SpatialImage
 from ..errors import VolumeError
 
 GIB = 2**30
-
 # Of deflate: 258 bytes take two bits at least.
 _GZIP_RATIO = 1032
-
 # The network, its library and Python (measured: 0.2 to 0.3 GiB), and slabs of voxels on their way.
 _PROCESS_BYTES = GIB // 2
-
 _FLOAT32 = 4
 
 

@@ -23,9 +23,7 @@ from ..util.files import whole_file
 from .limits import LIMITS, Limits, check_claim
 
 _OURS = b"anofpdm anomaly "
-
 _UNITS_MM = {"meter": 1000.0, "micron": 0.001}
-
 # What places a mask, copied as it stands: nothing is computed, so nothing is rounded or refused.
 _PLACING_FIELDS = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
@@ -118,11 +116,8 @@ def unit_mm(image: SpatialImage) -> float:
 
 # Header and extensions: those of scanners and tools take some hundred kilobytes at most.
 _MAX_HEADER_BYTES, _SMALLEST_BYTES = 2**22, 352
-
 _SUFFIXES = (".nii", ".hdr", ".img")
-
 _COMPRESSED = (".gz", ".bz2", ".zst")
-
 _KINDS = (
     nib.Nifti1Pair, nib.Nifti1Image, nib.Nifti2Pair, nib.Nifti2Image, Spm2AnalyzeImage,
     Spm99AnalyzeImage, nib.AnalyzeImage,

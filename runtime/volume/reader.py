@@ -23,9 +23,7 @@ from .limits import LIMITS, Limits, check_claim, check_memory, estimate_bytes
 from .nifti import first_line, unit_mm
 
 S = TypeVar("S", bound=np.generic)
-
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-
 _VOXEL_MM, _MAX_MM = (0.01, 100.0), 4000.0
 
 
@@ -223,10 +221,8 @@ def _check_affine(image: SpatialImage, name: str) -> None:
 
 
 _SLAB_VOXELS = 2**20
-
 # Padding that writers leave behind the voxels; less than a slice.
 _TRAILING_BYTES = 2**16
-
 _UNREADABLE = (EOFError, OSError, OverflowError, ValueError, zlib.error)
 
 

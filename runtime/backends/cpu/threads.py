@@ -18,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-
 Int64 = NDArray[np.int64]
-
 Predict = Callable[[Float32, Int64], tuple[Float32, Float32]]
 
 

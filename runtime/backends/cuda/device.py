@@ -25,7 +25,6 @@ from ...util.optional import require
 
 # What the packages of the gpu extra are built with.
 _CUDA = (13, 0)
-
 _NO_DEVICE = 100
 
 
@@ -84,9 +83,7 @@ def check_driver(index: int = 0, driver: Any = None) -> str:
 
 
 _FAILED = "the GPU failed ({reason}): nothing was written; try again, or use --device cpu"
-
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
-
 _NON_BLOCKING = 1
 
 

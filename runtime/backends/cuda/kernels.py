@@ -10,7 +10,6 @@ from .device import check_call
 from .layout import ROW
 
 KERNELS = ("enter", "update", "advance")
-
 THREADS = 512
 
 

@@ -10,19 +10,15 @@ from ..base import Recipe
 
 # What a report says of a slot's last step; the enumeration in kernels.cu.
 IDLE, STEPPED, LEFT, BROKEN = range(4)
-
 # struct Slot in kernels.cu.
 SLOT = np.dtype(
     [("key", "u8"), ("visited", "i4"), ("below", "i4"), ("active", "i4"), ("broken", "i4")],
     align=True,
 )
-
 _INTEGERS = ("channels", "pixels", "scored", "steps", "ddpm", "clip",
              "last", "gradient", "patience")  # fmt: skip
-
 POINTERS = ("place", "timesteps", "signal", "noise", "norm", "x0", "x_t", "t", "eps_healthy",
             "eps_null", "sum", "H", "best", "slots", "reports")  # fmt: skip
-
 # struct Row in kernels.cu.
 ROW = np.dtype(
     [(name, "i4") for name in _INTEGERS]

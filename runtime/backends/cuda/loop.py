@@ -21,9 +21,7 @@ from .network import DeviceNetwork
 from .state import RowState
 
 Float32 = NDArray[np.float32]
-
 Float64 = NDArray[np.float64]
-
 _AHEAD = 4
 
 

@@ -44,9 +44,7 @@ def brief(text: str) -> str:
 
 
 _INPUTS = ("x_t", "t")
-
 _LITTLE_MIB = 256
-
 _OUTPUTS = ("eps_healthy", "eps_null")
 
 
