@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from anofpdm.runtime.errors import AnofpdmError
     from anofpdm.runtime.results import Segmentation
     from anofpdm.runtime.segmenter import Segmenter
-    from anofpdm.runtime.bundle.options import Setup
+    from anofpdm.runtime.bundle.options import Options
 
 __version__ = "0.1.0"
-__all__ = ["AnofpdmError", "Segmentation", "Segmenter", "Setup", "__version__"]
+__all__ = ["AnofpdmError", "Segmentation", "Segmenter", "Options", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -26,10 +26,10 @@ def __getattr__(name: str) -> object:
         from anofpdm.runtime.results import Segmentation
 
         return Segmentation
-    if name == "Setup":
-        from anofpdm.runtime.bundle.options import Setup
+    if name == "Options":
+        from anofpdm.runtime.bundle.options import Options
 
-        return Setup
+        return Options
     if name == "AnofpdmError":
         from anofpdm.runtime.errors import AnofpdmError
 

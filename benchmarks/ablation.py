@@ -8,7 +8,7 @@ thresholds are chosen too: figures to compare with each other, not with those of
 same command again goes on where it was left off. With ``--init`` the variants are trained further
 from one checkpoint, on the slices as they are: what a short training can still tell apart; those
 that need another network are left out. Dice is that of unhealthy slices, each segmented
-whatever the verdict; seconds are of one core.
+whatever the decision; seconds are of one core.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from anofpdm.calibrate.sweep import sweeps
 from anofpdm.export.both_labels import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.threads import usable_cores
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.errors import DeviceError, MissingExtraError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
@@ -49,7 +49,7 @@ def theirs() -> Theirs:
 
 @pytest.fixture(scope="module")
 def segmenter() -> Iterator[Segmenter]:
-    with Segmenter.load(device="cpu", setup=Setup(preset="fast")) as one:
+    with Segmenter.load(device="cpu", options=Options(preset="fast")) as one:
         settle(one)
         yield one
 
@@ -65,7 +65,7 @@ def settle(one: Segmenter) -> None:
 def test_network(against: Against, precision: str) -> None:
     """Both labels of four slices; PyTorch: one label after the other."""
     try:
-        loaded = Segmenter.load(device="cpu", setup=Setup(precision=precision))
+        loaded = Segmenter.load(device="cpu", options=Options(precision=precision))
     except (DeviceError, MissingExtraError) as error:
         pytest.skip(str(error))
     with loaded as one:
@@ -84,20 +84,20 @@ def test_network(against: Against, precision: str) -> None:
 
 def test_forward_step(against: Against, segmenter: Segmenter, theirs: Theirs) -> None:
     """A timestep of four slices; the counterpart: three evaluations, for it is the first one."""
-    ours = Ours("fast", segmenter.bundle, segmenter.backend, Setup(preset="fast"))
+    ours = Ours("fast", segmenter.bundle, segmenter.backend, Options(preset="fast"))
     against(lambda: ours.steps(X0, 1), lambda: theirs.steps(X0, 1), rounds=15)
 
 
 def test_bookkeeping(against: Against, segmenter: Segmenter, theirs: Theirs) -> None:
     """Thirteen timesteps with a network that costs nothing; the counterpart: one with the network.
     NumPy's share of a step is one thirteenth of the inverse ratio."""
-    free = Segmenter(segmenter.bundle, HostBackend(lambda x_t, t: (x_t, 0.9 * x_t), SLOTS))
-    against(lambda: list(free.analyse(_slices(X0))), lambda: theirs.steps(X0, 1), rounds=9)
+    free = Segmenter(segmenter.bundle, NumpyBackend(lambda x_t, t: (x_t, 0.9 * x_t), SLOTS))
+    against(lambda: list(free.segment_slices(_slices(X0))), lambda: theirs.steps(X0, 1), rounds=9)
 
 
 def test_slice(against: Against, segmenter: Segmenter, theirs: Theirs) -> None:
     """One slice with the preset fast, from end to end; the counterpart: 20 of its 600 timesteps."""
-    against(lambda: list(segmenter.analyse(_slices(X0[:1]))), lambda: theirs.steps(X0[:1], 20))
+    against(lambda: list(segmenter.segment_slices(_slices(X0[:1]))), lambda: theirs.steps(X0[:1], 20))
 
 
 def test_volume(against: Against, segmenter: Segmenter, theirs: Theirs) -> None:
@@ -111,7 +111,7 @@ def test_calibration_sweep(
 ) -> None:
     """Six timesteps of four slices for six w at once; the counterpart: for one."""
     slices, w = _prepared(tmp_path / "slices", segmenter), (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
-    process = replace(segmenter.setup.process, L=6, stride=1, spacing="even")
+    process = replace(segmenter.plan.process, L=6, stride=1, spacing="even")
     denoiser = segmenter.backend.denoiser
 
     def ours() -> None:

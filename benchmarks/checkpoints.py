@@ -1,7 +1,7 @@
 """The learning curve: ``python benchmarks/checkpoints.py SLICES CHECKPOINT ...``
 
 Copies of a run's ``model.pt`` that were kept on the way, compared on the val split with their EMA
-weights. Which one to export is chosen by the accuracy of the verdict on patients left out of its
+weights. Which one to export is chosen by the accuracy of the decision on patients left out of its
 fit and by where M_t peaks; Dice and AUPRC are there to see, not to choose by.
 """
 

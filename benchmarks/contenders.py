@@ -16,7 +16,7 @@ from side_memory import THEIRS
 
 from anofpdm.runtime.backends.base import Backend, Recipe
 from anofpdm.runtime.bundle.bundle import Bundle
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
@@ -60,10 +60,10 @@ class Contender(Protocol):
 class Ours:
     """A preset of a bundle; every slice goes to the end, alone, and is cut as in the paper."""
 
-    def __init__(self, name: str, bundle: Bundle, backend: Backend, setup: Setup) -> None:
+    def __init__(self, name: str, bundle: Bundle, backend: Backend, setup: Options) -> None:
         self.name, self._backend = name, backend
-        self._segmenter = Segmenter(as_in_the_paper(bundle), backend, setup=setup)
-        used = self._segmenter.setup
+        self._segmenter = Segmenter(as_in_the_paper(bundle), backend, options=options)
+        used = self._segmenter.plan
         self.w, self.visited = used.calibration.w, used.process.timesteps
         self.evaluations = 2 * len(self.visited)
         process = replace(used.process, stride=1, spacing="even")
@@ -71,14 +71,14 @@ class Ours:
 
     def run(self, x0: Float32) -> Iterator[FoundSlice]:
         """See :class:`Contender`."""
-        stream = self._segmenter.analyse(Slice(i, x) for i, x in enumerate(x0))
+        stream = self._segmenter.segment_slices(Slice(i, x) for i, x in enumerate(x0))
         for result in sorted(stream, key=lambda one: one.key):
             yield FoundSlice(result.t_e, result.H, result.mask)
 
     def steps(self, x0: Float32, count: int) -> int:
         """See :class:`Contender`."""
         recipe = replace(self._recipe, process=replace(self._recipe.process, L=count))
-        for _ in self._backend.find(recipe, (Slice(i, x) for i, x in enumerate(x0))):
+        for _ in self._backend.run(recipe, (Slice(i, x) for i, x in enumerate(x0))):
             pass
         return 2 * count
 

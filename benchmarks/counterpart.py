@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.method.threshold import threshold
-from anofpdm.runtime.refine.masks import cut, smooth
+from anofpdm.runtime.refine.masks import cut, median
 from anofpdm.train.unet import HEALTHY, NULL
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -118,7 +118,7 @@ def select(stored: Stored, x0: Tensor, M_max: NDArray[np.float64], a: float, b: 
             H[n, c] = S.mean(dim=0).numpy()
     clean = x0[None].expand_as(stored.guided)
     cuts = [threshold(h, m.max(axis=0), M_max, a, b).Q for h, m in zip(H, M, strict=True)]
-    masks = [cut(smooth(h.mean(axis=0)), Q) for h, Q in zip(H, cuts, strict=True)]
+    masks = [cut(median(h.mean(axis=0)), Q) for h, Q in zip(H, cuts, strict=True)]
     return Selected(
         M, _curve(stored.guided, clean), _curve(stored.unguided, clean), best + 1, H,
         np.array(masks),

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_cost import flop
 
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
@@ -97,7 +97,7 @@ def bookkeeping(bundle: Bundle, rounds: int) -> dict[str, Any]:
     nothing (with all that is done once a slice)."""
     x0 = phantom_slices(SLOTS, len(bundle.manifest.modalities), bundle.manifest.grid.size)
     t = np.full(SLOTS, 100)
-    free = Segmenter(bundle, HostBackend(lambda x_t, t: (x_t, 0.9 * x_t), SLOTS))
+    free = Segmenter(bundle, NumpyBackend(lambda x_t, t: (x_t, 0.9 * x_t), SLOTS))
     steps = len(free.setup.process.timesteps)
     both = [
         open_device("cpu", bundle, threads=1, precision=precision).denoiser
@@ -107,7 +107,7 @@ def bookkeeping(bundle: Bundle, rounds: int) -> dict[str, Any]:
         [
             lambda: both[0](x0, t),
             lambda: both[1](x0, t),
-            lambda: list(free.analyse(Slice(i, x) for i, x in enumerate(x0))),
+            lambda: list(free.segment_slices(Slice(i, x) for i, x in enumerate(x0))),
         ],
         rounds,
     )

@@ -3,7 +3,7 @@
 ``python benchmarks/early_stop.py SLICES --bundle BUNDLE --length 951 --stride 50``
 
 Calibrates L, w and the stopping rule on one split, in memory, and looks at another: how often is
-t_e that of the full process, what happens to the verdict, how many steps are saved. Each slice is
+t_e that of the full process, what happens to the decision, how many steps are saved. Each slice is
 judged alone.
 """
 
@@ -26,7 +26,7 @@ from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.calibration import Candidate, EarlyStop
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.cli.console import ProgressLine
-from anofpdm.runtime.method.decision import VERDICTS
+from anofpdm.runtime.method.decision import DECISIONS
 from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.util.files import write_json
 from anofpdm.train.dataset import open_sliceset
@@ -39,7 +39,7 @@ from anofpdm.train.dataset import open_sliceset
 @click.option("--stride", default=50, show_default=True)
 @click.option("--encoding", type=click.Choice(ENCODINGS), default="ddim", show_default=True)
 @click.option("--w", "w_text", default="2,8,15,30", show_default=True)
-@click.option("--verdict", type=click.Choice(VERDICTS), default="calibrated", show_default=True)
+@click.option("--decision", type=click.Choice(DECISIONS), default="calibrated", show_default=True)
 @click.option("--every", default=2, show_default=True, help="Use every k-th slice only.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @reports_errors
@@ -50,7 +50,7 @@ def main(
     stride: int,
     encoding: str,
     w_text: str,
-    verdict: str,
+    decision: str,
     every: int,
     json_path: Path | None,
 ) -> None:
@@ -65,8 +65,8 @@ def main(
     w = tuple(float(number) for number in w_text.split(","))
     curves = sweep(splits["val"], denoiser, process, w, scored, progress=ProgressLine("val"))
     labels = Labels(splits["val"].unhealthy, splits["val"].patients)
-    best = choose({L: curves}, labels, verdict).best
-    stop = choose_stop(curves, labels, best, verdict)
+    best = choose({L: curves}, labels, decision).best
+    stop = choose_stop(curves, labels, best, decision)
     if stop is None:
         click.echo(f"no rule saves a tenth of the {len(process.timesteps)} steps")
         return
@@ -78,8 +78,8 @@ def main(
     agreement = float((np.array(stopped) == M.argmax(axis=1)).all(axis=1).mean())
     n = M.shape[1]
     calls = {
-        "full": _unhealthy(unseen, np.full(len(sick), n), best, verdict),
-        "stopped": _unhealthy(unseen, steps, stop, verdict),
+        "full": _unhealthy(unseen, np.full(len(sick), n), best, decision),
+        "stopped": _unhealthy(unseen, steps, stop, decision),
     }
     accuracy = {name: float((called == sick).mean()) for name, called in calls.items()}
     click.echo(
@@ -108,13 +108,13 @@ def main(
 
 
 def _unhealthy(
-    curves: Curves, steps: NDArray[np.int64], thresholds: Candidate | EarlyStop, verdict: str
+    curves: Curves, steps: NDArray[np.int64], thresholds: Candidate | EarlyStop, decision: str
 ) -> NDArray[np.bool_]:
-    """(N,) verdicts when slice i is left after ``steps[i]`` steps; ``curves`` are of one w. Of the
-    calibrated verdict's three numbers the peak is that of the full sweep's map: what the runtime
+    """(N,) decisions when slice i is left after ``steps[i]`` steps; ``curves`` are of one w. Of the
+    calibrated decision's three numbers the peak is that of the full sweep's map: what the runtime
     would say differs where t_e is not kept."""
     statistics = curves.statistics(0, steps)
-    if verdict == "calibrated":
+    if decision == "calibrated":
         return np.asarray(thresholds.logistic.log_odds(statistics) >= 0)
     return np.asarray(statistics.cosine <= thresholds.Cos_w)
 

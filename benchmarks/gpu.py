@@ -43,12 +43,12 @@ from anofpdm.export.parity import (
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.export.tensorrt.verify import build_on
 from anofpdm.runtime.backends.base import Recipe
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cuda.backend import GpuBackend
 from anofpdm.runtime.backends.cuda.device import Gpu
-from anofpdm.runtime.backends.cuda.layout import Plan
-from anofpdm.runtime.backends.cuda.loop import DeviceRow
+from anofpdm.runtime.backends.cuda.layout import LoopLayout
+from anofpdm.runtime.backends.cuda.loop import DeviceSlots
 from anofpdm.runtime.backends.cuda.open import open_gpu
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK_FP16, Bundle, open_bundle
 from anofpdm.runtime.bundle.engines import load_tensorrt
@@ -87,13 +87,13 @@ def prepare(skeleton: Path) -> None:
 
     from anofpdm.export.both_labels import BothLabels
     from anofpdm.export.bundle_writer import write_bundle
-    from anofpdm.export.checkpoints import Asked, read_source
+    from anofpdm.export.checkpoints import CheckpointOptions, read_source
     from anofpdm.export.onnx_file import export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         weights, bundle = Path(folder) / "reference.pt", Path(folder) / "reference.anofpdm"
         torch.save(randomised(FULL).state_dict(), weights)
-        checkpoint = read_source(weights, Asked(("flair", "t1", "t1ce", "t2")))
+        checkpoint = read_source(weights, CheckpointOptions(("flair", "t1", "t1ce", "t2")))
         write_bundle(checkpoint, bundle, name="reference", fp16=False)
         # Not verified here: random weights make masks of specks, which no two networks share.
         export_onnx(BothLabels(checkpoint.network(), "fp16"), bundle / NETWORK_FP16)
@@ -110,7 +110,7 @@ def run_all(skeleton: Path | None, index: int, budget_s: float, path: Path) -> N
     """Measure everything that there is time for, and write it down after every part."""
     deadline = time.monotonic() + budget_s
     with Gpu(index) as gpu:
-        about = {**machine(), **described(gpu)}
+        about = {**machine(), **describe_inputs(gpu)}
     results: dict[str, Any] = {"machine": about, "ceilings": ceilings(index), "measured": []}
     with tempfile.TemporaryDirectory() as folder:
         light, full = Path(folder) / "light.anofpdm", Path(folder) / "reference.anofpdm"
@@ -158,7 +158,7 @@ class Subject:
     def of(cls, path: Path) -> Subject:
         """Ask the CPU, which takes a while."""
         bundle = open_bundle(path)
-        on_the_cpu = HostBackend(OnnxDenoiser(bundle.network))
+        on_the_cpu = NumpyBackend(OnnxDenoiser(bundle.network))
         return cls(bundle, observe(on_the_cpu, Trial.of(bundle)),
                    flop(onnx.load(bundle.network)))  # fmt: skip
 
@@ -199,32 +199,32 @@ def measure_steps(backend: GpuBackend, bundle: Bundle, slots: int, before: float
     gpu, network, manifest = backend.gpu, backend.network, bundle.manifest
     channels, size = len(manifest.modalities), manifest.grid.size
     T = manifest.schedule.T
-    plan = Plan(Recipe(Process(manifest.schedule, T), 2.0, manifest.scored_channels), channels,
+    layout = LoopLayout(Recipe(Process(manifest.schedule, T), 2.0, manifest.scored_channels), channels,
                 size)  # fmt: skip
     x0 = phantom_slices(slots, channels, size)
-    row = DeviceRow(gpu, network, plan, slots)
+    loop = DeviceSlots(gpu, network, layout, slots)
     free = gpu.memory_mib()[0]
     for i, one in enumerate(x0):
-        row.enter(Slice(i, one))
-    width = max(row.state.launches)
-    step = times_ms(gpu, row.state.launches[width])
-    predict = network.bind(row.state.tensors, width)
+        loop.enter(Slice(i, one))
+    width = max(loop.state.launches)
+    step = times_ms(gpu, loop.state.launches[width])
+    predict = network.bind(loop.state.tensors, width)
     predict()
     gpu.wait()
     alone = times_ms(gpu, gpu.capture(predict) if network.capturable else predict)
-    row.clear()
-    row.state.free()
+    loop.clear()
+    loop.state.free()
     network.release()
 
     # Three slices a slot, after one to warm up; as many steps a slice as some seconds allow.
     steps = int(np.clip(1000 / step[1], 2, 20))
-    recipe = replace(plan.recipe, process=Process(manifest.schedule, T // 2, T // (2 * steps)))
+    recipe = replace(layout.recipe, process=Process(manifest.schedule, T // 2, T // (2 * steps)))
     visits = len(recipe.process.timesteps)
     walls = []
     backend.slots = slots
     for rounds in (1, 3):
         began = time.perf_counter()
-        for _ in backend.find(recipe, (Slice(i, x0[i % slots]) for i in range(rounds * slots))):
+        for _ in backend.run(recipe, (Slice(i, x0[i % slots]) for i in range(rounds * slots))):
             pass
         walls.append(1e3 * (time.perf_counter() - began) / (rounds * visits))
     backend.release()
@@ -250,7 +250,7 @@ def times_ms(gpu: Gpu, work: Callable[[], None]) -> list[float]:
     return [float(value) for value in np.quantile(times, [0.25, 0.5, 0.75])]
 
 
-def described(gpu: Gpu) -> dict[str, object]:
+def describe_inputs(gpu: Gpu) -> dict[str, object]:
     """The GPU, its driver, and the packages that use it."""
     versions: dict[str, object] = {}
     for name in ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings", "pycuda",

@@ -11,7 +11,7 @@ from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.peaks import peak_report
 from anofpdm.calibrate.sweep import sweep
 from anofpdm.export.both_labels import torch_denoiser
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.bundle.bundle import NETWORK, Bundle, Manifest
 from anofpdm.runtime.bundle.calibration import Calibration
 from anofpdm.runtime.cli.console import ProgressLine
@@ -30,7 +30,7 @@ def judged(network: UNet, slices: SliceSet, every: int, w: tuple[float, ...] = W
     """Of every k-th slice, alone; what comes first of the modalities is scored. ``w``: the
     candidates.
 
-    ``accuracy`` is on patients left out of the verdict's fit, at the w that is chosen; ``dice`` and
+    ``accuracy`` is on patients left out of the decision's fit, at the w that is chosen; ``dice`` and
     ``auprc`` are those of unhealthy slices, each segmented.
     """
     labelled = slices.take(range(0, len(slices), every))
@@ -47,15 +47,15 @@ def judged(network: UNet, slices: SliceSet, every: int, w: tuple[float, ...] = W
     conditions = empty.conditions(_PROCESS.encoding, _PROCESS.L, _PROCESS.stride, _PROCESS.spacing)
     held = Calibration(best.w, best.Cos_w, best.logistic, best.M_max, conditions, "calibrated")
     bundle = replace(empty, calibrations={"fast": held}, default="fast")
-    found = evaluate(Segmenter(bundle, HostBackend(denoiser, _SLOTS)), labelled)
+    found = evaluate(Segmenter(bundle, NumpyBackend(denoiser, _SLOTS)), labelled)
     return {
         "w": best.w,
         "slices": len(labelled),
         "unhealthy": int(labelled.unhealthy.sum()),
         "accuracy": best.calibrated_accuracy,
         "accuracy_cosine": best.cosine_accuracy,
-        "auroc": found.verdicts["calibrated"].auroc,
-        "auroc_cosine": found.verdicts["cosine"].auroc,
+        "auroc": found.decisions["calibrated"].auroc,
+        "auroc_cosine": found.decisions["cosine"].auroc,
         "t_e": peaks.unhealthy_t_e,
         "at_L": peaks.at_L,
         "dice": found.unhealthy.dice,

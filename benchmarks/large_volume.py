@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 from machine import machine, table
 
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.nifti import load_image, save_image
@@ -88,7 +88,7 @@ def write_head(
 
 def measure(path: Path, output: Path) -> dict[str, Any]:
     """Segment a file with the fastest preset, and write the mask."""
-    segmenter = Segmenter.load(setup=Setup(preset="fastest"), device="cpu")
+    segmenter = Segmenter.load(options=Options(preset="fastest"), device="cpu")
     before, started, read = _peak_mib(), time.perf_counter(), []
     found = segmenter.segment(
         load_image(path), progress=lambda done, total: read.append(time.perf_counter())

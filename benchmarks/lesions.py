@@ -11,9 +11,9 @@ from paper import as_in_the_paper
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.labelled import fitting
 from anofpdm.runtime.backends.base import Denoiser
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.bundle.bundle import Bundle
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.train.dataset import SliceSet, open_sliceset
 
@@ -28,14 +28,14 @@ def with_lesions(path: Path, bundle: Bundle, split: str, every: int) -> SliceSet
 def lesions_found(
     bundle: Bundle, denoiser: Denoiser, slices: SliceSet, preset: str | None = None
 ) -> dict[str, Any]:
-    """Dice and AUPRC of unhealthy slices, each segmented whatever the verdict, alone.
+    """Dice and AUPRC of unhealthy slices, each segmented whatever the decision, alone.
 
     Returns
     -------
     what JSON holds of them; ``dice_each``: of each slice, in order
     """
     segmenter = Segmenter(
-        as_in_the_paper(bundle), HostBackend(denoiser), setup=Setup(preset=preset)
+        as_in_the_paper(bundle), NumpyBackend(denoiser), options=Options(preset=preset)
     )
     found = evaluate(segmenter, slices)
     each = [one.dice for one in found.slices]

@@ -22,10 +22,10 @@ from machine import machine, table
 from numpy.typing import NDArray
 
 from anofpdm.runtime.backends.base import Denoiser, Found, Recipe
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend, NumpySlots
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.backends.scheduler import Cancelled, never, run
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.cli.batch import Batch
 from anofpdm.runtime.cli.console import ProgressLine
@@ -86,14 +86,14 @@ class Counted:
         return self.denoiser(x_t, t)
 
 
-class Watched(HostBackend):
+class Watched(NumpyBackend):
     """A backend that is looked at while it works.
 
     ``entered``: (volume, key) of slices as they entered; ``steps``: how many each has taken;
     ``calls_waiting``: calls of the network before the last one entered.
     """
 
-    def __init__(self, host: HostBackend) -> None:
+    def __init__(self, host: NumpyBackend) -> None:
         self.counted = Counted(host.denoiser)
         super().__init__(self.counted, host.slots, host.device, host.precision)
         self.entered: list[tuple[int, int]] = []
@@ -104,9 +104,9 @@ class Watched(HostBackend):
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
     ) -> Found:
         """See :class:`anofpdm.runtime.backends.base.Backend`."""
-        for item, finding in super().find(recipe, self._entering(slices), cancelled):
-            self.steps[item.volume, item.key] = len(finding.M)
-            yield item, finding
+        for item, curves in super().run(recipe, self._entering(slices), cancelled):
+            self.steps[item.volume, item.key] = len(curves.M)
+            yield item, curves
 
     def _entering(self, slices: Iterable[Slice | None]) -> Iterator[Slice | None]:
         for item in slices:
@@ -156,12 +156,12 @@ def share_in_use(batches: Sequence[int], slots: int) -> float:
 
 @dataclass
 class _Leaves:
-    """A digest whose slice leaves after so many steps."""
+    """A accumulator whose slice leaves after so many steps."""
 
     steps: int
 
     def add(self, step: Step, UGP: Float32) -> bool:
-        """See :class:`anofpdm.runtime.backends.cpu.numpy_loop.Digest`."""
+        """See :class:`anofpdm.runtime.backends.cpu.numpy_loop.Accumulator`."""
         self.steps -= 1
         return self.steps == 0
 
@@ -171,7 +171,7 @@ def simulated(process: Process, slots: int, steps: Sequence[int]) -> list[int]:
     the real row, with slices of one pixel and a network that costs nothing."""
     counted = Counted(lambda x_t, t: (np.zeros_like(x_t), np.zeros_like(x_t)))
     leaving, x0 = iter(steps), np.zeros((1, 1, 1), np.float32)
-    row = HostRow(process, counted, lambda: _Leaves(next(leaving)), slots=slots)
+    row = NumpySlots(process, counted, lambda: _Leaves(next(leaving)), slots=slots)
     for _ in run(row, (Slice(i, x0) for i in range(len(steps)))):
         pass
     return counted.batches
@@ -193,17 +193,17 @@ def main(
     slots: int | None,
     json_path: Path | None,
 ) -> None:
-    setup = Setup(preset=preset)
-    loaded = Segmenter.load(setup=setup, device="cpu", threads=threads, slots=slots)
-    assert isinstance(loaded.backend, HostBackend)
+    setup = Options(preset=preset)
+    loaded = Segmenter.load(options=options, device="cpu", threads=threads, slots=slots)
+    assert isinstance(loaded.backend, NumpyBackend)
     bundle, watched = loaded.bundle, Watched(loaded.backend)
-    segmenter = Segmenter(bundle, watched, setup=setup)
+    segmenter = Segmenter(bundle, watched, options=options)
     with tempfile.TemporaryDirectory() as temporary:
         taken = folder or made_up(Path(temporary, "cases"))
         cases = find_cases(taken, bundle.manifest.modalities)[:limit]
         segmented = segment(segmenter, cases, Path(temporary, "results"))
-    found = watched.occupancy(segmenter.setup.process)
-    about = {"bundle": bundle.manifest.name, "preset": segmenter.setup.preset,
+    found = watched.occupancy(segmenter.plan.process)
+    about = {"bundle": bundle.manifest.name, "preset": segmenter.plan.preset,
              "threads": threads or usable_cores(),
              "made_up": folder is None, "cases": len(cases), "segmented": segmented}  # fmt: skip
     click.echo(table(["", preset], lines(found, len(cases), segmented)))

@@ -21,10 +21,10 @@ from remembered import Remembered
 
 from anofpdm.calibrate.metrics import average_precision, dice
 from anofpdm.runtime.backends.base import Denoiser
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend, NumpySlots
 from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.bundle.bundle import Bundle
-from anofpdm.runtime.bundle.options import Resolved, Setup, resolve
+from anofpdm.runtime.bundle.options import Plan, Options, resolve
 from anofpdm.runtime.errors import CohortError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS, SUB_MAPS, MapRule
 from anofpdm.runtime.method.process import Slice
@@ -51,13 +51,13 @@ class Panel:
 
     def column(self, name: str) -> NDArray[Any]:
         """(n,) the values under a heading."""
-        return np.array([row[self.head.index(name)] for row in self.rows])
+        return np.array([row[self.geometry.index(name)] for row in self.rows])
 
     def csv(self) -> str:
         """Six digits; empty where there is no value."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.head)
+        writer.writerow(self.geometry)
         writer.writerows([_plain(value) for value in row] for row in self.rows)
         return text.getvalue()
 
@@ -97,7 +97,7 @@ class _SubMaps:
         self.S: list[NDArray[np.float32]] = []
 
     def add(self, step: Step, UGP: NDArray[np.float32]) -> bool:
-        """See :class:`anofpdm.runtime.backends.cpu.numpy_loop.Digest`."""
+        """See :class:`anofpdm.runtime.backends.cpu.numpy_loop.Accumulator`."""
         x0, HGP = step.x0[self._scored], step.HGP(self._w)[self._scored]
         S = _PAPER.sub_anomaly(step, HGP, UGP[self._scored], x0, self._w)
         self.S.append(S.mean(axis=0))
@@ -127,30 +127,30 @@ def figures(
             "--split, or a smaller --every"
         )
     bundle = as_in_the_paper(bundle)
-    usual = Setup(preset=preset, early_stop=False)
+    usual = Options(preset=preset, early_stop=False)
     resolved = resolve(bundle, usual)
     setups = _ablations(usual, resolved)
     remembered = Remembered(denoiser)
     segmenters = {
-        name: Segmenter(bundle, HostBackend(remembered, slots), setup=setup)
+        name: Segmenter(bundle, NumpyBackend(remembered, slots), options=options)
         for name, setup in setups.items()
     }
-    dynamic = Segmenter(bundle, HostBackend(remembered, slots), setup=usual)
+    dynamic = Segmenter(bundle, NumpyBackend(remembered, slots), setup=usual)
     results: dict[int, SliceResult] = {}
     ratios: dict[int, Float64] = {}
     usual_scores = _Scores()
-    same = {name for name, segmenter in segmenters.items() if segmenter.setup == dynamic.setup}
+    same = {name for name, segmenter in segmenters.items() if segmenter.plan == dynamic.plan}
     scores = {name: usual_scores if name in same else _Scores() for name in setups}
     for first in range(0, len(slices), slots):
         items = [Slice(i, slices.x0(i)) for i in range(first, min(first + slots, len(slices)))]
-        results |= {result.key: result for result in dynamic.analyse(items)}
+        results |= {result.key: result for result in dynamic.segment_slices(items)}
         shown = [item for item in items if sick[item.key]]
         lesions = {item.key: slices.mask(item.key) for item in shown}
         heads = {item.key: item.x0.mean(axis=0) > _FOREGROUND for item in shown}
         for item in shown:
             usual_scores.add(results[item.key], lesions[item.key], heads[item.key])
         for name in segmenters.keys() - same:
-            for result in segmenters[name].analyse(shown):
+            for result in segmenters[name].segment_slices(shown):
                 scores[name].add(result, lesions[result.key], heads[result.key])
         for key, S in _sub_maps(resolved, bundle, remembered, shown, slots):
             ratios[key] = contrast(S, lesions[key], heads[key])
@@ -195,30 +195,30 @@ def contrast(S: NDArray[np.float32], lesion: NDArray[np.bool_], head: NDArray[np
     return inside / np.where(outside > 0, outside, np.nan)
 
 
-def _ablations(usual: Setup, resolved: Resolved) -> dict[tuple[Any, ...], Setup]:
+def _ablations(usual: Options, resolved: Plan) -> dict[tuple[Any, ...], Options]:
     """By panel and what differs: every set-up but the usual one that takes a run of its own."""
     wishes: dict[str, Any] = {"preset": resolved.preset, "early_stop": usual.early_stop}
     c = resolved.calibration
     tried = {c.w} | {
         one.w for one in c.candidates if one.L == c.conditions.L and min(one.M_max) > 0
     }
-    setups: dict[tuple[Any, ...], Setup] = {}
+    setups: dict[tuple[Any, ...], Options] = {}
     for w in sorted(tried):
-        setups["5a", w] = Setup(w=w, **wishes)
+        setups["5a", w] = Options(w=w, **wishes)
     for ratio in T_E_RATIOS:
-        setups["5b", ratio] = Setup(t_e_ratio=ratio, **wishes)
+        setups["5b", ratio] = Options(t_e_ratio=ratio, **wishes)
     for sub_map in SUB_MAPS:
         for kind in ANOMALY_MAPS:
-            setups["5d", sub_map, kind] = Setup(sub_map=sub_map, anomaly_map=kind, **wishes)
+            setups["5d", sub_map, kind] = Options(sub_map=sub_map, anomaly_map=kind, **wishes)
     return setups
 
 
 def _sub_maps(
-    resolved: Resolved, bundle: Bundle, denoiser: Denoiser, items: list[Slice], slots: int
+    resolved: Plan, bundle: Bundle, denoiser: Denoiser, items: list[Slice], slots: int
 ) -> list[tuple[int, NDArray[np.float32]]]:
     w, scored = resolved.calibration.w, bundle.manifest.scored_channels
-    row = HostRow(resolved.process, denoiser, lambda: _SubMaps(w, scored), slots=slots)
-    return [(item.key, np.array(digest.S)) for item, digest in run(row, items)]
+    row = NumpySlots(resolved.process, denoiser, lambda: _SubMaps(w, scored), slots=slots)
+    return [(item.key, np.array(accumulator.S)) for item, accumulator in run(row, items)]
 
 
 def _divergence(found: Sequence[SliceResult], sick: NDArray[np.bool_]) -> Panel:

@@ -12,7 +12,7 @@ def as_in_the_paper(bundle: Bundle) -> Bundle:
     are not neighbours, or the paper's rules themselves."""
     plain = {
         name: replace(
-            one, threshold="algorithm-1", neighbours_mm=0.0, mirrored=False, guided_mm=0.0
+            one, threshold="algorithm-1", neighbours_mm=0.0, flip_tta=False, guided_mm=0.0
         )
         for name, one in bundle.calibrations.items()
     }

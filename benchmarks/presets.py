@@ -2,7 +2,7 @@
 
 ``python benchmarks/presets.py SLICES --bundle BUNDLE``
 
-Dice and AUPRC are those of unhealthy slices, each segmented whatever the verdict. Seconds a slice
+Dice and AUPRC are those of unhealthy slices, each segmented whatever the decision. Seconds a slice
 are medians of interleaved repetitions on the same few slices.
 """
 
@@ -22,7 +22,7 @@ from anofpdm.calibrate.labelled import fitting
 from anofpdm.runtime.backends.base import Backend
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle, write_card_section
-from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.cli.console import ProgressLine
 from anofpdm.runtime.method.process import Slice
@@ -60,7 +60,7 @@ def main(
     opened = open_bundle(bundle)
     labelled = fitting(open_sliceset(slices), opened).split(split)
     setups = [
-        Setup(preset=name, anomaly_map=kind)
+        Options(preset=name, anomaly_map=kind)
         for name in names or opened.calibrations
         for kind in maps or (None,)
     ]
@@ -70,7 +70,7 @@ def main(
         precision = resolve(opened, setup).calibration.conditions.precision
         if precision not in backends:
             backends[precision] = open_device("cpu", opened, threads=threads, precision=precision)
-        segmenters.append(Segmenter(opened, backends[precision], setup=setup))
+        segmenters.append(Segmenter(opened, backends[precision], options=options))
     seconds = _seconds(segmenters, labelled, repeat)
     rows = []
     for segmenter, times in zip(segmenters, seconds, strict=True):
@@ -98,7 +98,7 @@ def _seconds(segmenters: list[Segmenter], labelled: SliceSet, repeat: int) -> li
     for _ in range(repeat):
         for found, segmenter in zip(times, segmenters, strict=True):
             started = time.perf_counter()
-            list(segmenter.analyse(Slice(i, x0) for i, x0 in enumerate(few)))
+            list(segmenter.segment_slices(Slice(i, x0) for i, x0 in enumerate(few)))
             found.append((time.perf_counter() - started) / len(few))
     return times
 
@@ -106,7 +106,7 @@ def _seconds(segmenters: list[Segmenter], labelled: SliceSet, repeat: int) -> li
 def _row(
     segmenter: Segmenter, labelled: SliceSet, every: int, times: list[float]
 ) -> dict[str, Any]:
-    used = segmenter.setup
+    used = segmenter.plan
     found = evaluate(segmenter, labelled, ProgressLine(used.preset), every)
     conditions = used.calibration.conditions
     return {
@@ -125,8 +125,8 @@ def _row(
         "auprc": found.unhealthy.auprc,
         "mixed_dice": found.mixed.dice,
         "accuracy": found.accuracy,
-        "verdict": found.verdict,
-        "verdicts": {name: dataclasses.asdict(one) for name, one in found.verdicts.items()},
+        "decision": found.decision,
+        "decisions": {name: dataclasses.asdict(one) for name, one in found.decisions.items()},
     }
 
 

@@ -15,6 +15,6 @@ def with_process(bundle: Bundle, encoding: str, L: int, stride: int) -> Bundle:
         conditions=bundle.conditions(encoding, L, stride),
         early_stop=None,
         healthy_leave=None,
-        familiar=None,
+        plausibility=None,
     )
     return replace(bundle, calibrations={"one": held}, default="one")

@@ -4,7 +4,7 @@
 
 Writes each panel's data (``figure2a.csv`` to ``figure5d.csv``) and two pictures, and prints what
 one quotes of them. Figure 2: what the forward process says about healthy and unhealthy slices.
-Figure 5, the ablations: Dice and AUPRC of unhealthy slices, each segmented whatever the verdict.
+Figure 5, the ablations: Dice and AUPRC of unhealthy slices, each segmented whatever the decision.
 """
 
 from __future__ import annotations

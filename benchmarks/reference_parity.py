@@ -22,7 +22,7 @@ from networks import FULL, parameters, randomised
 from onnx_cost import flop
 
 from anofpdm.export.bundle_writer import write_bundle
-from anofpdm.export.checkpoints import Asked, read_source
+from anofpdm.export.checkpoints import CheckpointOptions, read_source
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK
 from anofpdm.runtime.util.files import write_json
@@ -64,7 +64,7 @@ def export(
     weights: Path, out: Path, modalities: tuple[str, ...], heads: int = 4, image_size: int = 128
 ) -> dict[str, Any]:
     """Write a bundle; its cost and its parity with PyTorch."""
-    checkpoint = read_source(weights, Asked(modalities, heads, image_size))
+    checkpoint = read_source(weights, CheckpointOptions(modalities, heads, image_size))
     parity = write_bundle(checkpoint, out, name=out.stem, fp16=False)[NETWORK]
     return {
         "parameters_m": parameters(checkpoint.network()),

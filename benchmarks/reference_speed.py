@@ -26,7 +26,7 @@ from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cpu.openvino import Bf16Denoiser
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.util.files import write_json
 from anofpdm.train.unet import HEALTHY, NULL
@@ -74,7 +74,7 @@ def line(row: dict[str, Any], first: dict[str, Any]) -> list[str]:
     bundle, both = open_bundle(DEFAULT), float(np.median(row["seconds"]))
     ratios = [b / a for a, b in zip(row["seconds"], first["seconds"], strict=True)]
     steps = [
-        len(resolve(bundle, Setup(preset=name)).process.timesteps)
+        len(resolve(bundle, Options(preset=name)).process.timesteps)
         for name in ("exact", "fast", "fastest")
     ]
     theirs = f"{evaluations_a_slice(600) * both / 2:.0f}" if row is first else ""

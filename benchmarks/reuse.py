@@ -6,7 +6,7 @@ At every second or third visited timestep the whole U-Net is computed; at those 
 outermost blocks, which meet what the deep ones said last (Ma et al., "DeepCache: Accelerating
 Diffusion Models for Free", 2024). Beside it stands what costs at most as much and needs no cache:
 fewer timesteps, with the w and M_max of the preset. Dice and AUPRC are those of unhealthy slices,
-each segmented whatever the verdict; all rows are computed by PyTorch, with the same weights.
+each segmented whatever the decision; all rows are computed by PyTorch, with the same weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from anofpdm.calibrate.bootstrap import Bootstrap
 from anofpdm.export.both_labels import BothLabels
 from anofpdm.runtime.backends.base import Float32
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
-from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.util.files import write_json
@@ -157,7 +157,7 @@ def fewer(bundle: Bundle, preset: str, count: int) -> Bundle:
     """The bundle with at most ``count`` timesteps in a preset, and its w and M_max as they were."""
     held = bundle.calibrations[preset]
     conditions = replace(held.conditions, stride=max(1, (held.conditions.L - 1) // (count - 1)))
-    changed = replace(held, conditions=conditions, familiar=None, early_stop=None)
+    changed = replace(held, conditions=conditions, plausibility=None, early_stop=None)
     return replace(bundle, calibrations={preset: changed})
 
 
@@ -198,7 +198,7 @@ def list_rows(
 
 def process(bundle: Bundle, preset: str) -> Process:
     """Which timesteps a preset visits."""
-    return resolve(bundle, Setup(preset=preset, early_stop=False)).process
+    return resolve(bundle, Options(preset=preset, early_stop=False)).process
 
 
 def evaluated(row: Row, network: BothLabels, preset: str, slices: SliceSet) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from machine import machine, table
 
 from anofpdm.calibrate.metrics import dice
 from anofpdm.runtime.bundle.bundle import DEFAULT
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import CohortError, VolumeError
 from anofpdm.runtime.segmenter import Segmenter
@@ -59,7 +59,7 @@ def main(
 ) -> None:
     if json_path:
         writable_folder(json_path)
-    segmenter = Segmenter.load(bundle, setup=Setup(preset=preset), device="cpu", threads=threads)
+    segmenter = Segmenter.load(bundle, options=Options(preset=preset), device="cpu", threads=threads)
     modalities = segmenter.bundle.manifest.modalities
     if len(modalities) != 1:
         raise CohortError(f"the bundle wants {', '.join(modalities)}: name one of one modality")
@@ -73,11 +73,11 @@ def main(
         click.echo(" | ".join(line(rows[-1])), err=True)
     caption = (
         f"{len(scans)} patients of the {split} split, at most {most} slices of each volume; "
-        f"preset {segmenter.setup.preset} of {segmenter.bundle.manifest.name}"
+        f"preset {segmenter.plan.preset} of {segmenter.bundle.manifest.name}"
     )
     click.echo(f"{caption}\n\n{table(HEAD, [line(row) for row in rows])}")
     if json_path:
-        about = {"bundle": segmenter.bundle.manifest.name, "preset": segmenter.setup.preset}
+        about = {"bundle": segmenter.bundle.manifest.name, "preset": segmenter.plan.preset}
         settings = {"split": split, "patients": len(scans), "slices": most}
         write_json(json_path, {"machine": machine(), **about, **settings, "rows": rows})
 

@@ -30,13 +30,13 @@ from anofpdm.export.both_labels import BothLabels
 from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backends.base import Denoiser
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.cli.console import ProgressLine
-from anofpdm.runtime.errors import OutputError, SetupError
+from anofpdm.runtime.errors import OutputError, OptionsError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import check_folder, write_json
@@ -91,7 +91,7 @@ class Point:
         """What it takes, once the threads of the network before have gone to sleep."""
         self.call()
         started = perf_counter()
-        for _ in self.segmenter.analyse(self.slices):
+        for _ in self.segmenter.segment_slices(self.slices):
             pass
         return perf_counter() - started
 
@@ -107,7 +107,7 @@ class Point:
 @reports_errors
 def main(rounds: int, threads: int | None, memory: Path, output: Path, quick: bool) -> None:
     if quick and output == _RESULTS:
-        raise SetupError("--quick is no result: name a folder with -o")
+        raise OptionsError("--quick is no result: name a folder with -o")
     check_folder(output)
     remembered = read_memory(memory)
     most = threads or usable_cores()
@@ -168,7 +168,7 @@ def point(
 ) -> Point:
     """Phantoms that all go to L."""
     manifest = bundle.manifest
-    segmenter = Segmenter(with_process(bundle, "ddim", L, stride), HostBackend(network, slots))
+    segmenter = Segmenter(with_process(bundle, "ddim", L, stride), NumpyBackend(network, slots))
     phantoms = phantom_slices(slices, len(manifest.modalities), manifest.grid.size)
     return Point(axis, size, segmenter, [Slice(i, x0) for i, x0 in enumerate(phantoms)])
 

@@ -5,7 +5,7 @@
 Seconds are medians of interleaved rounds, each contender in turn on the same slices, warmed up:
 a few timesteps of the long processes, times their number (every step costs the same), and whole
 runs of the short ones. Dice, AUPRC and t_e are of whole runs; Dice and AUPRC of the unhealthy
-slices, each segmented whatever the verdict, alone, and cut by Algorithm 1. Peak memory is that of a
+slices, each segmented whatever the decision, alone, and cut by Algorithm 1. Peak memory is that of a
 process of its own with 100 slices, see :mod:`side_memory`.
 """
 
@@ -30,10 +30,10 @@ from anofpdm.calibrate.metrics import average_precision, dice
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
-from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.cli.arguments import reports_errors
 from anofpdm.runtime.errors import AnofpdmError, DeviceError, MissingExtraError
-from anofpdm.runtime.refine.masks import smooth
+from anofpdm.runtime.refine.masks import median
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
 from anofpdm.train.dataset import SliceSet, open_sliceset
@@ -132,8 +132,8 @@ def contenders(bundle: Bundle, threads: int) -> list[Contender]:
     except (DeviceError, MissingExtraError) as error:
         click.echo(f"note: {error}", err=True)
     fast = bundle.calibrations["fast"].w
-    setups = {name: Setup(preset=name) for name in bundle.calibrations if name != "ddpm"}
-    setups |= {f"exact, w = {fast:g}": Setup(preset="exact", w=fast)}
+    setups = {name: Options(preset=name) for name in bundle.calibrations if name != "ddpm"}
+    setups |= {f"exact, w = {fast:g}": Options(preset="exact", w=fast)}
     ours = []
     for name, setup in sorted(setups.items()):
         precision = resolve(bundle, setup).calibration.conditions.precision
@@ -163,8 +163,8 @@ def volume_seconds(one: Contender, bundle: Bundle, threads: int) -> float | None
     where that takes long."""
     if len(one.visited) > SHORT:
         return None
-    setup = Setup(preset=one.name)
-    with Segmenter.load(bundle, setup=setup, device="cpu", threads=threads) as segmenter:
+    setup = Options(preset=one.name)
+    with Segmenter.load(bundle, options=options, device="cpu", threads=threads) as segmenter:
         return segmenter.segment(nib.load(EXAMPLE)).seconds
 
 
@@ -173,7 +173,7 @@ def quality(found: Sequence[FoundSlice], labelled: SliceSet) -> dict[str, float]
     sick = np.flatnonzero(labelled.unhealthy).tolist()
     overlaps = [dice(found[i].mask, labelled.mask(i)) for i in sick]
     heads = [labelled.x0(i).mean(axis=0) > -0.95 for i in sick]
-    scores = [smooth(found[i].H)[head] for i, head in zip(sick, heads, strict=True)]
+    scores = [median(found[i].H)[head] for i, head in zip(sick, heads, strict=True)]
     drawn = [labelled.mask(i)[head] for i, head in zip(sick, heads, strict=True)]
     pooled = average_precision(np.concatenate(scores), np.concatenate(drawn))
     return {"dice": float(np.mean(overlaps)), "auprc": pooled}

@@ -44,18 +44,18 @@ def _measure(name: str, threads: int) -> float:
 
 def _ours(name: str, x0: np.ndarray, threads: int) -> None:
     from anofpdm.runtime.backends.base import Recipe
-    from anofpdm.runtime.bundle.options import Setup
+    from anofpdm.runtime.bundle.options import Options
     from anofpdm.runtime.method.process import Slice
     from anofpdm.runtime.segmenter import Segmenter
 
     preset, _, w = name.partition(", w = ")
-    setup = Setup(preset=preset, w=float(w) if w else None)
-    with Segmenter.load(setup=setup, device="cpu", threads=threads) as segmenter:
-        process, w_used = segmenter.setup.process, segmenter.setup.calibration.w
+    setup = Options(preset=preset, w=float(w) if w else None)
+    with Segmenter.load(options=options, device="cpu", threads=threads) as segmenter:
+        process, w_used = segmenter.plan.process, segmenter.plan.calibration.w
         if len(process.timesteps) > STEPS:
             process = replace(process, L=STEPS)
         recipe = Recipe(process, w_used, segmenter.bundle.manifest.scored_channels)
-        for _ in segmenter.backend.find(recipe, (Slice(i, x) for i, x in enumerate(x0))):
+        for _ in segmenter.backend.run(recipe, (Slice(i, x) for i, x in enumerate(x0))):
             pass
 
 

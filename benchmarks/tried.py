@@ -21,11 +21,11 @@ import numpy as np
 from lesions import lesions_found, with_lesions
 from machine import machine, table
 from quantised import noised
-from tried_variants import SHIPPED, SLOTS, VARIANTS, Place, Variant
+from tried_variants import SHIPPED, SLOTS, VARIANTS, SlicePosition, Variant
 
 from anofpdm.export.parity import FP16_TOLERANCE, Trial, compare, observe
 from anofpdm.runtime.backends.base import Denoiser
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
 from anofpdm.runtime.cli.arguments import reports_errors
@@ -49,7 +49,7 @@ def main(
     opened = open_bundle(bundle)
     labelled = with_lesions(slices, opened, split, every) if slices else None
     with tempfile.TemporaryDirectory() as folder:
-        denoisers, reasons = made(Place(opened, Path(folder)), VARIANTS)
+        denoisers, reasons = made(SlicePosition(opened, Path(folder)), VARIANTS)
         rows = measured(opened, denoisers, VARIANTS, rounds)
         for name, row in rows.items() if labelled else ():
             if name != SHIPPED and not row["beyond"]:
@@ -71,7 +71,7 @@ def main(
 
 
 def made(
-    place: Place, variants: Mapping[str, Variant]
+    place: SlicePosition, variants: Mapping[str, Variant]
 ) -> tuple[dict[str, Denoiser], dict[str, str]]:
     """The variants that can be made and run, and why the others cannot."""
     denoisers, reasons = {}, {}
@@ -110,10 +110,10 @@ def measured(
             denoiser(*samples[name])
             seconds[name].append((time.process_time() - began) / variants[name].batch)
     trial = Trial.of(bundle)
-    reference = observe(HostBackend(OnnxDenoiser(bundle.network, 1), SLOTS), trial)
+    reference = observe(NumpyBackend(OnnxDenoiser(bundle.network, 1), SLOTS), trial)
     rows = {}
     for name, denoiser in denoisers.items():
-        parity = compare(reference, HostBackend(denoiser, variants[name].batch), trial)
+        parity = compare(reference, NumpyBackend(denoiser, variants[name].batch), trial)
         rows[name] = {
             "batch": variants[name].batch,
             "ms": quartiles(1e3 * np.array(seconds[name])),

@@ -30,7 +30,7 @@ _NHWC = ((0, 2, 3, 1), (0, 3, 1, 2))  # there and back
 
 
 @dataclass(frozen=True)
-class Place:
+class SlicePosition:
     """``bundle``: whose network; ``folder``: where files may be made."""
 
     bundle: Bundle
@@ -123,7 +123,7 @@ def channels_last(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def plain(place: Place) -> Path:
+def plain(place: SlicePosition) -> Path:
     """The network with its weights in float32, after ONNX Runtime's simplest optimisations, which
     leave nodes of ONNX alone; made once."""
     path = place.folder / "plain.onnx"
@@ -138,18 +138,18 @@ def plain(place: Place) -> Path:
     return path
 
 
-def _copied(place: Place, network: Path, name: str) -> Path:
+def _copied(place: SlicePosition, network: Path, name: str) -> Path:
     """A copy in the folder, beside which an optimised graph may be written."""
     path = place.folder / f"{name}.onnx"
     path.write_bytes(network.read_bytes())
     return path
 
 
-def _shipped(change: Callable[[Any], None] = lambda options: None) -> Callable[[Place], Denoiser]:
+def _shipped(change: Callable[[Any], None] = lambda options: None) -> Callable[[SlicePosition], Denoiser]:
     return lambda place: OnnxRuntime(_copied(place, place.bundle.network, "shipped"), change)
 
 
-def _slimmed(place: Place) -> Denoiser:
+def _slimmed(place: SlicePosition) -> Denoiser:
     path = place.folder / "slim.onnx"
     onnx.save(require("onnxslim", None).slim(onnx.load(place.bundle.network)), path)
     return OnnxRuntime(path)
@@ -160,7 +160,7 @@ def _unblocked(options: Any) -> None:
     options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED
 
 
-def _channels_last(place: Place) -> Denoiser:
+def _channels_last(place: SlicePosition) -> Denoiser:
     model, path = onnx.load(plain(place)), place.folder / "nhwc.onnx"
     channels_last(model)
     onnx.save(model, path)
@@ -175,18 +175,18 @@ def _without_arena(options: Any) -> None:
     options.enable_cpu_mem_arena = False
 
 
-def _half(place: Place) -> Denoiser:
+def _half(place: SlicePosition) -> Denoiser:
     network = place.bundle.network_fp16
     if not network:
         raise AnofpdmError("the bundle has no float16 network")
     return OnnxRuntime(_copied(place, network, "half"))
 
 
-def _openvino(precision: str, batch: int | None = None) -> Callable[[Place], Denoiser]:
+def _openvino(precision: str, batch: int | None = None) -> Callable[[SlicePosition], Denoiser]:
     return lambda place: OpenVino(place.bundle.network, precision, batch)
 
 
-def _int8(place: Place, kinds: tuple[str, ...]) -> Path:
+def _int8(place: SlicePosition, kinds: tuple[str, ...]) -> Path:
     path = place.folder / f"int8-{'-'.join(kinds)}.onnx"
     if not path.exists():
         quantised(plain(place), path, place.bundle, kinds)
@@ -200,7 +200,7 @@ _CONV, _PRODUCTS = ("Conv",), ("Conv", "MatMul")
 class Variant:
     """``make``: a denoiser; ``batch``: how many slices share it."""
 
-    make: Callable[[Place], Denoiser]
+    make: Callable[[SlicePosition], Denoiser]
     batch: int = SLOTS
 
 

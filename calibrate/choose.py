@@ -1,8 +1,8 @@
-"""Choosing w, L, M_max and the verdict from image-level labels (paper, sections 4.2 and 4.3)."""
+"""Choosing w, L, M_max and the decision from image-level labels (paper, sections 4.2 and 4.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,77 +10,94 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.bundle.calibration import Candidate
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.method.decision import VERDICTS, Statistics
+from anofpdm.runtime.method.decision import DECISIONS, SliceStatistics
+from anofpdm.runtime.refine.through_plane import Window, window_weights
 
-from .beside import Beside
-from .decision_fit import best_threshold, fit, left_out
+from .decision_fit import best_threshold, fit, leave_patients_out
 from .sweep import Curves
 
+Float64 = NDArray[np.float64]
 _NEARLY_BEST = 0.99
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Of N slices: ``unhealthy``, the image-level labels; ``patients``, whose they are; ``beside``:
-    which of them count together, None where each is judged alone."""
+    """Image-level labels of N slices."""
 
-    unhealthy: NDArray[np.bool_]
-    patients: NDArray[np.str_]
-    beside: Beside | None = None
+    unhealthy: NDArray[np.bool_]  # (N,)
+    patients: NDArray[np.str_]  # (N,) whose they are
+    windows: Sequence[Window[int]] | None = None  # (N,) neighbours that count; None: slices alone
 
     def take(self, keep: NDArray[np.bool_]) -> Labels:
         """Of these slices alone."""
-        beside = self.beside.take(keep) if self.beside else None
-        return Labels(self.unhealthy[keep], self.patients[keep], beside)
+        return Labels(self.unhealthy[keep], self.patients[keep], self._windows_of(keep))
 
-    def together(self, alone: Statistics) -> Statistics:
-        """What verdicts go by: that of each slice and its neighbours. The map's peak is so
-        already."""
-        if not self.beside:
+    def _windows_of(self, keep: NDArray[np.bool_]) -> Sequence[Window[int]] | None:
+        """The windows of some slices, all of whose neighbours are among them."""
+        if self.windows is None:
+            return None
+        place = np.cumsum(keep) - 1
+        return [
+            [(weight, int(place[i])) for weight, i in window if keep[i]]
+            for window, kept in zip(self.windows, keep, strict=True)
+            if kept
+        ]
+
+    def window_means(self, alone: SliceStatistics) -> SliceStatistics:
+        """The statistics of image-level decisions, averaged over each slice's window as the runtime
+        does; the map's peak is that of the window's map already."""
+        if self.windows is None:
             return alone
-        average = self.beside.average
-        return Statistics(average(alone.cosine), average(alone.alignment), alone.map_peak)
+        return SliceStatistics(
+            self._average(alone.cosine), self._average(alone.alignment), alone.map_peak
+        )
+
+    def _average(self, values: Float64) -> Float64:
+        windows = self.windows or ()
+        return np.array(
+            [window_weights(window) @ values[[i for _, i in window]] for window in windows]
+        )
 
 
 @dataclass(frozen=True)
 class Choice:
     """What was chosen, among which candidates.
 
-    ``cross_validated``: accuracy of either verdict on patients who took no part, neither in fitting
+    ``cross_validated``: accuracy of either decision on patients who took no part, neither in fitting
     its thresholds nor in choosing L and w; None where that cannot be told.
     """
 
-    verdict: str
+    decision: str
     best: Candidate
     candidates: tuple[Candidate, ...]
     cross_validated: Mapping[str, float | None]
 
 
-def choose(curves: Mapping[int, Curves], labels: Labels, verdict: str | None = None) -> Choice:
+def choose(curves: Mapping[int, Curves], labels: Labels, decision: str | None = None) -> Choice:
     """Choose the smallest L, and for it the largest w, whose accuracy is within 99 % of the best.
 
     Parameters
     ----------
     curves : by L
-    verdict : ``cosine`` or ``calibrated``, whose accuracy decides; None for the one that does
+    decision : ``cosine`` or ``calibrated``, whose accuracy decides; None for the one that does
         better on patients who took no part in choosing
 
     Raises
     ------
     CohortError
         If there are no slices, the labels hold one class only, there are too few patients for the
-        verdict, or the network ignores the labels.
+        decision, or the network ignores the labels.
     """
     check_labels(labels.unhealthy, "the validation slices")
     candidates = _candidates(curves, labels)
-    if verdict == "calibrated" and candidates[0].calibrated_accuracy is None:
+    if decision == "calibrated" and candidates[0].calibrated_accuracy is None:
         raise CohortError(
-            "the calibrated verdict is judged on patients that it was not fitted to: give slices "
+            "the calibrated decision is judged on patients that it was not fitted to: give slices "
             "of both classes from two patients or more, or choose the cosine"
         )
     best = _best_of_each(candidates)
     found = _cross_validated(curves, labels)
-    chosen = verdict or max(best, key=lambda name: found.get(name) or 0.0)
+    chosen = decision or max(best, key=lambda name: found.get(name) or 0.0)
     if min(best[chosen].M_max) <= 0:
         raise CohortError(
             "the network answers the same with and without the label: train it longer, on slices "
@@ -90,9 +107,9 @@ def choose(curves: Mapping[int, Curves], labels: Labels, verdict: str | None = N
 
 
 def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
-    """Both verdicts for one guidance strength; ``curves`` end at ``L``."""
+    """Both decisions for one guidance strength; ``curves`` end at ``L``."""
     k = curves.w.index(w)
-    statistics = labels.together(curves.statistics(k))
+    statistics = labels.window_means(curves.statistics(k))
     Cos_w, cosine_accuracy = best_threshold(statistics.cosine, labels.unhealthy)
     return Candidate(
         L=L,
@@ -105,11 +122,11 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
     )
 
 
-def cross_validated(statistics: Statistics, labels: Labels) -> float | None:
-    """Accuracy of the calibrated verdict on slices of patients that were left out of its fit; None
+def cross_validated(statistics: SliceStatistics, labels: Labels) -> float | None:
+    """Accuracy of the calibrated decision on slices of patients that were left out of its fit; None
     if none can be. ``statistics``: of slices and their neighbours."""
     right = []
-    for kept, judged in left_out(labels.patients, labels.unhealthy):
+    for kept, judged in leave_patients_out(labels.patients, labels.unhealthy):
         fitted = fit(statistics.take(kept), labels.unhealthy[kept])
         log_odds = fitted.log_odds(statistics.take(judged))
         right.append((log_odds >= 0) == labels.unhealthy[judged])
@@ -132,31 +149,31 @@ def _candidates(curves: Mapping[int, Curves], labels: Labels) -> tuple[Candidate
 
 
 def _best_of_each(candidates: tuple[Candidate, ...]) -> dict[str, Candidate]:
-    """Of each verdict that can be judged."""
-    judged = [name for name in VERDICTS if candidates[0].accuracy(name) is not None]
+    """Of each decision that can be judged."""
+    judged = [name for name in DECISIONS if candidates[0].accuracy(name) is not None]
     return {name: _best(candidates, name) for name in judged}
 
 
-def _best(candidates: tuple[Candidate, ...], verdict: str) -> Candidate:
-    L = min(one.L for one in _nearly_best(candidates, verdict))
+def _best(candidates: tuple[Candidate, ...], decision: str) -> Candidate:
+    L = min(one.L for one in _nearly_best(candidates, decision))
     at_L = tuple(one for one in candidates if one.L == L)
-    return max(_nearly_best(at_L, verdict), key=lambda one: one.w)
+    return max(_nearly_best(at_L, decision), key=lambda one: one.w)
 
 
-def _nearly_best(candidates: tuple[Candidate, ...], verdict: str) -> list[Candidate]:
-    accuracies = [one.accuracy(verdict) or 0.0 for one in candidates]
+def _nearly_best(candidates: tuple[Candidate, ...], decision: str) -> list[Candidate]:
+    accuracies = [one.accuracy(decision) or 0.0 for one in candidates]
     good = _NEARLY_BEST * max(accuracies)
     return [one for one, found in zip(candidates, accuracies, strict=True) if found >= good]
 
 
 def _cross_validated(curves: Mapping[int, Curves], labels: Labels) -> dict[str, float | None]:
     """The whole choice is made again for each group of patients, by the others alone."""
-    right: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in VERDICTS}
-    for kept, judged in left_out(labels.patients, labels.unhealthy):
+    right: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in DECISIONS}
+    for kept, judged in leave_patients_out(labels.patients, labels.unhealthy):
         others = {L: curves[L].take(kept) for L in curves}
         theirs = labels.take(judged)
         for name, best in _best_of_each(_candidates(others, labels.take(kept))).items():
-            found = called(curves[best.L].take(judged), theirs, best, name)
+            found = decided_by(curves[best.L].take(judged), theirs, best, name)
             right[name].append(found == theirs.unhealthy)
     return {
         name: float(np.concatenate(found).mean()) if found else None
@@ -164,9 +181,11 @@ def _cross_validated(curves: Mapping[int, Curves], labels: Labels) -> dict[str, 
     }
 
 
-def called(curves: Curves, labels: Labels, chosen: Candidate, verdict: str) -> NDArray[np.bool_]:
+def decided_by(
+    curves: Curves, labels: Labels, chosen: Candidate, decision: str
+) -> NDArray[np.bool_]:
     """Which slices a candidate calls unhealthy, by ``cosine`` or ``calibrated``: (N,)."""
-    statistics = labels.together(curves.statistics(curves.w.index(chosen.w)))
-    if verdict == "cosine":
+    statistics = labels.window_means(curves.statistics(curves.w.index(chosen.w)))
+    if decision == "cosine":
         return np.asarray(statistics.cosine <= chosen.Cos_w)
     return np.asarray(chosen.logistic.log_odds(statistics) >= 0)

@@ -18,24 +18,23 @@ from anofpdm.runtime.cli.arguments import (
     seed_option,
     threads_option,
 )
-from anofpdm.runtime.cli.console import ProgressLine, show_device
+from anofpdm.runtime.cli.console import ProgressLine, print_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS
-from anofpdm.runtime.method.decision import VERDICTS
+from anofpdm.runtime.method.decision import DECISIONS
 from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.method.schedule import SPACINGS
 from anofpdm.runtime.method.threshold import THRESHOLDS
 from anofpdm.runtime.refine.guided_filter import WIDEST_RADIUS_MM
-from anofpdm.runtime.refine.through_plane import WIDEST_MM, Ensemble
+from anofpdm.runtime.refine.through_plane import WIDEST_MM, Refinement, neighbour_windows
 from anofpdm.runtime.util.files import writable_folder
 from anofpdm.train.dataset import open_sliceset
 
-from .beside import Beside
 from .choose import Labels, check_labels, choose
 from .early_stop import choose_stop
 from .labelled import check_spacing, fitting
 from .peaks import failures, peak_report
-from .plausibility import familiar_volumes
+from .plausibility import fit_plausibility
 from .report import report
 from .sweep import sweeps
 
@@ -61,17 +60,17 @@ _LARGEST = 10_000
 @click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), default="aggregate",
               show_default=True, help="What is cut unless asked otherwise: the mean of the maps up "
               "to t_e, or the one at t_e.")  # fmt: skip
-@click.option("--verdict", type=click.Choice(VERDICTS), help="What calls a slice unhealthy: the "
+@click.option("--decision", type=click.Choice(DECISIONS), help="What calls a slice unhealthy: the "
               "paper's cosine, or a logistic regression on it, the alignment and the map's "
               "peak.  "
               "[default: what is right more often on patients that were left out]")  # fmt: skip
-@click.option("--threshold-rule", "threshold", type=click.Choice(THRESHOLDS), default="algorithm-1",
+@click.option("--threshold-rule", type=click.Choice(THRESHOLDS), default="algorithm-1",
               show_default=True, help="Where maps are cut: by the paper's Algorithm 1, or half-way "
               "from there to Otsu's threshold.")  # fmt: skip
 @click.option("--neighbours", "neighbours_mm", type=click.FloatRange(0, WIDEST_MM), default=0.0,
-              show_default=True, metavar="MM", help="Average maps, and what verdicts go by, "
+              show_default=True, metavar="MM", help="Average maps, and what decisions go by, "
               "over slices of a volume that lie nearer than this.")  # fmt: skip
-@click.option("--mirrored", is_flag=True, help="Show the network every second slice mirrored, left "
+@click.option("--flip_tta", is_flag=True, help="Show the network every second slice flip_tta, left "
               "for right: for networks trained with flips, and with --neighbours.")  # fmt: skip
 @click.option("--guided", "guided_mm", type=click.FloatRange(0, WIDEST_RADIUS_MM), default=0.0,
               show_default=True, metavar="MM", help="Fit maps to the edges of their slices before "
@@ -97,10 +96,10 @@ def main(
     encoding: str,
     precision: str,
     anomaly_map: str,
-    verdict: str | None,
-    threshold: str,
+    decision: str | None,
+    threshold_rule: str,
     neighbours_mm: float,
-    mirrored: bool,
+    flip_tta: bool,
     guided_mm: float,
     every: int,
     preset: str | None,
@@ -109,7 +108,7 @@ def main(
     device: str,
     threads: int | None,
 ) -> None:
-    """Choose w, L, M_max, the verdict and when to stop, from image-level labels alone.
+    """Choose w, L, M_max, the decision and when to stop, from image-level labels alone.
 
     SLICES is a folder of prepared slices (anofpdm-train writes one). Masks are not looked at.
 
@@ -122,17 +121,17 @@ def main(
     labelled = fitting(open_sliceset(slices), opened).split(split)
     labelled = labelled.take(range(0, len(labelled), every))
     check_labels(labelled.unhealthy, f"the slices of split {split!r}")
-    if every > 1 and (neighbours_mm or mirrored):
+    if every > 1 and (neighbours_mm or flip_tta):
         raise AnofpdmError(
-            "--neighbours and --mirrored take slices that lie beside each other: leave --every out"
+            "--neighbours and --flip_tta take slices that lie beside each other: leave --every out"
         )
     check_spacing(labelled, neighbours_mm)
-    beside = Beside.of(labelled.slices(), neighbours_mm) if neighbours_mm else None
-    labels = Labels(labelled.unhealthy, labelled.patients, beside)
+    windows = neighbour_windows(labelled.slices(), neighbours_mm) if neighbours_mm else None
+    labels = Labels(labelled.unhealthy, labelled.patients, windows)
     backend = open_device(device, opened, threads=threads, engines=False, precision=precision)
     manifest = opened.manifest
     process = Process(manifest.schedule, max(lengths), stride, manifest.clip, encoding, spacing)
-    ensemble = Ensemble.of(neighbours_mm, mirrored, guided_mm, manifest.grid.pixel_mm)
+    refinement = Refinement.of(neighbours_mm, flip_tta, guided_mm, manifest.grid.pixel_mm)
     with closing(backend):
         curves = sweeps(
             labelled,
@@ -142,13 +141,13 @@ def main(
             w,
             manifest.scored_channels,
             anomaly_map=anomaly_map,
-            ensemble=ensemble,
+            refinement=refinement,
             seed=seed,
             slots=backend.slots,
             progress=ProgressLine("slices"),
         )
-    show_device(device, backend)
-    choice = choose(curves, labels, verdict)
+    print_device(backend)
+    choice = choose(curves, labels, decision)
     best = choice.best
     own = curves[best.L]
     calibration = Calibration(
@@ -157,14 +156,14 @@ def main(
         logistic=best.logistic,
         M_max=best.M_max,
         conditions=opened.conditions(encoding, best.L, stride, spacing, precision),
-        verdict=choice.verdict,
+        decision=choice.decision,
         anomaly_map=anomaly_map,
-        threshold=threshold,
+        threshold_rule=threshold_rule,
         neighbours_mm=neighbours_mm,
-        mirrored=mirrored,
+        flip_tta=flip_tta,
         guided_mm=guided_mm,
-        early_stop=choose_stop(own, labels, best, choice.verdict),
-        familiar=familiar_volumes(own.MSE_0, labels),
+        early_stop=choose_stop(own, labels, best, choice.decision),
+        plausibility=fit_plausibility(own.MSE_0, labels),
         peaks=peak_report(own, best.w, labels),
         warnings=failures(own, choice, labels),
         candidates=choice.candidates,
@@ -174,7 +173,7 @@ def main(
             "patients": len(set(labelled.patients)),
             "slices": len(labelled),
             "unhealthy": int(labels.unhealthy.sum()),
-            "accuracy": best.accuracy(choice.verdict),
+            "accuracy": best.accuracy(choice.decision),
             "left_out_accuracy": dict(choice.cross_validated),
         },
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from anofpdm.runtime.method.decision import Logistic, Statistics
+from anofpdm.runtime.method.decision import LogisticDecision, SliceStatistics
 
 Float64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -19,8 +19,8 @@ _PENALTY = 3.0
 _FOLDS = 10
 
 
-def fit(statistics: Statistics, unhealthy: Flags) -> Logistic:
-    """Logistic regression with a ridge penalty on the standardised statistics.
+def fit(statistics: SliceStatistics, unhealthy: Flags) -> LogisticDecision:
+    """LogisticDecision regression with a ridge penalty on the standardised statistics.
 
     Parameters
     ----------
@@ -41,10 +41,12 @@ def fit(statistics: Statistics, unhealthy: Flags) -> Logistic:
 
     found = minimize(loss, np.zeros(1 + X.shape[1]), jac=True, method="BFGS").x
     weights = found[1:] / scale
-    return Logistic(float(found[0] - weights @ centre), *(float(weight) for weight in weights))
+    return LogisticDecision(
+        float(found[0] - weights @ centre), *(float(weight) for weight in weights)
+    )
 
 
-def left_out(patients: Names, unhealthy: Flags) -> Iterator[tuple[Flags, Flags]]:
+def leave_patients_out(patients: Names, unhealthy: Flags) -> Iterator[tuple[Flags, Flags]]:
     """Which slices to fit to and which to judge, patient by patient or in ten groups of patients;
     groups whose rest holds one class only are passed over."""
     names = np.unique(patients)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from anofpdm.runtime.bundle.bundle import write_card_section
-from anofpdm.runtime.bundle.options import PRECISIONS, Setup
+from anofpdm.runtime.bundle.options import PRECISIONS, Options
 from anofpdm.runtime.cli.arguments import (
     OneLineCommand,
     bundle_option,
@@ -21,7 +21,7 @@ from anofpdm.runtime.cli.arguments import (
     slots_option,
     threads_option,
 )
-from anofpdm.runtime.cli.console import ProgressLine, show_device
+from anofpdm.runtime.cli.console import ProgressLine, print_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS, SUB_MAPS
 from anofpdm.runtime.method.process import ENCODINGS
@@ -36,9 +36,7 @@ from .labelled import fitting
 _HEADING = "## Figures"
 
 
-
-
-_SETUP = (
+_OPTIONS = (
     preset_option,
     click.option("--encoding", type=click.Choice(ENCODINGS), help="Needs a calibration for it."),
     click.option("--length", "L", type=click.IntRange(min=1), help="L; needs a calibration."),
@@ -59,16 +57,16 @@ _SETUP = (
 )  # fmt: skip
 
 
-def setup_options(body: Callable[..., None]) -> Callable[..., None]:
-    """Options that make a :class:`Setup`, which the command receives as ``setup``."""
+def plan_options(body: Callable[..., None]) -> Callable[..., None]:
+    """Options that make a :class:`Options`, which the command receives as ``options``."""
 
     @functools.wraps(body)
     def wrapped(**arguments: Any) -> None:
-        wishes = {name: arguments.pop(name) for name in Setup.__dataclass_fields__}
-        body(setup=Setup(**wishes), **arguments)
+        given = {name: arguments.pop(name) for name in Options.__dataclass_fields__}
+        body(options=Options(**given), **arguments)
 
     decorated: Callable[..., None] = wrapped
-    for option in reversed(_SETUP):
+    for option in reversed(_OPTIONS):
         decorated = option(decorated)
     return decorated
 
@@ -79,7 +77,7 @@ def setup_options(body: Callable[..., None]) -> Callable[..., None]:
 @click.option("--split", default="test", show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
 @click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
-@setup_options
+@plan_options
 @seed_option
 @device_option
 @slots_option
@@ -92,7 +90,7 @@ def main(
     split: str,
     json_path: Path | None,
     add_to_card: bool,
-    setup: Setup,
+    options: Options,
     seed: int,
     device: str,
     slots: int | None,
@@ -109,19 +107,19 @@ def main(
     if add_to_card and bundle is None:
         raise AnofpdmError("--add-to-card writes into a bundle: name it with --bundle")
     segmenter = Segmenter.load(
-        bundle, setup=setup, device=device, threads=threads, slots=slots, seed=seed
+        bundle, options=options, device=device, threads=threads, slots=slots, seed=seed
     )
     labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
     with segmenter:
         evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
-    show_device(device, segmenter.backend)
+    print_device(segmenter.backend)
     if json_path:
         settings = {
             "bundle": segmenter.bundle.manifest.name,
             "split": split,
             "seed": seed,
             "device": segmenter.backend.device,
-            **segmenter.setup.as_json(),
+            **segmenter.plan.as_json(),
         }
         write_json(json_path, {**settings, **evaluation.as_json()})
     if add_to_card:
@@ -132,5 +130,5 @@ def main(
         click.echo(
             f"unlike the volumes of the calibration: {', '.join(evaluation.unlike)}", err=True
         )
-    for line in segmenter.setup.calibration.warnings:
+    for line in segmenter.plan.calibration.warnings:
         click.echo(f"warning of the calibration: {line}", err=True)

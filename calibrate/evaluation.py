@@ -19,7 +19,7 @@ from anofpdm.train.dataset import SliceSet
 from .bootstrap import Bootstrap, Interval
 from .labelled import check_spacing
 from .metrics import area_under_roc, average_precision, dice, iou
-from .scores import Evaluation, Scores, SliceScores, VerdictScores
+from .scores import DecisionScores, Evaluation, Scores, SliceScores
 
 _FOREGROUND = -0.95
 Mask = NDArray[np.bool_]
@@ -58,12 +58,12 @@ def evaluate(
     if not drawn:
         raise CohortError("the slices have no reference masks: nothing to compare with")
     slices = slices.take(drawn)
-    check_spacing(slices, segmenter.setup.calibration.neighbours_mm)
+    check_spacing(slices, segmenter.plan.calibration.neighbours_mm)
     compared = range(0, len(slices), every)
-    stream = _with_neighbours(slices, compared, segmenter.setup.calibration.neighbours_mm)
+    stream = _with_neighbours(slices, compared, segmenter.plan.calibration.neighbours_mm)
     seen: dict[int, _Seen] = {}
     rows: dict[int, SliceScores] = {}
-    for result in segmenter.analyse(stream):
+    for result in segmenter.segment_slices(stream):
         i = result.key
         if i not in compared:
             continue
@@ -102,15 +102,15 @@ def evaluate(
         "cosine": lambda row: calibration.Cos_w - row.cosine,
         "calibrated": lambda row: row.probability - 0.5,
     }
-    calibration, known = segmenter.setup.calibration, segmenter.setup.calibration.familiar
+    calibration, known = segmenter.plan.calibration, segmenter.plan.calibration.plausibility
     return Evaluation(
         unhealthy=_over_slices(boot, sick, gated=False),
         unhealthy_gated=_over_slices(boot, sick, gated=True),
         mixed=_over_slices(boot, everything, gated=True),
         patients=_over_patients(boot, heads),
-        verdict=calibration.verdict,
-        verdicts={
-            name: _verdict(boot, ordered, margin, in_use=name == calibration.verdict)
+        decision=calibration.decision,
+        decisions={
+            name: _decision(boot, ordered, margin, in_use=name == calibration.decision)
             for name, margin in margins.items()
         },
         accuracy_all_healthy=float((~slices.unhealthy).mean()),
@@ -177,19 +177,19 @@ def _scores(
     )
 
 
-def _verdict(
+def _decision(
     boot: Bootstrap,
     rows: Sequence[SliceScores],
     margin: Callable[[SliceScores], float],
     in_use: bool,
-) -> VerdictScores:
-    """Of the verdict that calls slices unhealthy whose ``margin`` is at least 0; where it is in
+) -> DecisionScores:
+    """Of the decision that calls slices unhealthy whose ``margin`` is at least 0; where it is in
     use, but for those that leave as healthy."""
     margins = np.array([margin(row) for row in rows])
     unhealthy = np.array([row.unhealthy for row in rows])
     called = np.array([row.called_unhealthy for row in rows]) if in_use else margins >= 0
     right = called == unhealthy
-    return VerdictScores(
+    return DecisionScores(
         accuracy=float(right.mean()),
         accuracy_interval=boot.mean(np.array([row.patient for row in rows], str), right),
         sensitivity=_mean(called[unhealthy]),

@@ -36,12 +36,12 @@ def failures(curves: Curves, choice: Choice, labels: Labels) -> tuple[str, ...]:
             "compare several L"
         )
     plain = max(labels.unhealthy.mean(), 1 - labels.unhealthy.mean())
-    judged = choice.cross_validated[choice.verdict]
+    judged = choice.cross_validated[choice.decision]
     if judged is not None and judged <= plain:
         lines.append(
-            f"no verdict: the {choice.verdict} is right on {judged:.1%} of the slices of patients "
+            f"no decision: the {choice.decision} is right on {judged:.1%} of the slices of patients "
             f"that it was not fitted to, calling all the same on {plain:.1%}: masks of single "
-            "slices may be of use, verdicts are not"
+            "slices may be of use, decisions are not"
         )
     return tuple(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from anofpdm.runtime.volume.plausibility import Familiar, log_curve
+from anofpdm.runtime.volume.plausibility import Plausibility, log_curve
 
 from .choose import Labels
 
@@ -14,7 +14,7 @@ _SMALLEST_SPREAD, _SMALLEST_LIMIT = 1e-3, 1e-3
 _MARGIN = 1.1
 
 
-def familiar_volumes(MSE_0: NDArray[np.float64], labels: Labels) -> Familiar | None:
+def fit_plausibility(MSE_0: NDArray[np.float64], labels: Labels) -> Plausibility | None:
     """The error curve of healthy slices, and the distance of the patient who is furthest off.
 
     Each patient's distance is from the healthy slices of the others: it is what a new one's would
@@ -36,12 +36,14 @@ def familiar_volumes(MSE_0: NDArray[np.float64], labels: Labels) -> Familiar | N
         distances.append(np.median([others.distance(curve) for curve in MSE_0[own]]))
     known = _reference(MSE_0[~labels.unhealthy])
     assert known
-    return Familiar(known.mean, known.spread, max(_SMALLEST_LIMIT, _MARGIN * float(max(distances))))
+    return Plausibility(
+        known.mean, known.spread, max(_SMALLEST_LIMIT, _MARGIN * float(max(distances)))
+    )
 
 
-def _reference(MSE_0: NDArray[np.float64]) -> Familiar | None:
+def _reference(MSE_0: NDArray[np.float64]) -> Plausibility | None:
     if len(MSE_0) < 2:
         return None
     curves = log_curve(MSE_0)
     spread = np.maximum(curves.std(axis=0), _SMALLEST_SPREAD)
-    return Familiar(tuple(curves.mean(axis=0).tolist()), tuple(spread.tolist()), 1.0)
+    return Plausibility(tuple(curves.mean(axis=0).tolist()), tuple(spread.tolist()), 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anofpdm.runtime.bundle.calibration import Calibration, EarlyStop
-from anofpdm.runtime.method.decision import VERDICTS
+from anofpdm.runtime.method.decision import DECISIONS
 
 from .choose import Choice, Labels
 
@@ -17,12 +17,12 @@ def report(choice: Choice, calibration: Calibration, labels: Labels) -> Iterator
             f"L {c.L:4d}  w {c.w:5g}  cosine: accuracy {c.cosine_accuracy:.3f}  "
             f"calibrated: accuracy {_share(c.calibrated_accuracy)}"
         )
-    judged = ", ".join(f"{name} {_share(choice.cross_validated.get(name))}" for name in VERDICTS)
+    judged = ", ".join(f"{name} {_share(choice.cross_validated.get(name))}" for name in DECISIONS)
     yield f"accuracy on patients left out of the whole choice: {judged}"
     best, unhealthy = choice.best, labels.unhealthy
     yield (
-        f"chosen: {choice.verdict}, L = {best.L}, w = {best.w:g}, accuracy "
-        f"{_share(best.accuracy(choice.verdict))} on {len(unhealthy)} slices (calling all the "
+        f"chosen: {choice.decision}, L = {best.L}, w = {best.w:g}, accuracy "
+        f"{_share(best.accuracy(choice.decision))} on {len(unhealthy)} slices (calling all the "
         f"same: {max(unhealthy.mean(), 1 - unhealthy.mean()):.3f})"
     )
     tried = [one.w for one in choice.candidates if one.L == best.L]

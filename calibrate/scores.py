@@ -14,7 +14,7 @@ class Scores:
     """Means of Dice and IoU, the same for empty masks, and AUPRC over the foreground's pixels.
 
     AUPRC is that of the smoothed anomaly map, which is what masks are cut from, whatever the
-    verdict; NaN without lesions. Intervals are 95 % ones over patients.
+    decision; NaN without lesions. Intervals are 95 % ones over patients.
     """
 
     dice: float
@@ -28,7 +28,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class SliceScores:
-    """One slice: the label, the verdict and its statistics, Dice without and with the verdict, and
+    """One slice: the label, the decision and its statistics, Dice without and with the decision, and
     how many timesteps were visited."""
 
     patient: str
@@ -45,8 +45,8 @@ class SliceScores:
 
 
 @dataclass(frozen=True)
-class VerdictScores:
-    """One verdict: accuracy with its 95 % interval over patients, sensitivity, specificity, and the
+class DecisionScores:
+    """One decision: accuracy with its 95 % interval over patients, sensitivity, specificity, and the
     area under the ROC curve of what it goes by."""
 
     accuracy: float
@@ -60,11 +60,11 @@ class VerdictScores:
 class Evaluation:
     """Figures of a bundle on one split.
 
-    ``unhealthy``: unhealthy slices, each segmented whatever the verdict (the paper's set-up);
-    ``unhealthy_gated``: the same slices, empty where the verdict is healthy; ``mixed``: all slices,
+    ``unhealthy``: unhealthy slices, each segmented whatever the decision (the paper's set-up);
+    ``unhealthy_gated``: the same slices, empty where the decision is healthy; ``mixed``: all slices,
     gated, where an empty mask on a healthy slice counts 1; ``patients``: gated, over all voxels of
     a patient, mean over the patients with a lesion. AUPRC is pooled over the slices, and for
-    patients the mean of their own. ``verdicts``: both, ``verdict`` being the one in
+    patients the mean of their own. ``decisions``: both, ``decision`` being the one in
     use, where slices may leave as healthy, too; ``unlike``: patients said to be unlike those of the
     calibration.
     """
@@ -73,16 +73,16 @@ class Evaluation:
     unhealthy_gated: Scores
     mixed: Scores
     patients: Scores
-    verdict: str
-    verdicts: dict[str, VerdictScores]
+    decision: str
+    decisions: dict[str, DecisionScores]
     accuracy_all_healthy: float
     unlike: tuple[str, ...]
     slices: tuple[SliceScores, ...]
 
     @property
     def accuracy(self) -> float:
-        """Of the verdict in use."""
-        return self.verdicts[self.verdict].accuracy
+        """Of the decision in use."""
+        return self.decisions[self.decision].accuracy
 
     def as_json(self) -> dict[str, Any]:
         """Nested dictionaries; NaN becomes None."""
@@ -92,7 +92,7 @@ class Evaluation:
         """Two Markdown tables."""
         rows = [
             ("unhealthy slices, every one segmented", self.unhealthy),
-            ("unhealthy slices, gated by the verdict", self.unhealthy_gated),
+            ("unhealthy slices, gated by the decision", self.unhealthy_gated),
             ("all slices (mixed), gated", self.mixed),
             ("per patient (3-D), gated", self.patients),
         ]
@@ -116,10 +116,10 @@ class Evaluation:
             "|---|---|---|---|",
         ]
         lines += [
-            f"| {name}{', in use' if name == self.verdict else ''} | "
+            f"| {name}{', in use' if name == self.decision else ''} | "
             f"{_with(v.accuracy, v.accuracy_interval)} | "
             f"{v.sensitivity:.3f}, {v.specificity:.3f} | {v.auroc:.3f} |"
-            for name, v in self.verdicts.items()
+            for name, v in self.decisions.items()
         ]
         lines += [f"| calling all healthy | {self.accuracy_all_healthy:.3f} | 0.000, 1.000 | |"]
         return "\n".join(lines)

@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.backends.base import Denoiser
-from anofpdm.runtime.backends.cpu.numpy_loop import HostRow
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpySlots
 from anofpdm.runtime.backends.scheduler import run
-from anofpdm.runtime.method.accumulator import AnomalyDigest
+from anofpdm.runtime.method.accumulator import AnomalyAccumulator
 from anofpdm.runtime.method.anomaly_map import MapRule
-from anofpdm.runtime.method.decision import Statistics, alignment, cosine, map_peak
+from anofpdm.runtime.method.decision import SliceStatistics, alignment, cosine, map_peak
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.step import Step
-from anofpdm.runtime.refine.through_plane import Ensemble, Gathering, View, shown
+from anofpdm.runtime.refine.through_plane import NeighbourWindow, Refinement, SliceView, Window
 from anofpdm.train.dataset import SliceSet
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-_ALONE = Ensemble()
+_ALONE = Refinement()
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Curves:
     MSE_0: Float64
     map_peak: Float64
 
-    def statistics(self, k: int, steps: NDArray[np.int64] | None = None) -> Statistics:
-        """What verdicts go by, of each slice alone but for the map's peak: (N,) each.
+    def statistics(self, k: int, steps: NDArray[np.int64] | None = None) -> SliceStatistics:
+        """What decisions go by, of each slice alone but for the map's peak: (N,) each.
 
         ``k``: of which guidance strength; ``steps``: (N,) in 1..n, after how many of them each
         slice is left (default: all). The map's peak is that of the end all the same: it is the same
@@ -55,7 +55,9 @@ class Curves:
         if steps is not None:
             taken = (np.arange(M.shape[1]) < steps[:, None])[..., None]
             M, MSE_h, MSE_0 = (np.where(taken, curve, 0) for curve in (M, MSE_h, MSE_0))
-        return Statistics(cosine(MSE_h, MSE_0), alignment(M, MSE_h, MSE_0), self.map_peak[:, k])
+        return SliceStatistics(
+            cosine(MSE_h, MSE_0), alignment(M, MSE_h, MSE_0), self.map_peak[:, k]
+        )
 
     def take(self, slices: NDArray[np.bool_]) -> Curves:
         """Of these slices alone."""
@@ -69,7 +71,7 @@ class Curves:
         )
 
 
-class _CurveDigest:
+class _SweepAccumulator:
     """Records one slice for several w: what the runtime computes for each.
 
     ``ends``: the timesteps after which its maps are kept, in ``maps``: by end, by w, (C, H, W).
@@ -78,16 +80,16 @@ class _CurveDigest:
     def __init__(
         self, w: tuple[float, ...], scored: tuple[int, ...], rule: MapRule, ends: Sequence[int]
     ) -> None:
-        self.by_w = [AnomalyDigest(strength, scored, rule) for strength in w]
+        self.by_w = [AnomalyAccumulator(strength, scored, rule) for strength in w]
         self.maps: list[list[Float32]] = []
         self._ends = ends
 
     def add(self, step: Step, UGP: Float32) -> bool:
         """Never lets a slice go: what a stopping rule would do is read off the curves."""
-        for digest in self.by_w:
-            digest.add(step, UGP)
+        for accumulator in self.by_w:
+            accumulator.add(step, UGP)
         if step.t in self._ends:
-            self.maps.append([digest.H.copy() for digest in self.by_w])
+            self.maps.append([accumulator.H.copy() for accumulator in self.by_w])
         return False
 
 
@@ -99,15 +101,15 @@ def sweep(
     scored: tuple[int, ...],
     *,
     anomaly_map: str = "aggregate",
-    ensemble: Ensemble = _ALONE,
+    refinement: Refinement = _ALONE,
     seed: int = 0,
     slots: int = 4,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Curves:
     """Run the forward process over all slices and record the curves.
 
-    ``anomaly_map``: which map, see :class:`anofpdm.runtime.method.anomaly_map.MapRule`; ``ensemble``: who
-    counts for the one that is cut.
+    ``anomaly_map``: which map, see :class:`anofpdm.runtime.method.anomaly_map.MapRule`;
+    ``refinement``: what makes the map that is cut.
     """
     return sweeps(
         slices,
@@ -117,7 +119,7 @@ def sweep(
         w,
         scored,
         anomaly_map=anomaly_map,
-        ensemble=ensemble,
+        refinement=refinement,
         seed=seed,
         slots=slots,
         progress=progress,
@@ -133,7 +135,7 @@ def sweeps(
     scored: tuple[int, ...],
     *,
     anomaly_map: str = "aggregate",
-    ensemble: Ensemble = _ALONE,
+    refinement: Refinement = _ALONE,
     seed: int = 0,
     slots: int = 4,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -142,22 +144,22 @@ def sweeps(
     spaced by log SNR, which visits others for every L."""
     wanted = sorted(set(lengths))
     parts = [wanted] if process.spacing == "even" else [[L] for L in wanted]
-    found: dict[int, Curves] = {}
+    curves_by_L: dict[int, Curves] = {}
     for i, part in enumerate(parts):
         whole = replace(process, L=part[-1])
-        one = _Sweep(whole, part, w, scored, MapRule(anomaly_map), ensemble, seed, slots)
-        found |= one.run(slices, denoiser, partial(_told, progress, i, len(parts)))
-    return found
+        one = _Sweep(whole, part, w, scored, MapRule(anomaly_map), refinement, seed, slots)
+        curves_by_L |= one.run(slices, denoiser, partial(_progress_of, progress, i, len(parts)))
+    return curves_by_L
 
 
-def _told(
+def _progress_of(
     progress: Callable[[int, int], None], part: int, parts: int, done: int, total: int
 ) -> None:
     progress(part * total + done, parts * total)
 
 
 # Of a slice, its views at every end, for every w.
-_Views = list[list[View]]
+_Views = list[list[SliceView]]
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class _Sweep:
     w: tuple[float, ...]
     scored: tuple[int, ...]
     rule: MapRule
-    ensemble: Ensemble
+    refinement: Refinement
     seed: int
     slots: int
 
@@ -181,57 +183,64 @@ class _Sweep:
         t = self.process.timesteps
         steps = [int((t <= L).sum()) for L in self.lengths]
         ends = sorted({int(t[n - 1]) for n in steps})  # lengths may end at the same step
-        row = HostRow(
+        slots = NumpySlots(
             self.process,
             denoiser,
-            lambda: _CurveDigest(self.w, self.scored, self.rule, ends),
+            lambda: _SweepAccumulator(self.w, self.scored, self.rule, ends),
             seed=self.seed,
             slots=self.slots,
         )
-        gathering: Gathering[_Views] = Gathering(self.ensemble.neighbours_mm)
+        window: NeighbourWindow[_Views] = NeighbourWindow(self.refinement.neighbours_mm)
         curves: dict[int, tuple[Float64, ...]] = {}
         peaks: dict[int, list[list[float]]] = {}
-        for item, digest in run(row, self._shown(gathering, slices)):
+        for item, accumulator in run(slots, self._flipped(window, slices)):
             curves[item.key] = (
-                np.array([one.M for one in digest.by_w]),
-                np.array([one.MSE_h for one in digest.by_w]),
-                np.array(digest.by_w[0].MSE_0),
+                np.array([by.M for by in accumulator.by_w]),
+                np.array([by.MSE_h for by in accumulator.by_w]),
+                np.array(accumulator.by_w[0].MSE_0),
             )
-            x0 = self.ensemble.turned_back(item, item.x0[list(self.scored)])
+            x0 = self.refinement.unflip(item, item.x0[list(self.scored)])
             views = [
-                [View(self.ensemble.turned_back(item, H), x0) for H in by_w] for by_w in digest.maps
+                [SliceView(self.refinement.unflip(item, H), x0) for H in by_w]
+                for by_w in accumulator.maps
             ]
-            peaks |= self._peaks(gathering.add(item, views))
+            peaks |= self._peaks(window.add(item, views))
             progress(len(curves), len(slices))
-        peaks |= self._peaks(gathering.ready())
+        peaks |= self._peaks(window.ready())
         M, MSE_h, MSE_0 = (
             np.array(column)
             for column in zip(*(curves[i] for i in range(len(slices))), strict=True)
         )
-        found = np.array([peaks[i] for i in range(len(slices))])
+        curves_by_L = np.array([peaks[i] for i in range(len(slices))])
         at = [ends.index(int(t[n - 1])) for n in steps]
         return {
-            L: Curves(self.w, t[:n], M[:, :, :n], MSE_h[:, :, :n], MSE_0[:, :n], found[:, end])
+            L: Curves(
+                self.w, t[:n], M[:, :, :n], MSE_h[:, :, :n], MSE_0[:, :n], curves_by_L[:, end]
+            )
             for L, n, end in zip(self.lengths, steps, at, strict=True)
         }
 
-    def _shown(self, gathering: Gathering[_Views], slices: SliceSet) -> Iterator[Slice]:
-        for item in gathering.announced(slices.slices()):
+    def _flipped(self, window: NeighbourWindow[_Views], slices: SliceSet) -> Iterator[Slice]:
+        for item in window.announced(slices.slices()):
             assert item is not None
-            yield shown(item, self.ensemble.mirrored)
+            yield self.refinement.flip(item)
 
     def _peaks(
-        self, complete: Iterable[tuple[Slice, Sequence[tuple[float, _Views]]]]
+        self, complete: Iterable[tuple[Slice, Window[_Views]]]
     ) -> dict[int, list[list[float]]]:
         """Of slices whose neighbours are done, by key: the peaks of the maps that are cut at every
         end, for every w."""
         return {
             item.key: [
                 [
-                    map_peak(self.ensemble.map_to_cut([(much, of[end][k]) for much, of in around]))
+                    map_peak(
+                        self.refinement.map_to_cut(
+                            [(weight, maps[end][k]) for weight, maps in window]
+                        )
+                    )
                     for k in range(len(self.w))
                 ]
-                for end in range(len(around[0][1]))
+                for end in range(len(window[0][1]))
             ]
-            for item, around in complete
+            for item, window in complete
         }

@@ -3,7 +3,7 @@
 Small lesions of multiple sclerosis; and the simulated lesion of :mod:`make_examples` made fainter,
 smaller, and larger. Of each
 volume one slice, the one with the largest reference: FLAIR, the anomaly map H (each brightest at
-its own largest value), the reference (blue) and the mask (red; dotted where the verdict is healthy,
+its own largest value), the reference (blue) and the mask (red; dotted where the decision is healthy,
 so that only ``--every-slice`` would write it). Attribution: see README.md beside this file.
 """
 
@@ -81,10 +81,10 @@ def draw(
     for mask, color, style in ((drawn[i], "deepskyblue", "solid"), (result.mask, "red", line)):
         if mask.any():
             row[2].contour(mask[extent].T, [0.5], colors=color, linestyles=style, linewidths=1.2)
-    score, verdict = dice(result.mask, drawn[i]), "unhealthy"
+    score, decision = dice(result.mask, drawn[i]), "unhealthy"
     if not result.unhealthy:
-        verdict = "healthy, Dice 0; whatever the verdict"
-    title = f"{name}; verdict: {verdict}, Dice {score:.2f}"
+        decision = "healthy, Dice 0; whatever the decision"
+    title = f"{name}; decision: {decision}, Dice {score:.2f}"
     row[0].set_title(title, color="white", fontsize=9, loc="left")
     return float(drawn[i].mean())
 

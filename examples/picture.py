@@ -47,8 +47,8 @@ def main(volume: Path, reference: Path, picture: Path) -> None:
             axis.imshow(flair, cmap="gray", vmin=-1, vmax=0.7, origin="lower")
             axis.axis("off")
         column[1].imshow(result.H[extent].T, cmap="inferno", vmin=0, vmax=brightest, origin="lower")
-        verdict = "unhealthy" if result.unhealthy else "healthy"
-        column[0].set_title(f"slice {result.key}: {verdict}", color="white", fontsize=8)
+        decision = "unhealthy" if result.unhealthy else "healthy"
+        column[0].set_title(f"slice {result.key}: {decision}", color="white", fontsize=8)
         for mask, color in ((drawn[i], "deepskyblue"), (result.mask & result.unhealthy, "red")):
             if mask.any():
                 column[2].contour(mask[extent].T, [0.5], colors=color, linewidths=1.4)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from anofpdm import __version__
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16, Manifest, write_manifest
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
@@ -106,8 +106,8 @@ def write_bundle(
 
 def _compare(unet: UNet, path: Path, schedule: Schedule) -> Parity:
     trial = Trial.short(unet.config.in_channels, unet.config.image_size, schedule)
-    exported = HostBackend(OnnxDenoiser(path), 3)
-    return compare(HostBackend(torch_denoiser(unet), 3), exported, trial)
+    exported = NumpyBackend(OnnxDenoiser(path), 3)
+    return compare(NumpyBackend(torch_denoiser(unet), 3), exported, trial)
 
 
 def _add_fp16(unet: UNet, path: Path, schedule: Schedule, shares: bool) -> Parity:

@@ -19,7 +19,7 @@ from anofpdm.train.unet import UNet
 
 
 @dataclass(frozen=True)
-class Asked:
+class CheckpointOptions:
     """What the weights of a reference U-Net do not tell; None for the default.
 
     ``modalities``: names of the channels in their order, which must be given; ``heads`` of its
@@ -34,7 +34,7 @@ class Asked:
     axes: str | None = None
 
 
-def read_source(path: Path, asked: Asked = Asked()) -> Checkpoint:
+def read_source(path: Path, asked: CheckpointOptions = CheckpointOptions()) -> Checkpoint:
     """Read a checkpoint of either kind, without running code that it may hold.
 
     Raises

@@ -12,7 +12,7 @@ from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16, open_bundle
 from anofpdm.runtime.bundle.engines import FLAVOURS, Engine, load_tensorrt, rebuild
 from anofpdm.runtime.cli.arguments import OneLineGroup, reports_errors
 from anofpdm.runtime.cli.console import ProgressLine
-from anofpdm.runtime.errors import AnofpdmError, SetupError
+from anofpdm.runtime.errors import AnofpdmError, OptionsError
 from anofpdm.runtime.util.optional import require
 
 from .parity import Parity
@@ -80,7 +80,7 @@ def _counts(text: str) -> tuple[int, ...]:
     except ValueError:
         counts = ()
     if not counts or counts[0] < 1:
-        raise SetupError(f"--slots {text}: give whole numbers from 1, with commas between them")
+        raise OptionsError(f"--slots {text}: give whole numbers from 1, with commas between them")
     return counts
 
 
@@ -145,9 +145,9 @@ def main(
         require(module, "export")
     load_onnxruntime()
     from .bundle_writer import write_bundle
-    from .checkpoints import Asked, read_source
+    from .checkpoints import CheckpointOptions, read_source
 
-    asked = Asked(_names(modalities, "--modalities"), heads, image_size, pixel_mm, axes)
+    asked = CheckpointOptions(_names(modalities, "--modalities"), heads, image_size, pixel_mm, axes)
     checkpoint = read_source(ckpt, asked)
     path = output or ckpt.with_suffix(".anofpdm")
     chosen = _names(scored, "--scored") or checkpoint.modalities

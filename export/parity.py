@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from anofpdm.runtime.backends.base import Backend, Recipe
 from anofpdm.runtime.bundle.bundle import Bundle
-from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.errors import ParityError
-from anofpdm.runtime.method.accumulator import Finding
+from anofpdm.runtime.method.accumulator import SliceCurves
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.method.threshold import threshold
-from anofpdm.runtime.refine.masks import cut, smooth
+from anofpdm.runtime.refine.masks import cut, median
 
 from .phantom import phantom_slices
 
@@ -102,7 +102,7 @@ class Trial:
         trial = cls.short(len(manifest.modalities), manifest.grid.size, manifest.schedule)
         recipe = replace(trial.recipe, scored=manifest.scored_channels)
         if bundle.default:
-            setup = resolve(bundle, Setup())
+            setup = resolve(bundle, Options())
             if len(setup.process.timesteps) <= _STEPS:
                 recipe = Recipe(setup.process, setup.calibration.w, recipe.scored, setup.rule)
         return cls(phantom_slices(_MANY, *trial.x0.shape[1:3]), recipe)
@@ -110,10 +110,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Observed:
-    """What a network says on a trial: ``eps``, noise predictions; ``findings``, a slice each."""
+    """What a network says on a trial: ``eps``, noise predictions; ``curves``, a slice each."""
 
     eps: tuple[Float32, ...]
-    findings: tuple[Finding, ...]
+    curves: tuple[SliceCurves, ...]
 
 
 def observe(backend: Backend, trial: Trial) -> Observed:
@@ -125,9 +125,9 @@ def observe(backend: Backend, trial: Trial) -> Observed:
     eps: list[Float32] = []
     for batch, first in ((1, 1), (_SLICES, 250), (3, T - 400)):
         eps += backend.denoiser(x0[:batch], np.minimum(first + 100 * np.arange(batch), T))
-    stream = backend.find(trial.recipe, (Slice(i, x) for i, x in enumerate(x0)))
-    findings = sorted(stream, key=lambda pair: pair[0].key)
-    return Observed(tuple(eps), tuple(found for _, found in findings))
+    stream = backend.run(trial.recipe, (Slice(i, x) for i, x in enumerate(x0)))
+    curves = sorted(stream, key=lambda pair: pair[0].key)
+    return Observed(tuple(eps), tuple(found for _, found in curves))
 
 
 def compare(reference: Observed | Backend, other: Backend, trial: Trial) -> Parity:
@@ -135,11 +135,11 @@ def compare(reference: Observed | Backend, other: Backend, trial: Trial) -> Pari
     want_all = reference if isinstance(reference, Observed) else observe(reference, trial)
     got_all = observe(other, trial)
     eps = max(_relative(want, got) for want, got in zip(want_all.eps, got_all.eps, strict=True))
-    M_max = np.max([found.M.max(axis=0) for found in want_all.findings], axis=0).clip(_TINY)
+    M_max = np.max([found.M.max(axis=0) for found in want_all.curves], axis=0).clip(_TINY)
     timesteps = trial.recipe.process.timesteps
     worst = {"M_t": 0.0, "H": 0.0}
     kept, masks = [], []
-    for want, got in zip(want_all.findings, got_all.findings, strict=True):
+    for want, got in zip(want_all.curves, got_all.curves, strict=True):
         worst["M_t"] = max(worst["M_t"], _relative(want.M, got.M))
         worst["H"] = max(worst["H"], _relative(want.H, got.H))
         steps = np.searchsorted(timesteps, want.t_e) - np.searchsorted(timesteps, got.t_e)
@@ -155,9 +155,9 @@ def pooled_dice(masks: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) ->
     return 2 * common / total if total else 1.0
 
 
-def _mask(found: Finding, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:
+def _mask(found: SliceCurves, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:
     Q = threshold(found.H, found.M.max(axis=0), M_max, trial.a, trial.b).Q
-    return cut(smooth(found.H.mean(axis=0)), Q)
+    return cut(median(found.H.mean(axis=0)), Q)
 
 
 def _relative(want: NDArray[np.floating], got: NDArray[np.floating]) -> float:

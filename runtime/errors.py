@@ -1,13 +1,19 @@
-"""The errors a user can mend. Anything else that is raised is a bug of ours."""
+"""User errors, which say what to correct. Anything else that is raised is a bug of ours."""
 
 from __future__ import annotations
+
+
+def one_line(reason: object, longest: int | None = None) -> str:
+    """An error or a text in one line; of an error without words, its type."""
+    line = " ".join(str(reason).split()) or type(reason).__name__
+    return line if longest is None or len(line) <= longest else f"{line[:longest]}..."
 
 
 class AnofpdmError(Exception):
     """What was wrong, where, and what to do about it, in one line, whatever is quoted there."""
 
     def __str__(self) -> str:
-        return " ".join(line.strip() for line in super().__str__().splitlines())
+        return " ".join(super().__str__().split())
 
 
 class VolumeError(AnofpdmError, ValueError):
@@ -18,7 +24,7 @@ class BundleError(AnofpdmError, ValueError):
     """A bundle that is missing, altered, or made for something else."""
 
 
-class SetupError(AnofpdmError, ValueError):
+class OptionsError(AnofpdmError, ValueError):
     """A choice at run time that is not possible."""
 
 

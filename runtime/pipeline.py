@@ -1,117 +1,118 @@
-"""From slices to results: what the forward process finds, the verdict, the threshold, the mask."""
+"""A slice on its way: curves of the forward process -> map -> image-level decision -> mask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from .backends.base import Backend, Recipe
-from .backends.scheduler import Cancelled
-from .bundle.options import Resolved
-from .method.accumulator import Finding
-from .method.decision import Statistics, alignment, cosine, map_peak, probability
+from .backends.scheduler import Cancelled, never
+from .bundle.bundle import Bundle
+from .bundle.options import Plan
+from .method.accumulator import SliceCurves
+from .method.decision import SliceStatistics, alignment, cosine, map_peak, probability
 from .method.process import Slice
 from .method.threshold import otsu, threshold
 from .refine.masks import cut
-from .refine.through_plane import Gathering, View, counts, mean_map, shown
+from .refine.through_plane import NeighbourWindow, SliceView, Window, window_mean, window_weights
 from .results import SliceResult
 
 
 @dataclass(frozen=True)
-class _Alone:
-    """What a slice says by itself."""
+class _ProcessedSlice:
+    """A slice by itself, after the forward process."""
 
-    found: Finding
-    cosine: float
-    alignment: float
-    view: View
+    curves: SliceCurves
+    cosine: float  # eq. 18
+    alignment: float  # cosine between guidance and the unguided error
+    view: SliceView
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """How slices are judged and cut by a calibration.
+class Pipeline:
+    """Takes slices on a bundle's grid to results, by one plan on one backend."""
 
-    ``scored``: the modalities that count, as positions; ``seed``: of the noise.
-    """
-
-    setup: Resolved
-    scored: tuple[int, ...]
-    seed: int
+    bundle: Bundle
+    plan: Plan
+    backend: Backend
+    seed: int  # of the noise
 
     def run(
         self,
-        backend: Backend,
         slices: Iterable[Slice | None],
-        cancelled: Cancelled,
-        done: Callable[[], None],
+        cancelled: Cancelled = never,
+        on_processed: Callable[[], None] = lambda: None,
     ) -> Iterator[SliceResult]:
         """Results, each as soon as its slice and its neighbours are done.
 
-        ``done``: called for every slice that has gone through the process.
+        Parameters
+        ----------
+        slices : None stands for one that has not come yet
+        cancelled : ends the run once it is true; what waits for its neighbours is dropped
+        on_processed : called for every slice that has gone through the forward process
         """
-        setup, held = self.setup, self.setup.calibration
-        recipe = Recipe(setup.process, held.w, self.scored, setup.rule, setup.stop, self.seed)
-        gathering: Gathering[_Alone] = Gathering(setup.ensemble.neighbours_mm)
-        taken = gathering.announced(slices)
-        views = (item and shown(item, setup.ensemble.mirrored) for item in taken)
-        for item, found in backend.find(recipe, views, cancelled):
-            done()
+        plan, scored = self.plan, self.bundle.manifest.scored_channels
+        recipe = Recipe(plan.process, plan.calibration.w, scored, plan.rule, plan.stop, self.seed)
+        window: NeighbourWindow[_ProcessedSlice] = NeighbourWindow(plan.refinement.neighbours_mm)
+        flipped = (item and plan.refinement.flip(item) for item in window.announced(slices))
+        for item, curves in self.backend.run(recipe, flipped, cancelled):
+            on_processed()
             if cancelled():
                 return
-            for one, beside in gathering.add(item, self._alone(item, found)):
-                yield self._result(one, beside)
-        if cancelled():  # what waits has not seen all its neighbours
+            for ready, neighbours in window.add(item, self._processed(item, curves)):
+                yield self._result(ready, neighbours)
+        if cancelled():
             return
-        for one, beside in gathering.ready():
-            yield self._result(one, beside)
+        for ready, neighbours in window.ready():
+            yield self._result(ready, neighbours)
 
-    def _alone(self, item: Slice, found: Finding) -> _Alone:
-        """``item``: the slice as it was shown."""
-        back = self.setup.ensemble.turned_back
-        return _Alone(
-            found,
-            float(cosine(found.MSE_h, found.MSE_0)),
-            float(alignment(found.M, found.MSE_h, found.MSE_0)),
-            View(back(item, found.H), back(item, item.x0[list(self.scored)])),
+    def _processed(self, item: Slice, curves: SliceCurves) -> _ProcessedSlice:
+        """``item``: the slice as the network saw it."""
+        scored, unflip = list(self.bundle.manifest.scored_channels), self.plan.refinement.unflip
+        return _ProcessedSlice(
+            curves,
+            float(cosine(curves.MSE_h, curves.MSE_0)),
+            float(alignment(curves.M, curves.MSE_h, curves.MSE_0)),
+            SliceView(unflip(item, curves.H), unflip(item, item.x0[scored])),
         )
 
-    def _result(self, item: Slice, around: Sequence[tuple[float, _Alone]]) -> SliceResult:
-        """``around``: the slice itself, and its neighbours."""
-        setup, calibration = self.setup, self.setup.calibration
-        own, found, weights = around[0][1], around[0][1].found, counts(around)
-        views = [(weight, one.view) for weight, one in around]
-        H, smoothed = mean_map(views), setup.ensemble.map_to_cut(views)
+    def _result(self, item: Slice, window: Window[_ProcessedSlice]) -> SliceResult:
+        """``window``: the slice itself, and its neighbours."""
+        plan, calibration = self.plan, self.plan.calibration
+        center, weights = window[0][1], window_weights(window)
+        curves, views = center.curves, [(weight, near.view) for weight, near in window]
+        H, smoothed = window_mean(views), plan.refinement.map_to_cut(views)
         mean_H = H.mean(axis=0)
-        said = Statistics(
-            np.asarray(weights @ [one.cosine for _, one in around]),
-            np.asarray(weights @ [one.alignment for _, one in around]),
+        statistics = SliceStatistics(
+            np.asarray(weights @ [near.cosine for _, near in window]),
+            np.asarray(weights @ [near.alignment for _, near in window]),
             np.asarray(map_peak(smoothed)),
         )
-        log_odds = float(calibration.logistic.log_odds(said))
+        log_odds = float(calibration.logistic.log_odds(statistics))
         M_max = np.array(calibration.M_max)
-        cuts = threshold(H, found.M.max(axis=0), M_max, calibration.a, calibration.b)
-        Q = cuts.Q if setup.Q is None else setup.Q
-        if setup.Q is None and calibration.threshold == "half-way":
+        quantile = threshold(H, curves.M.max(axis=0), M_max, calibration.a, calibration.b)
+        Q = quantile.Q if plan.Q is None else plan.Q
+        if plan.Q is None and calibration.threshold_rule == "mean-with-otsu":
             Q = (Q + otsu(mean_H)) / 2
         return SliceResult(
             key=item.key,
             volume=item.volume,
-            unhealthy=calibration.unhealthy(float(said.cosine), log_odds),
-            cosine=float(said.cosine),
-            alignment=float(said.alignment),
-            map_peak=float(said.map_peak),
+            unhealthy=calibration.unhealthy(float(statistics.cosine), log_odds),
+            cosine=float(statistics.cosine),
+            alignment=float(statistics.alignment),
+            map_peak=float(statistics.map_peak),
             log_odds=log_odds,
             probability=probability(log_odds),
-            timesteps=setup.process.timesteps[: len(found.M)],
-            M=found.M,
-            MSE_h=found.MSE_h,
-            MSE_0=found.MSE_0,
-            t_e=found.t_e,
-            index=cuts.index,
+            timesteps=plan.process.timesteps[: len(curves.M)],
+            M=curves.M,
+            MSE_h=curves.MSE_h,
+            MSE_0=curves.MSE_0,
+            t_e=curves.t_e,
+            index=quantile.index,
             Q=Q,
-            x0=own.view.x0,
+            x0=center.view.x0,
             H=mean_H,
             smoothed=smoothed,
             mask=cut(smoothed, Q),

@@ -9,24 +9,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from .backends.base import Backend
 from .backends.device import open_device
-from .backends.scheduler import Cancelled, never
 from .bundle.bundle import DEFAULT, Bundle, open_bundle
-from .bundle.options import Setup, resolve
-from .errors import SetupError, VolumeError
+from .bundle.options import Options, resolve
+from .errors import OptionsError, VolumeError
 from .method.process import Slice
-from .pipeline import Analysis
+from .pipeline import Pipeline
 from .refine.through_plane import reach
-from .results import Segmentation, SliceResult
-from .streaming import HeadMeasure, Stream, StreamedSlice, measure_head
-from .volume.nifti import mask_image
-from .volume.slicing import Head, as_images, numbered, on_grid
+from .results import InputImage, Segmentation, SliceResult
+from .streaming import HeadMeasurement, Stream, StreamedSlice, measure_head
+from .volume.nifti import mask_image, unit_mm
+from .volume.slicing import VolumeGeometry, as_images, as_slices, names_of, to_slices
 
-_AS_CALIBRATED = Setup()
+_DEFAULTS = Options()
+Images = SpatialImage | Sequence[SpatialImage]
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress."""
 
 
 class Segmenter:
@@ -41,35 +47,31 @@ class Segmenter:
     ----------
     bundle : a calibrated bundle
     backend : its network, and where it runs
-    setup : which of the bundle's calibrations, and what differs from it
-    seed : non-negative; a mask is a function of (volume, bundle, setup, seed)
+    options : the preset, and what overrides it
+    seed : non-negative; a mask is a function of (volume, bundle, options, seed)
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        backend: Backend,
-        *,
-        setup: Setup = _AS_CALIBRATED,
-        seed: int = 0,
+        self, bundle: Bundle, backend: Backend, *, options: Options = _DEFAULTS, seed: int = 0
     ) -> None:
         if seed < 0:
-            raise SetupError(f"seed must be at least 0, not {seed}")
-        self.bundle, self.setup = bundle, resolve(bundle, setup)
-        wanted = self.setup.calibration.conditions.precision
+            raise OptionsError(f"seed must be at least 0, not {seed}")
+        self.bundle, self.plan = bundle, resolve(bundle, options)
+        wanted = self.plan.calibration.conditions.precision
         if (wanted == "bf16") != (backend.precision == "bf16"):
-            raise SetupError(
-                f"preset {self.setup.preset} was calibrated in {wanted}, the backend computes as "
+            raise OptionsError(
+                f"preset {self.plan.preset} was calibrated in {wanted}, the backend computes as "
                 f"{backend.precision}: take another preset or backend"
             )
         self.backend, self.seed = backend, seed
+        self._pipeline = Pipeline(bundle, self.plan, backend, seed)
 
     @classmethod
     def load(
         cls,
         bundle: Bundle | Path | str | None = None,
         *,
-        setup: Setup = _AS_CALIBRATED,
+        options: Options = _DEFAULTS,
         device: str = "auto",
         threads: int | None = None,
         slots: int | None = None,
@@ -79,25 +81,25 @@ class Segmenter:
 
         Parameters
         ----------
-        device : see :func:`anofpdm.runtime.backends.device.open_device`; ``segmenter.backend.device`` says
-            what was taken
-        threads : of the CPU; None for as many as there are cores
+        device : see :func:`anofpdm.runtime.backends.device.open_device`;
+            ``segmenter.backend.device`` says which one is used
+        threads : CPU threads; None for as many as there are cores
         slots : how many slices share the network's batch, None for what suits the device; does not
             change masks on the CPU, nor the loop on a GPU, but there a library may round otherwise
 
         Raises
         ------
         BundleError
-            If the bundle cannot be used, or has no calibration for the set-up.
+            If the bundle cannot be used, or has no calibration for the options.
         DeviceError
-            If the device that was asked for cannot be used.
+            If the device cannot be used.
         MissingExtraError
             If a package that it needs is not installed.
         """
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle or DEFAULT))
-        precision = resolve(opened, setup).calibration.conditions.precision
-        backend = open_device(device, opened, threads=threads, slots=slots, precision=precision)
-        return cls(opened, backend, setup=setup, seed=seed)
+        loaded = bundle if isinstance(bundle, Bundle) else open_bundle(Path(bundle or DEFAULT))
+        precision = resolve(loaded, options).calibration.conditions.precision
+        backend = open_device(device, loaded, threads=threads, slots=slots, precision=precision)
+        return cls(loaded, backend, options=options, seed=seed)
 
     def close(self) -> None:
         """Give the device back, as leaving a ``with`` does; a second time does nothing."""
@@ -111,12 +113,12 @@ class Segmenter:
 
     def segment(
         self,
-        images: SpatialImage | Sequence[SpatialImage] | ArrayLike,
+        images: Images | ArrayLike,
         *,
         affine: ArrayLike | None = None,
         names: Sequence[str] | None = None,
         every_slice: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = _silent,
     ) -> Segmentation:
         """Segment one volume.
 
@@ -125,8 +127,8 @@ class Segmenter:
         images : an image; one image per modality, in the bundle's order; or an array
             (X, Y, Z) or (X, Y, Z, C), any real type and range
         affine : (4, 4), voxels to millimetres in RAS+; for arrays only, and needed there
-        names : what to call the images in messages
-        every_slice : segment slices that were found healthy, too
+        names : of the images in messages and results; None for their files' names
+        every_slice : segment healthy slices, too
         progress : called with the number of slices done and in all
 
         Raises
@@ -134,26 +136,27 @@ class Segmenter:
         VolumeError
             If the volume cannot be segmented.
         """
-        taken = self._on_grid(as_images(images, affine), names)
-        for result in self.analyse(taken.slices(0)):
-            taken.results.append(result)
-            progress(len(taken.results), len(taken.on_grid))
-        return self._finish(taken, every_slice)
+        volume = self._load_volume(as_images(images, affine), names)
+        for result in self.segment_slices(volume.numbered(0)):
+            volume.results.append(result)
+            progress(len(volume.results), len(volume.slices))
+        return self._finish(volume, every_slice)
 
     def segment_many(
         self,
-        volumes: Iterable[SpatialImage | Sequence[SpatialImage]],
+        volumes: Iterable[Images],
         *,
         every_slice: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = _silent,
     ) -> Iterator[Segmentation]:
         """Segment volumes one after the other, through the same slots: the network's batch stays
         full from one volume to the next.
 
         Parameters
         ----------
-        volumes : each an image, or one image per modality; taken when their turn comes
-        progress : called with the number of slices done, and in all volumes taken so far
+        volumes : each an image, or one image per modality; fetched when their turn comes
+        every_slice : segment healthy slices, too
+        progress : called with the number of slices done, and in all volumes fetched so far
 
         Yields
         ------
@@ -165,22 +168,22 @@ class Segmenter:
             If a volume cannot be segmented; those before it are yielded first.
         """
         many = self.segment_each(volumes, every_slice=every_slice, progress=progress)
-        for number, found in enumerate(many):
-            if isinstance(found, VolumeError):
-                raise VolumeError(f"volume {number + 1}: {found}")
-            yield found
+        for number, result in enumerate(many, 1):
+            if isinstance(result, VolumeError):
+                raise VolumeError(f"volume {number}: {result}")
+            yield result
 
     def segment_each(
         self,
-        volumes: Iterable[SpatialImage | Sequence[SpatialImage] | VolumeError],
+        volumes: Iterable[Images | VolumeError],
         *,
         every_slice: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = _silent,
     ) -> Iterator[Segmentation | VolumeError]:
-        """As :meth:`segment_many`, but what is wrong with a volume is yielded in its place, and the
-        others go on; a volume that could not be read is passed on as the error that says so."""
-        taken: dict[int, _Taken | VolumeError] = {}
-        total = 0
+        """As :meth:`segment_many`, but a volume's error is yielded in its place, and the others go
+        on; a volume that could not be read is passed in as the error that says so."""
+        under_way: dict[int, _LoadedVolume | VolumeError] = {}
+        total = following = 0
 
         def slices() -> Iterator[Slice]:
             nonlocal total
@@ -188,46 +191,44 @@ class Segmenter:
                 try:
                     if isinstance(images, VolumeError):
                         raise images
-                    one = self._on_grid(as_images(images, None), None)
+                    volume = self._load_volume(as_images(images, None), None)
                 except VolumeError as error:
-                    taken[number] = error
+                    under_way[number] = error
                     continue
-                taken[number] = one
-                total += len(one.on_grid)
-                yield from one.slices(number)
-
-        following = 0
+                under_way[number] = volume
+                total += len(volume.slices)
+                yield from volume.numbered(number)
 
         def finished() -> Iterator[Segmentation | VolumeError]:
             nonlocal following
-            while following in taken:
-                one = taken[following]
-                if isinstance(one, _Taken) and not one.done:
+            while following in under_way:
+                volume = under_way[following]
+                if isinstance(volume, _LoadedVolume) and not volume.done:
                     return
-                del taken[following]
+                del under_way[following]
                 following += 1
-                yield one if isinstance(one, VolumeError) else self._finish(one, every_slice)
+                if isinstance(volume, VolumeError):
+                    yield volume
+                else:
+                    yield self._finish(volume, every_slice)
 
-        for done, result in enumerate(self.analyse(slices()), 1):
-            owner = taken[result.volume]
-            assert isinstance(owner, _Taken)
+        for done, result in enumerate(self.segment_slices(slices()), 1):
+            owner = under_way[result.volume]
+            assert isinstance(owner, _LoadedVolume)
             owner.results.append(result)
             progress(done, total)
             yield from finished()
         yield from finished()
 
     def measure(
-        self,
-        images: SpatialImage | Sequence[SpatialImage] | ArrayLike,
-        *,
-        affine: ArrayLike | None = None,
-    ) -> HeadMeasure:
+        self, images: Images | ArrayLike, *, affine: ArrayLike | None = None
+    ) -> HeadMeasurement:
         """The intensities and the middle of a head, for :meth:`segment_stream`: of an earlier
         volume of the same patient, protocol and field of view.
 
         Parameters
         ----------
-        images, affine : as :meth:`segment` takes them
+        images, affine : see :meth:`segment`
 
         Raises
         ------
@@ -243,7 +244,7 @@ class Segmenter:
         pixel_mm: tuple[float, float],
         slice_mm: float | None = None,
         axes: str = "RA",
-        measured: HeadMeasure | None = None,
+        measurement: HeadMeasurement | None = None,
         settle: int | None = None,
         every_slice: bool = False,
         cancel: threading.Event | None = None,
@@ -251,26 +252,24 @@ class Segmenter:
         """Segment axial slices as they arrive, and yield each as it is done, in whatever order.
 
         Where the calibration averages over neighbours, a slice is done when these are; the
-        outermost ones of the head wait for the last slice of all.
-
-        A thread takes them from ``slices``, so that those under way go on while the next one is
-        waited for. Leaving the loop, closing the iterator or setting ``cancel`` ends it: what is
-        under way is dropped.
+        outermost ones of the head wait for the last slice of all. A thread fetches the slices, so
+        that those under way go on while the next one is waited for. Leaving the loop, closing the
+        iterator or setting ``cancel`` ends it: what is under way is dropped.
 
         Parameters
         ----------
         slices : (index, image): the axial index, from the feet up, which noise depends on; the
             image (H, W), or (C, H, W) of several modalities, any real type and range
         pixel_mm : spacing along the two axes of the image
-        slice_mm : from one index to the next, None for that of what was measured; needed where
-            nothing was and the calibration averages over neighbours
-        axes : where these lead: ``RA`` (to the patient's right and front) or ``PL`` (rows and
-            columns of an axial DICOM image), for instance
-        measured : see :meth:`measure`: with that of the whole volume, results are those of
+        slice_mm : from one index to the next, None for that of the measured volume; needed without
+            a measurement where the calibration averages over neighbours
+        axes : where the image's axes lead: ``RA`` (to the patient's right and front) or ``PL``
+            (rows and columns of an axial DICOM image), for instance
+        measurement : see :meth:`measure`: with that of the whole volume, results are those of
             :meth:`segment`
-        settle : without ``measured``, how many slices to wait for and measure; they have to show
+        settle : without a measurement, how many slices to wait for and measure; they have to show
             the head, not air or the neck alone. None for all: then nothing comes before the last
-        every_slice : segment slices that were found healthy, too
+        every_slice : segment healthy slices, too
         cancel : set it from any thread
 
         Raises
@@ -280,60 +279,63 @@ class Segmenter:
             raises.
         """
         return Stream(
-            self, slices, pixel_mm, slice_mm, axes, measured, settle, every_slice, cancel
-        ).results()
+            self._pipeline, slices, pixel_mm, slice_mm, axes, measurement, settle, every_slice,
+            cancel,
+        ).results()  # fmt: skip
 
-    def analyse(
-        self,
-        slices: Iterable[Slice | None],
-        cancelled: Cancelled = never,
-        done: Callable[[], None] = lambda: None,
-    ) -> Iterator[SliceResult]:
-        """Find anomalies on slices that are on the bundle's grid already, as they and their
-        neighbours finish; see :func:`anofpdm.runtime.backends.scheduler.run` and
-        :class:`anofpdm.runtime.refine.through_plane.Gathering`.
+    def segment_slices(self, slices: Iterable[Slice | None]) -> Iterator[SliceResult]:
+        """Segment slices that are on the bundle's grid already, and yield each as soon as it and
+        its neighbours are done; see :class:`anofpdm.runtime.pipeline.Pipeline`."""
+        return self._pipeline.run(slices)
 
-        ``done``: called for every slice that has gone through the
-        process, also while its result waits for neighbours.
-        """
-        scored = self.bundle.manifest.scored_channels
-        analysis = Analysis(self.setup, scored, self.seed)
-        return analysis.run(self.backend, slices, cancelled, done)
+    def _load_volume(
+        self, images: Sequence[SpatialImage], names: Sequence[str] | None
+    ) -> _LoadedVolume:
+        started, manifest = time.perf_counter(), self.bundle.manifest
+        geometry, slices = to_slices(images, names, manifest.modalities, manifest.grid)
+        files = [bool(image.get_filename()) for image in images]
+        inputs = tuple(
+            InputImage(Path(name).name, {}, tuple(map(int, image.shape)), _voxel_mm(image))
+            for name, image, is_file in zip(names_of(images, names), images, files, strict=True)
+            if names or is_file
+        )
+        return _LoadedVolume(geometry, slices, started, inputs)
 
-    def _on_grid(self, images: Sequence[SpatialImage], names: Sequence[str] | None) -> _Taken:
-        started = time.perf_counter()
-        manifest = self.bundle.manifest
-        head, slices = on_grid(images, names, manifest.modalities, manifest.grid)
-        return _Taken(head, slices, started)
-
-    def _finish(self, taken: _Taken, every_slice: bool) -> Segmentation:
-        results, head = sorted(taken.results, key=lambda result: result.key), taken.head
+    def _finish(self, volume: _LoadedVolume, every_slice: bool) -> Segmentation:
+        results, geometry = sorted(volume.results, key=lambda r: r.key), volume.geometry
         planes = [r.mask if every_slice or r.unhealthy else np.zeros_like(r.mask) for r in results]
-        mask = (head.to_source(np.stack(planes)) >= 0.5).astype(np.uint8)
+        mask = (geometry.to_source(np.stack(planes)) >= 0.5).astype(np.uint8)
+        notes = (*geometry.volume.notes, *self._far_apart(geometry), *self._implausible(results))
         return Segmentation(
-            mask,
-            mask_image(mask, head.source),
-            tuple(results),
-            int(mask.sum(dtype=np.int64)) * head.voxel_ml,
-            time.perf_counter() - taken.started,
-            head,
-            (*head.volume.notes, *self._alone(head), *self._unlike(results), *self.backend.notes),
+            mask=mask,
+            image=mask_image(mask, geometry.source),
+            slices=tuple(results),
+            volume_ml=int(mask.sum(dtype=np.int64)) * geometry.voxel_ml,
+            seconds=time.perf_counter() - volume.started,
+            geometry=geometry,
+            bundle=self.bundle,
+            plan=self.plan,
+            seed=self.seed,
+            every_slice=every_slice,
+            device=self.backend.device,
+            inputs=volume.inputs,
+            notes=(*notes, *self.backend.notes),
         )
 
-    def _alone(self, head: Head) -> Iterator[str]:
-        """A note where slices lie too far apart for neighbours to count, with which verdicts were
-        calibrated."""
-        wide, apart = self.setup.calibration.neighbours_mm, head.volume.voxel_mm[2]
-        if wide and not reach(wide, apart):
+    def _far_apart(self, geometry: VolumeGeometry) -> Iterator[str]:
+        """A note where slices lie too far apart for the window that decisions were calibrated
+        with."""
+        width_mm, spacing_mm = self.plan.refinement.neighbours_mm, geometry.volume.voxel_mm[2]
+        if width_mm and not reach(width_mm, spacing_mm):
             yield (
-                f"slices lie {apart:g} mm apart, and the calibration has those nearer than "
-                f"{wide:g} mm count together: by themselves more are found unhealthy"
+                f"slices lie {spacing_mm:g} mm apart, and the calibration averages over those "
+                f"nearer than {width_mm:g} mm: alone, more slices are called unhealthy"
             )
 
-    def _unlike(self, results: list[SliceResult]) -> Iterator[str]:
-        """A note where the volume is not like those that the thresholds were calibrated on."""
-        known = self.setup.calibration.familiar
-        excess = known.excess([r.MSE_0 for r in results]) if known else 0.0
+    def _implausible(self, results: list[SliceResult]) -> Iterator[str]:
+        """A note where the volume is out of the distribution that thresholds were calibrated on."""
+        plausibility = self.plan.calibration.plausibility
+        excess = plausibility.excess([r.MSE_0 for r in results]) if plausibility else 0.0
         if excess > 1:
             yield (
                 f"unlike the volumes of the calibration (MSE_0 is {excess:.1f} times as far off as "
@@ -343,17 +345,22 @@ class Segmenter:
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """A volume on its way: ``on_grid``: (n, C, size, size) float32, the slices to process."""
+class _LoadedVolume:
+    """A volume on its way."""
 
-    head: Head
-    on_grid: NDArray[np.float32]
-    started: float
+    geometry: VolumeGeometry
+    slices: NDArray[np.float32]  # (n, C, size, size), those to process
+    started: float  # seconds
+    inputs: tuple[InputImage, ...]
     results: list[SliceResult] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
-        return len(self.results) == len(self.on_grid)
+        return len(self.results) == len(self.slices)
 
-    def slices(self, number: int) -> list[Slice]:
-        return numbered(self.head, self.on_grid, number)
+    def numbered(self, number: int) -> list[Slice]:
+        return as_slices(self.geometry, self.slices, number)
+
+
+def _voxel_mm(image: SpatialImage) -> tuple[float, ...]:
+    return tuple(float(mm) for mm in voxel_sizes(image.affine) * unit_mm(image))

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
@@ -16,18 +16,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle.bundle import Manifest
 from .errors import VolumeError
-from .method.process import Place, Slice
+from .method.process import Slice, SlicePosition
+from .pipeline import Pipeline
 from .results import SliceResult
-from .volume.grid import Grid, Measured, Placement, from_grid, measure, shows_head, slice_to_grid
+from .volume.grid import (
+    GridPlacement,
+    IntensityStats,
+    from_grid,
+    measure,
+    shows_head,
+    slice_to_grid,
+)
 from .volume.reader import read_volume
 from .volume.slicing import names_of
 
-if TYPE_CHECKING:
-    from .segmenter import Segmenter
-
-
 Float32 = NDArray[np.float32]
-_LEADS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1)}
+# Where a letter leads: canonical axis (0 to the right, 1 to the front) and direction.
+_DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1)}
 _WAIT_S = 0.05
 _SMALLEST_MM, _LARGEST_MM = 0.01, 100.0
 _END = object()
@@ -35,72 +40,72 @@ _END = object()
 
 @dataclass(frozen=True)
 class StreamedSlice:
-    """``index``: as it was handed over; ``result``: what was found, None where the slice shows too
-    little of a head; ``mask``: uint8, 0 or 1, and ``anomaly_map``: float32, in the axes and shape
-    of the slice."""
+    """A slice that came back; arrays are in the axes and shape of the image that was given."""
 
-    index: int
-    result: SliceResult | None
-    mask: NDArray[np.uint8]
-    anomaly_map: Float32
+    index: int  # as given
+    result: SliceResult | None  # None where the slice shows too little of a head
+    mask: NDArray[np.uint8]  # (H, W) 0 or 1
+    anomaly_map: Float32  # (H, W)
 
 
 @dataclass(frozen=True)
-class HeadMeasure:
-    """What a volume says of the slices to come: ``found``: on its intensities and where the head
-    is; ``shape``, ``pixel_mm``: of its axial slices, canonical (X, Y), which theirs must be;
-    ``slice_mm``: from one to the next, 0 where that is not known."""
+class HeadMeasurement:
+    """What an earlier volume says of slices to come."""
 
-    found: Measured
-    shape: tuple[int, int]
-    pixel_mm: tuple[float, float]
-    slice_mm: float = 0.0
+    intensities: IntensityStats  # and where the head is
+    shape: tuple[int, int]  # of its axial slices, canonical (X, Y), which theirs must be
+    pixel_mm: tuple[float, float]  # of its axial slices, canonical (x, y)
+    slice_mm: float = 0.0  # from one slice to the next, 0 where that is not known
 
 
-def measure_head(images: Sequence[SpatialImage], manifest: Manifest) -> HeadMeasure:
-    """See :meth:`anofpdm.Segmenter.measure`."""
+def measure_head(images: Sequence[SpatialImage], manifest: Manifest) -> HeadMeasurement:
+    """Measure a volume for slices to come; see :meth:`anofpdm.Segmenter.measure`."""
     volume = read_volume(list(images), names_of(images), len(manifest.modalities))
     shape, mm = volume.data.shape, volume.voxel_mm
-    found = measure(volume.data, manifest.grid)
-    return HeadMeasure(found, (shape[1], shape[2]), (mm[0], mm[1]), float(mm[2]))
+    intensities = measure(volume.data, manifest.grid)
+    return HeadMeasurement(intensities, (shape[1], shape[2]), (mm[0], mm[1]), float(mm[2]))
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Where the two axes of an image lead, in the patient.
-
-    ``names``: ``RA`` for the canonical ones (to the right, to the front), ``PL`` for the rows and
-    columns of an axial DICOM image.
-    """
+    """Where the two axes of an image lead in the patient: ``RA`` for the canonical ones (to the
+    right, to the front), ``PL`` for the rows and columns of an axial DICOM image."""
 
     names: str
 
     def __post_init__(self) -> None:
-        axes = [_LEADS.get(one, (-1, 0))[0] for one in str(self.names)]
+        axes = [_DIRECTIONS.get(letter, (-1, 0))[0] for letter in str(self.names)]
         if sorted(axes) != [0, 1]:
             raise VolumeError(
                 f"axes {self.names!r}: give two letters, where rows and columns lead: RA, or PL"
             )
 
+    @property
+    def rows_lead_sideways(self) -> bool:
+        """Whether the first axis is the canonical first one."""
+        return _DIRECTIONS[self.names[0]][0] == 0
+
+    def _mirrored(self, image: Float32) -> Float32:
+        rows, columns = (_DIRECTIONS[letter][1] for letter in self.names)
+        return image[..., ::rows, ::columns]
+
     def canonical(self, image: Float32) -> Float32:
         """(..., H, W) -> (..., X, Y)."""
-        order = [_LEADS[one] for one in self.names]
-        turned = image[..., :: order[0][1], :: order[1][1]]
-        return turned if order[0][0] == 0 else np.swapaxes(turned, -1, -2)
+        image = self._mirrored(image)
+        return image if self.rows_lead_sideways else np.swapaxes(image, -1, -2)
 
-    def back(self, image: Float32) -> Float32:
+    def original(self, image: Float32) -> Float32:
         """(X, Y) -> (H, W)."""
-        order = [_LEADS[one] for one in self.names]
-        turned = image if order[0][0] == 0 else np.swapaxes(image, -1, -2)
-        return turned[..., :: order[0][1], :: order[1][1]]
+        image = image if self.rows_lead_sideways else np.swapaxes(image, -1, -2)
+        return self._mirrored(image)
 
 
 class Arrivals:
-    """Slices that a thread takes from an iterator, so that whoever waits for them need not stop.
+    """Slices that a thread fetches from an iterator, so that those under way need not stop.
 
     Parameters
     ----------
-    slices : yields (index, image); its errors are raised where slices are taken
+    slices : yields (index, image); its errors are raised by :meth:`next`
     room : how many may be waiting
     """
 
@@ -113,9 +118,9 @@ class Arrivals:
         last: object = _END
         try:
             for item in slices:
-                if not self._put(_own(item)):
+                if not self._put(_copied(item)):
                     return
-        except BaseException as error:  # raised again by take()
+        except BaseException as error:  # raised again by next()
             last = error
         self._put(last)
 
@@ -128,7 +133,7 @@ class Arrivals:
             return True
         return False
 
-    def take(self, wait: bool) -> object:
+    def next(self, wait: bool) -> object:
         """(index, image), or ``_END`` after the last.
 
         Raises
@@ -142,11 +147,11 @@ class Arrivals:
         return item
 
     def close(self) -> None:
-        """Take no more."""
+        """Fetch no more."""
         self._closed.set()
 
 
-def _own(item: object) -> object:
+def _copied(item: object) -> object:
     """With a copy of the image: the source may use its memory again for the next one."""
     index: Any
     image: Any
@@ -154,20 +159,20 @@ def _own(item: object) -> object:
         index, image = item  # type: ignore[misc]
         return index, np.array(image)
     except (TypeError, ValueError):
-        return item  # whoever reads it says what is wrong
+        return item  # refused when it is read
 
 
 class Stream:
-    """See :meth:`anofpdm.Segmenter.segment_stream`."""
+    """Slices on their way through a pipeline; see :meth:`anofpdm.Segmenter.segment_stream`."""
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        pipeline: Pipeline,
         slices: Iterable[tuple[int, ArrayLike]],
         pixel_mm: tuple[float, float],
         slice_mm: float | None,
         axes: str,
-        measured: HeadMeasure | None,
+        measurement: HeadMeasurement | None,
         settle: int | None,
         every_slice: bool,
         cancel: threading.Event | None,
@@ -179,97 +184,91 @@ class Stream:
         if not all(_SMALLEST_MM <= mm <= _LARGEST_MM for mm in (rows_mm, columns_mm)):
             raise VolumeError(f"pixel_mm is {pixel_mm}: no head has pixels of that size")
         try:
-            apart = 0.0 if slice_mm is None else float(slice_mm)
+            spacing_mm = 0.0 if slice_mm is None else float(slice_mm)
         except (TypeError, ValueError):
             raise VolumeError(f"slice_mm is {slice_mm!r}: give a length in mm") from None
-        if slice_mm is not None and not _SMALLEST_MM <= apart <= _LARGEST_MM:
+        if slice_mm is not None and not _SMALLEST_MM <= spacing_mm <= _LARGEST_MM:
             raise VolumeError(f"slice_mm is {slice_mm}: no head has slices that far apart")
-        if measured is not None and not isinstance(measured, HeadMeasure):
-            raise VolumeError("measured is none of Segmenter.measure()")
+        if measurement is not None and not isinstance(measurement, HeadMeasurement):
+            raise VolumeError("measurement must come from Segmenter.measure()")
         if settle is not None and settle < 1:
             raise VolumeError(f"settle is {settle}: give at least 1")
-        self._segmenter, self._axes, self._given = segmenter, Axes(axes), slices
-        first = _LEADS[axes[0]][0]
-        self._pixel_mm = (columns_mm, rows_mm) if first else (rows_mm, columns_mm)
-        if measured and not np.allclose(measured.pixel_mm, self._pixel_mm, rtol=0.01):
+        self._pipeline, self._axes, self._source = pipeline, Axes(axes), slices
+        sideways = self._axes.rows_lead_sideways
+        self._pixel_mm = (rows_mm, columns_mm) if sideways else (columns_mm, rows_mm)
+        if measurement and not np.allclose(measurement.pixel_mm, self._pixel_mm, rtol=0.01):
             raise VolumeError(
-                f"what was measured has pixels of {measured.pixel_mm} mm, the slices have "
+                f"the measured volume has pixels of {measurement.pixel_mm} mm, the slices have "
                 f"{self._pixel_mm}: measure a volume of the same field of view"
             )
-        self._slice_mm = apart or (measured.slice_mm if measured else 0.0)
-        wide = segmenter.setup.calibration.neighbours_mm
-        if wide and not self._slice_mm:
+        self._slice_mm = spacing_mm or (measurement.slice_mm if measurement else 0.0)
+        width_mm = pipeline.plan.refinement.neighbours_mm
+        if width_mm and not self._slice_mm:
             raise VolumeError(
-                f"preset {segmenter.setup.preset} averages over slices nearer than {wide:g} mm: "
+                f"preset {pipeline.plan.preset} averages over slices nearer than {width_mm:g} mm: "
                 "give slice_mm, from one slice to the next"
             )
-        self._measured, self._settle, self._every_slice = measured, settle, every_slice
+        self._measurement, self._settle, self._every_slice = measurement, settle, every_slice
         self._cancelled = cancel or threading.Event()
-        self._shape: tuple[int, ...] | None = measured.shape if measured else None
+        self._grid = pipeline.bundle.manifest.grid
+        self._shape: tuple[int, ...] | None = measurement.shape if measurement else None
         self._seen: set[int] = set()
         self._blank: deque[StreamedSlice] = deque()
         self._under_way = 0
-        self._wrong: Exception | None = None
-
-    @property
-    def _grid(self) -> Grid:
-        return self._segmenter.bundle.manifest.grid
+        self._error: Exception | None = None
 
     def results(self) -> Iterator[StreamedSlice]:
-        """As they finish."""
-        arrivals = Arrivals(self._given, 2 * self._segmenter.backend.slots)
+        """Slices as they finish."""
+        arrivals = Arrivals(self._source, 2 * self._pipeline.backend.slots)
         try:
-            for result in self._segmenter.analyse(
-                self._slices(arrivals),
-                self._cancelled.is_set,
-                done=self._done,
-            ):
-                yield self._back(result)
+            slices = self._slices(arrivals)
+            for result in self._pipeline.run(slices, self._cancelled.is_set, self._processed):
+                yield self._original(result)
                 yield from self._blanks()
                 if self._cancelled.is_set():
                     return
             if not self._cancelled.is_set():
                 yield from self._blanks()
-                if self._wrong:
-                    raise self._wrong
+                if self._error:
+                    raise self._error
         finally:
             arrivals.close()
 
-    def _done(self) -> None:
+    def _processed(self) -> None:
         self._under_way -= 1
 
     def _slices(self, arrivals: Arrivals) -> Iterator[Slice | None]:
-        """What has arrived, on the grid; None while nothing has."""
+        """The slices that have arrived, on the grid; None while none has."""
         early: list[tuple[int, Float32]] = []
         while not self._cancelled.is_set():
             try:
-                item = arrivals.take(wait=not self._under_way)
+                item = arrivals.next(wait=not self._under_way)
                 if item is not _END:
-                    early.append(self._read(item))
+                    early.append(self._checked(item))
             except queue.Empty:
                 yield None
                 continue
-            except Exception as error:  # raised when what came before is done
-                self._wrong, item = error, _END
+            except Exception as error:  # raised when the slices before it are done
+                self._error, item = error, _END
             settled = item is _END or (self._settle is not None and len(early) >= self._settle)
-            if self._measured is None and early and settled:
+            if self._measurement is None and early and settled:
                 try:
-                    found = measure(np.stack([image for _, image in early], -1), self._grid)
+                    stats = measure(np.stack([image for _, image in early], -1), self._grid)
                 except VolumeError as error:
-                    self._wrong = self._wrong or error  # what was wrong first is told
+                    self._error = self._error or error  # the first error counts
                     return
                 x, y = early[0][1].shape[1:]
-                self._measured = HeadMeasure(found, (x, y), self._pixel_mm)
-            if self._measured is not None:
+                self._measurement = HeadMeasurement(stats, (x, y), self._pixel_mm)
+            if self._measurement is not None:
                 for index, image in early:
-                    yield from self._on_grid(index, image, self._measured.found)
+                    yield from self._on_grid(index, image, self._measurement.intensities)
                 early.clear()
             if item is _END:
                 return
 
-    def _read(self, item: object) -> tuple[int, Float32]:
+    def _checked(self, item: object) -> tuple[int, Float32]:
         """Check a slice, and turn it to canonical axes."""
-        channels = len(self._segmenter.bundle.manifest.modalities)
+        channels = len(self._pipeline.bundle.manifest.modalities)
         number: Any
         given: Any
         try:
@@ -289,35 +288,34 @@ class Stream:
             )
         if index in self._seen or index < 0:
             raise VolumeError(f"slice {index} has come before, or is below 0: number them")
-        turned = np.ascontiguousarray(self._axes.canonical(image))
-        if self._shape not in (None, turned.shape[1:]):
+        canonical = np.ascontiguousarray(self._axes.canonical(image))
+        if self._shape not in (None, canonical.shape[1:]):
             raise VolumeError(
-                f"slice {index} has another shape than those before, or than what was measured"
+                f"slice {index} has another shape than those before, or than the measured volume"
             )
-        self._shape = turned.shape[1:]
+        self._shape = canonical.shape[1:]
         self._seen.add(index)
-        return index, turned
+        return index, canonical
 
-    def _on_grid(self, index: int, image: Float32, measured: Measured) -> Iterator[Slice]:
-        if shows_head(image, self._pixel_mm, self._grid, measured):
+    def _on_grid(self, index: int, image: Float32, stats: IntensityStats) -> Iterator[Slice]:
+        if shows_head(image, self._pixel_mm, self._grid, stats):
             self._under_way += 1
-            x0 = slice_to_grid(image, self._pixel_mm, self._grid, measured)
-            yield Slice(index, x0, at=Place(index, self._slice_mm))
+            x0 = slice_to_grid(image, self._pixel_mm, self._grid, stats)
+            yield Slice(index, x0, at=SlicePosition(index, self._slice_mm))
             return
-        nothing = self._axes.back(np.zeros(image.shape[1:], np.float32))
-        self._blank.append(StreamedSlice(index, None, nothing.astype(np.uint8), nothing))
+        zeros = self._axes.original(np.zeros(image.shape[1:], np.float32))
+        self._blank.append(StreamedSlice(index, None, zeros.astype(np.uint8), zeros))
 
     def _blanks(self) -> Iterator[StreamedSlice]:
         while self._blank:
             yield self._blank.popleft()
 
-    def _back(self, result: SliceResult) -> StreamedSlice:
-        assert self._measured
-        found = result.unhealthy or self._every_slice
-        center, levels = self._measured.found.center, np.array([0])
-        place = Placement((*self._measured.shape, 1), self._pixel_mm, center, levels)
-        marked, H = (
-            np.ascontiguousarray(self._axes.back(from_grid(plane[None], self._grid, place)[..., 0]))
-            for plane in (result.mask & found, result.H)
-        )
+    def _original(self, result: SliceResult) -> StreamedSlice:
+        """A result in the axes and pixels of the image that was given."""
+        assert self._measurement
+        stats, shape = self._measurement.intensities, (*self._measurement.shape, 1)
+        placement = GridPlacement(shape, self._pixel_mm, stats.center, np.array([0]))
+        mask = result.mask & (result.unhealthy or self._every_slice)
+        planes = (from_grid(p[None], self._grid, placement)[..., 0] for p in (mask, result.H))
+        marked, H = (np.ascontiguousarray(self._axes.original(plane)) for plane in planes)
         return StreamedSlice(result.key, result, (marked >= 0.5).astype(np.uint8), H)

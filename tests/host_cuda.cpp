@@ -20,9 +20,9 @@ using std::isfinite;
 
 #include "kernels.cu"
 
-extern "C" void run(const char *name, int columns, int rows, int threads, const Row *row)
+extern "C" void run(const char *name, int columns, int rows, int threads, const Loop *loop)
 {
-    void (*kernel)(const Row *) = name[0] == 'e' ? enter : name[0] == 'u' ? update : advance;
+    void (*kernel)(const Loop *) = name[0] == 'e' ? enter : name[0] == 'u' ? update : advance;
     std::barrier<> here(threads);
     meeting = &here;
     std::vector<std::thread> team;
@@ -31,7 +31,7 @@ extern "C" void run(const char *name, int columns, int rows, int threads, const 
             threadIdx = {me, 0};
             for (int block = 0; block < columns * rows; block++) {
                 blockIdx = {block % columns, block / columns};
-                kernel(row);
+                kernel(loop);
                 here.arrive_and_wait();
             }
         });

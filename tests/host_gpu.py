@@ -26,7 +26,7 @@ def host_kernels(threads):
     with tempfile.TemporaryDirectory() as folder:
         command = ["g++", "-std=c++20", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread",
                    "-Wl,-Bsymbolic", "-Wall", "-Werror", *definitions(threads),
-                   f"-I{ROOT / 'runtime' / 'gpu'}", str(ROOT / "tests" / "host_cuda.cpp"),
+                   f"-I{ROOT / 'runtime' / 'backends' / 'cuda'}", str(ROOT / "tests" / "host_cuda.cpp"),
                    "-o", f"{folder}/kernels.so"]  # fmt: skip
         subprocess.run(command, check=True)
         library = ctypes.CDLL(f"{folder}/kernels.so")

@@ -23,7 +23,7 @@ from anofpdm.runtime.bundle.bundle import (
 )
 from anofpdm.runtime.bundle.calibration import Calibration
 from anofpdm.runtime.errors import MissingExtraError
-from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.decision import LogisticDecision
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.util.files import sha256
 from anofpdm.runtime.volume.grid import Grid
@@ -105,7 +105,7 @@ def bundle(
     held = Calibration(
         2.0,
         2.0,
-        Logistic(1.0, 0.0, 0.0),
+        LogisticDecision(1.0, 0.0, 0.0),
         (0.01,) * len(manifest.scored),
         empty.conditions(*process),
     )

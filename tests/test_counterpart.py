@@ -16,7 +16,7 @@ NOISE = RNG.standard_normal(X0.shape).astype(np.float32)
 L, W = 30, 2.0
 
 
-class Asked:
+class CheckpointOptions:
     """The toy network in torch; remembers at which timestep it was asked for which label."""
 
     def __init__(self):
@@ -31,7 +31,7 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def ran():
-    asked = Asked()
+    asked = CheckpointOptions()
     network = Counted(asked)
     stored = forward_process(network, torch.from_numpy(X0), torch.from_numpy(NOISE), L, W)
     return network, asked, stored
@@ -72,7 +72,7 @@ def test_it_moves_with_the_network_one_step_ahead(ran):
 def test_its_divergence_is_the_papers_but_for_a_factor():
     """(w / (1 + w))^2, at the first step, where both stand at the same x_t; without clipping."""
     x0 = 0.2 * X0
-    stored = forward_process(Counted(Asked()), torch.from_numpy(x0), torch.from_numpy(NOISE), 1, W)
+    stored = forward_process(Counted(CheckpointOptions()), torch.from_numpy(x0), torch.from_numpy(NOISE), 1, W)
     got = select(stored, torch.from_numpy(x0), np.array([1.0, 1.0]), 0.9, 0.98).M[:, 0]
     want = [
         anomaly(x, lambda t, n=n: n, toy_network, W, [1])["M"][0]

@@ -14,14 +14,14 @@ from anofpdm.export.cli import main as export
 from anofpdm.export.parity import FP16_TOLERANCE, FP32_TOLERANCE, Trial, compare
 from anofpdm.export.phantom import phantom_slices
 from anofpdm.runtime.backends.base import Recipe
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cuda.device import Gpu, check_driver
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.engines import load_tensorrt
 from anofpdm.runtime.cli.infer import main as infer
-from anofpdm.runtime.errors import DeviceMemoryError, MissingExtraError, SetupError
+from anofpdm.runtime.errors import DeviceMemoryError, MissingExtraError, OptionsError
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.early_stop import StopRule
 from anofpdm.runtime.method.process import Process, Slice
@@ -80,7 +80,7 @@ def backend(request, tmp_path):
 
 def test_the_loop_finds_what_the_cpu_finds(backend):
     bundle = open_bundle(DEFAULT)
-    on_the_cpu = HostBackend(OnnxDenoiser(bundle.network))
+    on_the_cpu = NumpyBackend(OnnxDenoiser(bundle.network))
     parity = compare(on_the_cpu, backend, Trial.of(bundle))
     parity.check(FP32_TOLERANCE if backend.device.startswith("cuda") else FP16_TOLERANCE)
 
@@ -91,9 +91,9 @@ def test_early_stop_other_maps_and_two_streams_at_once(backend, encoding):
     process = Process(Schedule(), 601, 50, encoding=encoding)
     recipe = Recipe(process, 30.0, (0,), MapRule("last", "gradient"), StopRule(0.9, 1), 7)
     x0 = phantom_slices(40, 1, 128)
-    around = HostBackend(backend.denoiser, 16)
-    want = {item.key: found for item, found in around.find(recipe, stream(x0))}
-    pairs = list(zip(backend.find(recipe, stream(x0)), backend.find(recipe, stream(x0)),
+    around = NumpyBackend(backend.denoiser, 16)
+    want = {item.key: found for item, found in around.run(recipe, stream(x0))}
+    pairs = list(zip(backend.run(recipe, stream(x0)), backend.run(recipe, stream(x0)),
                      strict=True))  # fmt: skip
     assert len({len(found.M) for found in want.values()}) > 1
     for one in (0, 1):
@@ -112,7 +112,7 @@ def test_closing_with_an_open_stream_and_opening_again():
     recipe = Recipe(Process(Schedule(), 301, 10), 30.0, (0,))
     for _ in range(2):
         opened = open_device("cuda", bundle, slots=8)
-        found = opened.find(recipe, stream(phantom_slices(20, 1, 128)))
+        found = opened.run(recipe, stream(phantom_slices(20, 1, 128)))
         next(found)
         opened.close()
         found.close()
@@ -121,7 +121,7 @@ def test_closing_with_an_open_stream_and_opening_again():
 def test_too_many_slots_are_halved():
     opened = open_device("cuda", open_bundle(DEFAULT), slots=2**17)
     recipe = Recipe(Process(Schedule(), 301, 100), 30.0, (0,))
-    assert len(list(opened.find(recipe, stream(phantom_slices(3, 1, 128))))) == 3
+    assert len(list(opened.run(recipe, stream(phantom_slices(3, 1, 128))))) == 3
     assert opened.slots < 2**17
     assert "does not hold 131072 slots" in opened.notes[0]
     opened.close()
@@ -135,7 +135,7 @@ def test_a_thread_that_opened_a_gpu_may_end(gpu):
         held.array((10,), np.uint8)
         try:
             gpu.wait()
-        except SetupError as error:
+        except OptionsError as error:
             failed.append(str(error))
 
     thread = threading.Thread(target=work)

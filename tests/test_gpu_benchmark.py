@@ -78,7 +78,7 @@ def test_it_measures_writes_and_prints(benchmarks, tmp_path, monkeypatch):
 
     def build_on(on, trt, bundle, slots, tolerance, reference):
         assert (slots, tolerance) == (gpu.SLOTS, None)
-        assert len(reference.findings) == 16
+        assert len(reference.curves) == 16
         built.append(bundle)
         return Engine("Host", "9.0", "tensorrt", "11.4", "0" * 64, slots,
                       parity={"eps": 0, "M_t": 1e-3, "H": 0, "t_e": 1, "dice": 0.99},

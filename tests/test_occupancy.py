@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from support import ROOT, bundle, fading_network, head, recalibrated, save
 
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.bundle.calibration import HealthyLeave
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.discovery import find_cases
 from anofpdm.runtime.method.process import Process
 from anofpdm.runtime.method.schedule import Schedule
@@ -44,7 +44,7 @@ def folder(tmp_path):
 def leaving(encoding):
     """A bundle by which some slices leave after one step, some after three, and some never."""
     toy = bundle(process=(encoding, 301, 60, "even"))
-    alone = Segmenter(toy, HostBackend(fading_network))
+    alone = Segmenter(toy, NumpyBackend(fading_network))
     M = [
         one.M
         for seed, levels in enumerate(LEVELS)
@@ -80,7 +80,7 @@ def test_batches_by_hand(occupancy, encoding, slots, steps, batches):
 
 def test_shares_by_hand(occupancy):
     """Five slices, of two volumes, of three steps at most, in two slots."""
-    watched = occupancy.Watched(HostBackend(fading_network, slots=2))
+    watched = occupancy.Watched(NumpyBackend(fading_network, slots=2))
     keys = [(0, 4), (0, 5), (0, 6), (1, 0), (1, 1)]
     watched.entered, watched.steps = keys, dict.fromkeys(keys, 3)
     watched.counted.batches, watched.calls_waiting = [2] * 6 + [1] * 3, 6
@@ -105,7 +105,7 @@ def test_the_simulation_is_what_really_runs(occupancy, folder, tmp_path, encodin
     toy = leaving(encoding)
 
     def watched_run(slots):
-        watched = occupancy.Watched(HostBackend(fading_network, slots=slots))
+        watched = occupancy.Watched(NumpyBackend(fading_network, slots=slots))
         return watched, Segmenter(toy, watched)
 
     for slots in (1, 3, 4):
@@ -114,7 +114,7 @@ def test_the_simulation_is_what_really_runs(occupancy, folder, tmp_path, encodin
         assert occupancy.segment(segmenter, cases, tmp_path / f"out{slots}") == 3
         steps = [watched.steps[one] for one in watched.entered]
         assert set(steps) == {1, 3, 6}
-        process = segmenter.setup.process
+        process = segmenter.plan.process
         batches = watched.counted.batches
         assert occupancy.simulated(process, slots, steps) == batches
         found = watched.occupancy(process)
@@ -139,8 +139,8 @@ def test_the_command_prints_writes_and_fails_below_its_limit(
     toy = leaving("ddim")
 
     def load(setup, device, threads, slots):
-        assert (setup, device) == (Setup(preset="fast"), "cpu")
-        return Segmenter(toy, HostBackend(fading_network, slots=slots), setup=setup)
+        assert (setup, device) == (Options(preset="fast"), "cpu")
+        return Segmenter(toy, NumpyBackend(fading_network, slots=slots), options=options)
 
     monkeypatch.setattr(occupancy.Segmenter, "load", load)
 
@@ -178,7 +178,7 @@ def test_the_command_prints_writes_and_fails_below_its_limit(
 def test_the_folder_that_is_made_up_holds_heads(occupancy, tmp_path):
     toy = bundle()
     cases = find_cases(occupancy.made_up(tmp_path / "cases"), toy.manifest.modalities)
-    watched = occupancy.Watched(HostBackend(fading_network))
+    watched = occupancy.Watched(NumpyBackend(fading_network))
     assert occupancy.segment(Segmenter(toy, watched), cases, tmp_path / "out") == len(cases) == 8
     found = watched.occupancy(Segmenter(toy, watched).setup.process)
     assert found.slices > 60
@@ -187,7 +187,7 @@ def test_the_folder_that_is_made_up_holds_heads(occupancy, tmp_path):
 
 def test_what_is_computed_for_slices_that_have_left_is_counted(occupancy):
     """The row of DDPM above whose first slice leaves after a step, of three that were computed."""
-    watched = occupancy.Watched(HostBackend(fading_network, slots=4))
+    watched = occupancy.Watched(NumpyBackend(fading_network, slots=4))
     watched.entered, watched.steps = [(0, 0), (0, 1)], {(0, 0): 1, (0, 1): 3}
     watched.counted.batches = [4, 2]
     assert watched.occupancy(process("ddpm")).in_vain == 2

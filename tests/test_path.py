@@ -18,11 +18,11 @@ from anofpdm.calibrate.decision_fit import fit
 from anofpdm.calibrate.evaluate_cli import main as evaluate
 from anofpdm.export.cli import main as export
 from anofpdm.runtime.bundle.bundle import open_bundle, write_calibration, write_manifest
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.infer import main as infer
-from anofpdm.runtime.method.decision import Statistics
+from anofpdm.runtime.method.decision import SliceStatistics
 from anofpdm.runtime.volume.grid import reference_grid
-from anofpdm.runtime.volume.plausibility import Familiar
+from anofpdm.runtime.volume.plausibility import Plausibility
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.cli import main as train
 from anofpdm.train.dataset import open_sliceset
@@ -69,33 +69,33 @@ def test_calibration_names_its_conditions_and_candidates(calibrated):
     assert len(held.candidates) == 4
     assert held.slices["split"] == "val"
     left_out = held.slices["left_out_accuracy"]
-    assert left_out[held.verdict] == max(value for value in left_out.values() if value is not None)
+    assert left_out[held.decision] == max(value for value in left_out.values() if value is not None)
     assert 0 <= held.peaks.at_L <= 1
-    assert held.familiar is None  # of two patients
+    assert held.plausibility is None  # of two patients
 
 
 def test_what_goes_beyond_the_paper_is_kept_and_calibrated_with(folder, calibrated, tmp_path):
-    """Off unless asked for; then the curves, and so M_max, are those of slices shown mirrored."""
+    """Off unless asked for; then the curves, and so M_max, are those of slices shown flip_tta."""
     held = open_bundle(calibrated).calibrations["fast"]
-    assert (held.threshold, held.neighbours_mm, held.mirrored) == ("algorithm-1", 0.0, False)
+    assert (held.threshold, held.neighbours_mm, held.flip_tta) == ("algorithm-1", 0.0, False)
     assert held.guided_mm == 0.0
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     alike = [folder / "run/slices", "--bundle", other, "--stride", 50, "--length", 101, "--w", "3"]
     call(calibrate, *alike, "--preset", "plain")
-    call(calibrate, *alike, "--preset", "beyond", "--threshold-rule", "half-way",
-         "--neighbours", 12, "--mirrored", "--guided", 9)  # fmt: skip
+    call(calibrate, *alike, "--preset", "beyond", "--threshold-rule", "mean-with-otsu",
+         "--neighbours", 12, "--flip_tta", "--guided", 9)  # fmt: skip
     made = open_bundle(other).calibrations
     beyond = made["beyond"]
-    assert (beyond.threshold, beyond.neighbours_mm, beyond.mirrored) == ("half-way", 12.0, True)
+    assert (beyond.threshold, beyond.neighbours_mm, beyond.flip_tta) == ("mean-with-otsu", 12.0, True)
     assert beyond.guided_mm == 9.0
     assert beyond.M_max != made["plain"].M_max
     assert beyond.Cos_w != made["plain"].Cos_w
     assert beyond.conditions == made["plain"].conditions
-    # The verdict was fitted to the very numbers that the runtime goes by.
+    # The decision was fitted to the very numbers that the runtime goes by.
     slices = open_sliceset(folder / "run/slices").split("val")
-    segmenter = Segmenter.load(other, setup=Setup(preset="beyond"))
-    found = sorted(segmenter.analyse(slices.slices()), key=lambda one: one.key)
-    seen = Statistics(*(np.array([getattr(one, name) for one in found])
+    segmenter = Segmenter.load(other, options=Options(preset="beyond"))
+    found = sorted(segmenter.segment_slices(slices.slices()), key=lambda one: one.key)
+    seen = SliceStatistics(*(np.array([getattr(one, name) for one in found])
                         for name in ("cosine", "alignment", "map_peak")))  # fmt: skip
     fitted = fit(seen, slices.unhealthy)
     log_odds = [one.log_odds for one in found]
@@ -107,8 +107,8 @@ def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(
 ):
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     monkeypatch.setattr("anofpdm.calibrate.cli.failures", lambda *args: ("no peak: x",))
-    known = Familiar((9.0,), (1.0,), 1.0)
-    monkeypatch.setattr("anofpdm.calibrate.cli.familiar_volumes", lambda *args: known)
+    known = Plausibility((9.0,), (1.0,), 1.0)
+    monkeypatch.setattr("anofpdm.calibrate.cli.fit_plausibility", lambda *args: known)
     arguments = [folder / "run/slices", "--bundle", other]
     said = call(calibrate, *arguments, "--stride", 50, "--length", 1, "--w", "1")
     assert "warning: no peak: x\n" in said
@@ -121,10 +121,10 @@ def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(
 def test_without_lengths_hundreds_up_to_the_manifests_L_are_tried(folder, calibrated, tmp_path):
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     call(calibrate, folder / "run/slices", "--bundle", other, "--stride", 100, "--w", "1",
-         "--verdict", "cosine", "--preset", "p")  # fmt: skip
+         "--decision", "cosine", "--preset", "p")  # fmt: skip
     held = open_bundle(other).calibrations["p"]
     assert [one.L for one in held.candidates] == [200, 300, 400, 500, 600]
-    assert held.verdict == "cosine"
+    assert held.decision == "cosine"
 
 
 def test_every_L_of_log_snr_spacing_is_swept(folder, calibrated, tmp_path):

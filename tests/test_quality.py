@@ -13,11 +13,11 @@ from support import ROOT, bundle, recalibrated
 from transcription import alpha_bar
 
 from anofpdm.calibrate.evaluation import evaluate
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.bundle.calibration import Candidate
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.decision import LogisticDecision
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.train.dataset import SliceRecord, open_sliceset, writing
@@ -51,7 +51,7 @@ def benchmarks(monkeypatch):
 def toy():
     """A bundle that tried another w, too, at its L and at a smaller one."""
     plain = bundle(process=("ddim", 601, 60, "even"))
-    told = {"M_max": (0.02,), "logistic": Logistic(0.0, 1.0, 1.0)}
+    told = {"M_max": (0.02,), "logistic": LogisticDecision(0.0, 1.0, 1.0)}
     blank = {one.name: 0.5 for one in fields(Candidate)} | told
     tried = tuple(Candidate(**blank | {"L": L, "w": w}) for L, w in ((601, 5.0), (301, 9.0)))
     return recalibrated(plain, candidates=tried)
@@ -169,7 +169,7 @@ def test_figure_5_is_what_the_evaluation_says_of_each_set_up(benchmarks, toy, la
     found = panels.figures(toy, network, labelled)
 
     def scores(**wish):
-        segmenter = Segmenter(toy, HostBackend(network), setup=Setup(**wish))
+        segmenter = Segmenter(toy, NumpyBackend(network), options=Options(**wish))
         one = evaluate(segmenter, labelled).unhealthy
         return [one.dice, one.auprc]
 
@@ -189,7 +189,7 @@ def test_figure_5_is_what_the_evaluation_says_of_each_set_up(benchmarks, toy, la
         np.testing.assert_allclose(got, scores(sub_map=sub_map, anomaly_map=kind))
         distinct.add(tuple(got))
     assert len(distinct) > 6
-    results = Segmenter(toy, HostBackend(network)).analyse(
+    results = Segmenter(toy, NumpyBackend(network)).segment_slices(
         panels.Slice(i, labelled.x0(i)) for i in np.flatnonzero(labelled.unhealthy).tolist()
     )
     median = np.median([result.Q for result in results])

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from nibabel.affines import apply_affine
 from support import ROOT, bundle, head, save, toy_network, write_cohort
 
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.array([[-0.9, 0, 0, 30], [0, 0, 3, -20], [0, -1.1, 0, 12], [0, 0, 0, 1.0]])
@@ -200,7 +200,7 @@ class FoundMask:
 
 def test_a_row_says_what_was_found(benchmarks):
     robustness, conditions = benchmarks
-    segmenter = FoundMask(Segmenter(bundle(), HostBackend(toy_network)))
+    segmenter = FoundMask(Segmenter(bundle(), NumpyBackend(toy_network)))
     affine = np.diag([7.5, 7.5, 5, 1.0])
     values = head()
     lesion = values > 140
@@ -234,7 +234,7 @@ def test_the_command_has_a_row_for_every_condition(benchmarks, tmp_path, monkeyp
         "patient,split\n" + "".join(f"P0{i},{'val' if i % 2 else 'train'}\n" for i in range(4))
     )
     write_cohort(tmp_path / "ms", 2, ("a", "t1"))
-    segmenter = Segmenter(bundle(), HostBackend(toy_network))
+    segmenter = Segmenter(bundle(), NumpyBackend(toy_network))
     monkeypatch.setattr(robustness.Segmenter, "load", lambda *args, **options: segmenter)
     result = tmp_path / "rows.json"
     arguments = [str(tmp_path / "lgg"), "--split", "val", "--slices", "3", "--patients", "2",

@@ -10,8 +10,8 @@ from contenders import FoundSlice, Ours, t_e_agreement
 from sklearn.metrics import average_precision_score
 from support import bundle, recalibrated, toy_network
 
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
-from anofpdm.runtime.bundle.options import Setup
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
@@ -54,7 +54,7 @@ def test_quality_is_that_of_unhealthy_slices():
 
 
 def test_the_cost_of_a_step_is_that_of_a_step():
-    """Asked twice for each of four slices: five timesteps in batches of two."""
+    """CheckpointOptions twice for each of four slices: five timesteps in batches of two."""
     calls = []
 
     def counting(x_t, t):
@@ -62,7 +62,7 @@ def test_the_cost_of_a_step_is_that_of_a_step():
         return toy_network(x_t, t)
 
     toy = bundle(process=("ddim", 301, 60, "log-snr"))
-    ours = Ours("fast", toy, HostBackend(counting, 2), Setup())
+    ours = Ours("fast", toy, NumpyBackend(counting, 2), Options())
     x0 = RNG.uniform(-1, 1, (4, 1, 32, 32)).astype(np.float32)
     ours.steps(x0, 5)
     assert sum(map(len, calls)) == 4 * 5
@@ -76,10 +76,10 @@ def test_whole_runs_are_those_of_the_segmenter(beyond):
     toy = bundle(process=("ddim", 301, 60, "even"))
     held = toy
     if beyond:
-        held = recalibrated(toy, threshold="half-way", neighbours_mm=10.0, mirrored=True)
+        held = recalibrated(toy, threshold_rule="mean-with-otsu", neighbours_mm=10.0, flip_tta=True)
     x0 = RNG.uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
-    got = list(Ours("fast", held, HostBackend(toy_network, 2), Setup()).run(x0))
-    results = Segmenter(toy, HostBackend(toy_network, 3)).analyse(
+    got = list(Ours("fast", held, NumpyBackend(toy_network, 2), Options()).run(x0))
+    results = Segmenter(toy, NumpyBackend(toy_network, 3)).segment_slices(
         Slice(i, x) for i, x in enumerate(x0)
     )
     for one, want in zip(got, sorted(results, key=lambda r: r.key), strict=True):

@@ -80,7 +80,7 @@ def place(benchmarks, tmp_path):
     folder.mkdir()
     toy(folder / NETWORK)
     (tmp_path / "made").mkdir()
-    return benchmarks[1].Place(replace(bundle(size=SIZE), path=folder), tmp_path / "made")
+    return benchmarks[1].SlicePosition(replace(bundle(size=SIZE), path=folder), tmp_path / "made")
 
 
 def predicted(variants, place, name):

@@ -114,7 +114,7 @@ def quantile_threshold(H, M, M_max, a=0.90, b=0.98):
 
 
 def mask(H, Q, smallest):
-    """5x5 median with mirrored borders, H >= Q, and no component of at most ``smallest`` pixels."""
+    """5x5 median with flip_tta borders, H >= Q, and no component of at most ``smallest`` pixels."""
     padded = np.pad(H, 2, mode="reflect")
     rows, columns = H.shape
     above = np.zeros(H.shape, bool)

@@ -5,7 +5,7 @@ The runtime goes through slabs and slices instead, and has to give the same numb
 
 import numpy as np
 
-from anofpdm.runtime.volume.grid import Placement
+from anofpdm.runtime.volume.grid import GridPlacement
 
 
 def to_grid(volume, voxel_mm, grid):
@@ -22,7 +22,7 @@ def to_grid(volume, voxel_mm, grid):
         center = tuple(float(np.percentile(p, [1, 99]).sum()) / 2 for p in pixels.T)
     area = foreground.sum(axis=(0, 1)) * (voxel_mm[0] * voxel_mm[1])
     levels = np.flatnonzero(area >= grid.min_foreground * (grid.size * grid.pixel_mm) ** 2)
-    placement = Placement(shape, tuple(voxel_mm[:2]), center, levels)
+    placement = GridPlacement(shape, tuple(voxel_mm[:2]), center, levels)
     to_x, to_y = (
         _weights(grid.size, grid.pixel_mm, (grid.size - 1) / 2, n, voxel, middle)
         for n, voxel, middle in zip(shape[:2], voxel_mm[:2], center, strict=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.method.process import Place, Slice
+from anofpdm.runtime.method.process import Slice, SlicePosition
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.grid import Grid
 
@@ -91,7 +91,7 @@ class SliceSet:
             if last is None or not record.follows(last):
                 scan += 1
             last = record
-            yield Slice(i, self.x0(i), scan, Place(record.level, record.slice_mm))
+            yield Slice(i, self.x0(i), scan, SlicePosition(record.level, record.slice_mm))
 
     def x0(self, index: int) -> NDArray[np.float32]:
         """Slice ``index``: (C, size, size) float32 in [-1, 1]."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import AnofpdmError, CohortError
-from anofpdm.runtime.volume.grid import Grid, Placement, masks_to_grid, to_grid
+from anofpdm.runtime.volume.grid import Grid, GridPlacement, masks_to_grid, to_grid
 from anofpdm.runtime.volume.nifti import load_image
 from anofpdm.runtime.volume.reader import Volume, read_values, read_volume, resample_onto, same_grid
 
@@ -93,7 +93,7 @@ def _read_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
     return volume.from_source(lesion)
 
 
-def _parse_labels(case: Case, placement: Placement) -> NDArray[np.bool_]:
+def _parse_labels(case: Case, placement: GridPlacement) -> NDArray[np.bool_]:
     depth = placement.shape[2]
     if case.slice_labels == "0":
         return np.zeros(depth, bool)

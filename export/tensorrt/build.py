@@ -15,7 +15,7 @@ from typing import Any
 
 from anofpdm.runtime.backends.cuda.tensorrt import brief, new_log, said
 from anofpdm.runtime.bundle.engines import check_slots, flavour_of
-from anofpdm.runtime.errors import BundleError, EngineError, OutputError, SetupError
+from anofpdm.runtime.errors import BundleError, EngineError, OptionsError, OutputError
 from anofpdm.runtime.util.files import whole_file, writable_folder
 
 from .progress import BuildProgress, Progress
@@ -158,7 +158,7 @@ def build_engine(
         .parse_network`.
     EngineError
         If TensorRT does not start, or fails.
-    SetupError, OutputError
+    OptionsError, OutputError
         If ``slots`` or the place of ``timing_cache`` are impossible.
     KeyboardInterrupt
         If Ctrl-C was pressed meanwhile; TensorRT ends the build at its next step.
@@ -166,7 +166,7 @@ def build_engine(
     try:
         check_slots(tuple(slots))
     except ValueError as error:
-        raise SetupError(f"{error}: give other ones") from error
+        raise OptionsError(f"{error}: give other ones") from error
     # TensorRT-RTX would look for a GPU, and warn.
     use_cache = timing_cache if flavour_of(trt) == "tensorrt" else None
     if use_cache:

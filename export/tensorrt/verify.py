@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cuda.backend import GpuBackend
 from anofpdm.runtime.backends.cuda.device import Gpu
@@ -54,7 +54,7 @@ def build_on(
     ------
     ParityError
         If it is further; then nothing is written.
-    BundleError, DeviceError, EngineError, OutputError, SetupError
+    BundleError, DeviceError, EngineError, OutputError, OptionsError
         If it cannot be built or kept.
     """
     network = fp16_network(bundle)
@@ -79,7 +79,7 @@ def build_on(
     backend = GpuBackend(gpu, loaded, gpu.name, len(manifest.modalities), manifest.grid.size,
                          max(slots))  # fmt: skip
     try:
-        on_the_cpu = reference or HostBackend(OnnxDenoiser(bundle.network))
+        on_the_cpu = reference or NumpyBackend(OnnxDenoiser(bundle.network))
         parity = compare(on_the_cpu, backend, Trial.of(bundle))
     finally:
         backend.release()

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..method.accumulator import Finding
+from ..method.accumulator import SliceCurves
 from ..method.anomaly_map import MapRule
 from ..method.early_stop import StopRule
 from ..method.process import Process, Slice
@@ -17,6 +17,7 @@ from .scheduler import Cancelled, never
 
 Float32 = NDArray[np.float32]
 BROKEN_NETWORK = "the network gives infinite or undefined predictions: export it again"
+_PAPER = MapRule()
 
 
 class Denoiser(Protocol):
@@ -37,50 +38,51 @@ class Denoiser(Protocol):
         ...
 
 
-_PAPER = MapRule()
-Found = Iterator[tuple[Slice, Finding]]
-
-
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what is found on a slice, but the slice and the network.
+    """Everything that decides a slice's curves, but for the slice and the network."""
 
-    ``scored``: the modalities that count, as positions; ``rule``: how the map that is cut is made;
-    ``stop``: when a slice may leave before L; ``seed``: of the noise.
-    """
-
-    process: Process
-    w: float
-    scored: tuple[int, ...]
-    rule: MapRule = _PAPER
-    stop: StopRule | None = None
-    seed: int = 0
+    process: Process  # encoding and visited timesteps
+    w: float  # guidance strength
+    scored: tuple[int, ...]  # positions of the modalities that count
+    rule: MapRule = _PAPER  # how the anomaly map is made
+    stop: StopRule | None = None  # when a slice may stop before L
+    seed: int = 0  # of the noise
 
 
 class Backend(Protocol):
-    """A network, and a place where the forward process runs around it.
-
-    ``device``: what it is, for people; ``precision``: whose calibrations hold for it, ``fp32`` (for
-    an FP16 engine, too: that is what it is compared with when it is built) or ``bf16``; ``notes``:
-    what people may want to know, a line each; ``slots``: how many slices share the network's batch;
-    ``denoiser``: the network alone, on arrays of the host.
-    """
+    """A network, and a place where the forward process runs around it."""
 
     @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    @property
-    def slots(self) -> int: ...
-    @property
-    def denoiser(self) -> Denoiser: ...
+    def device(self) -> str:
+        """What it runs on, in words."""
+        ...
 
-    def find(
+    @property
+    def precision(self) -> str:
+        """Whose calibrations hold: ``bf16``, or ``fp32`` (for an FP16 engine, too, which was
+        compared with the FP32 network when it was built)."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user may want to know, a line each."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """How many slices share the network's batch."""
+        ...
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network alone, on arrays of the host."""
+        ...
+
+    def run(
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
-    ) -> Found:
-        """Take every slice through the process, and yield what was found as each is done; see
+    ) -> Iterator[tuple[Slice, SliceCurves]]:
+        """Take every slice through the process, and yield each with its curves when it is done; see
         :func:`anofpdm.runtime.backends.scheduler.run`."""
         ...
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from ..bundle.bundle import Bundle
-from ..errors import AnofpdmError, SetupError
+from ..errors import AnofpdmError, OptionsError
 from .base import Backend
-from .cpu.numpy_loop import HostBackend
+from .cpu.numpy_loop import NumpyBackend
 from .cpu.onnxruntime import OnnxDenoiser
 from .cpu.openvino import Bf16Denoiser
 from .cpu.threads import splits_batches, usable_cores
@@ -45,22 +45,24 @@ def open_device(
     ------
     DeviceError, MissingExtraError, BundleError
         If the device that was asked for cannot be used.
-    SetupError
+    OptionsError
         If there is no device of that name.
     """
     asked = re.fullmatch(r"(auto|cpu|cuda|trt)(?::(\d+))?", wish.lower())
     if not asked or (asked[1] in ("auto", "cpu") and asked[2]):
-        raise SetupError(f"device {wish!r} is none of {DEVICES}")
+        raise OptionsError(f"device {wish!r} is none of {DEVICES}")
     kind, index = asked[1], int(asked[2] or 0)
     refused: dict[str, str] = {}
     if precision == "bf16" and kind not in ("auto", "cpu"):
-        raise SetupError(f"bf16 is for the CPU: choose a preset of the FP32 network for {wish}")
+        raise OptionsError(f"bf16 is for the CPU: choose a preset of the FP32 network for {wish}")
     if kind == "trt" and not engines:
-        raise SetupError("thresholds are calibrated on the FP32 network: use cuda or cpu, not trt")
+        raise OptionsError(
+            "thresholds are calibrated on the FP32 network: use cuda or cpu, not trt"
+        )
     if precision == "bf16":
         network = Bf16Denoiser(bundle.network, threads)
         lowered = "cpu in bfloat16"
-        return HostBackend(network, _slots(slots, threads, bundle), lowered, precision)
+        return NumpyBackend(network, _slots(slots, threads, bundle), lowered, precision)
     if kind == "auto":
         for candidate in ("trt", "cuda") if engines else ("cuda",):
             try:
@@ -71,7 +73,7 @@ def open_device(
         return _open_gpu(kind, index, bundle, slots)
     on_the_cpu = OnnxDenoiser(bundle.network, threads)
     device = f"cpu{_because(refused)}"
-    return HostBackend(on_the_cpu, _slots(slots, threads, bundle), device)
+    return NumpyBackend(on_the_cpu, _slots(slots, threads, bundle), device)
 
 
 def _slots(wish: int | None, threads: int | None, bundle: Bundle) -> int:

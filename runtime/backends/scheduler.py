@@ -1,7 +1,8 @@
 """Continuous batching: slices share the network's batch as slots, each at a timestep of its own.
 
 Where a slice is done the next one takes its slot at the first timestep, so the batch stays full.
-This module decides who is in a slot; what a step computes is in the NumPy loop and in the GPU's.
+This module decides who is in a slot; what a step computes is in :mod:`.cpu.numpy_loop` and
+:mod:`.cuda.loop`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def never() -> bool:
     return False
 
 
-class Row(Protocol[R_co]):
-    """A row of slots, in which slices go through the process."""
+class Slots(Protocol[R_co]):
+    """The slots of a batch, in which slices go through the process."""
 
     @property
     def free(self) -> int:
@@ -31,7 +32,7 @@ class Row(Protocol[R_co]):
 
     @property
     def busy(self) -> bool:
-        """Whether a slice is in a slot, or what was found on one is still on its way."""
+        """Whether a slice is in a slot, or a result is still on its way."""
         ...
 
     def enter(self, item: Slice) -> None:
@@ -39,34 +40,34 @@ class Row(Protocol[R_co]):
         ...
 
     def step(self) -> None:
-        """Take every slice in the row one visited timestep further, or more if there is room."""
+        """Take every slice one visited timestep further, or more if there is room."""
         ...
 
-    def leave(self) -> Iterator[tuple[Slice, R_co]]:
-        """The slices that are done, with what was found; each once, and some steps late where that
-        keeps the row moving."""
+    def finished(self) -> Iterator[tuple[Slice, R_co]]:
+        """The slices that are done, with their results; each once, and some steps late where that
+        keeps the batch moving."""
         ...
 
 
 def run(
-    row: Row[R_co], slices: Iterable[Slice | None], cancelled: Cancelled = never
+    slots: Slots[R_co], slices: Iterable[Slice | None], cancelled: Cancelled = never
 ) -> Iterator[tuple[Slice, R_co]]:
     """Take every slice through the process.
 
-    Slices are taken when there is a slot for them, and yielded with what was found on them as soon
-    as they are done: memory does not grow with their number. None stands for one that has not come
-    yet: those in the row go on meanwhile. Once ``cancelled()``, which is asked at every step, it
-    ends, and what is in the row is dropped.
+    A slice is fetched when there is a slot for it, and yielded with its result as soon as it is
+    done: memory does not grow with their number. None stands for a slice that has not come yet:
+    those in the slots go on meanwhile. ``cancelled()`` is called before every step: once it is
+    true, the run ends and what is in the slots is dropped.
     """
     waiting, more = iter(slices), True
-    while (more or row.busy) and not cancelled():
-        while more and row.free:
+    while (more or slots.busy) and not cancelled():
+        while more and slots.free:
             item = next(waiting, _END)
             if isinstance(item, Slice):
-                row.enter(item)
+                slots.enter(item)
                 continue
             more = item is None
             break
-        if row.busy:
-            row.step()
-            yield from row.leave()
+        if slots.busy:
+            slots.step()
+            yield from slots.finished()

@@ -9,7 +9,7 @@
     are built from; weights that ``unet.onnx`` holds in float16 as well may lie there alone;
 ``calibration.json``
     one or more calibrations by name (*presets*), and which is the default: w, M_max, the thresholds
-    of the verdict, the stopping rule, which slices count together and how maps are cut, and the
+    of the decision, the stopping rule, which slices count together and how maps are cut, and the
     conditions they hold for;
 ``engines/``
     what was built on a GPU, for that GPU; see :mod:`anofpdm.runtime.bundle.engines`.
@@ -34,7 +34,7 @@ from ..util.files import sha256, whole_file
 from ..volume.grid import Grid
 from .calibration import LOWERED, Calibration, Conditions, parse_calibration
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MANIFEST, NETWORK, CALIBRATION = "manifest.json", "unet.onnx", "calibration.json"
 NETWORK_FP16 = "unet_fp16.onnx"
 DEFAULT = Path(__file__).parents[1] / "default.anofpdm"
@@ -165,10 +165,10 @@ class Bundle:
                 f"{self.manifest.schedule.T}: run anofpdm-calibrate again"
             )
         visited = len(self.manifest.schedule.visited(held.L, held.stride, held.spacing))
-        if calibration.familiar and len(calibration.familiar.mean) != visited:
+        if calibration.plausibility and len(calibration.plausibility.mean) != visited:
             raise BundleError(
                 f"{where}: preset {preset} visits {visited} timesteps and knows "
-                f"{len(calibration.familiar.mean)}: run anofpdm-calibrate again"
+                f"{len(calibration.plausibility.mean)}: run anofpdm-calibrate again"
             )
         stopped = calibration.early_stop.M_max if calibration.early_stop else calibration.M_max
         if {len(calibration.M_max), len(stopped)} != {len(self.manifest.scored)}:
@@ -194,7 +194,9 @@ def open_bundle(path: Path) -> Bundle:
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
         older = isinstance(version, int) and version < SCHEMA_VERSION
-        repair = "export it again, and calibrate it" if older else "update anofpdm"
+        repair = (
+            "make it again with anofpdm-export and anofpdm-calibrate" if older else "update anofpdm"
+        )
         raise BundleError(
             f"{path} has bundle schema {version}, this version of anofpdm reads "
             f"{SCHEMA_VERSION}: {repair}"

@@ -10,14 +10,14 @@ from typing import Any
 
 from ..errors import BundleError
 from ..method.anomaly_map import ANOMALY_MAPS
-from ..method.decision import VERDICTS, Logistic
+from ..method.decision import DECISIONS, LogisticDecision
 from ..method.early_stop import StopRule
 from ..method.process import ENCODINGS
 from ..method.schedule import SPACINGS
 from ..method.threshold import THRESHOLDS
 from ..refine.guided_filter import WIDEST_RADIUS_MM
-from ..refine.through_plane import WIDEST_MM, Ensemble
-from ..volume.plausibility import Familiar
+from ..refine.through_plane import WIDEST_MM, Refinement
+from ..volume.plausibility import Plausibility
 
 _AGREEMENT = 0.99
 # What the FP32 network may be computed in with calibrations of its own.
@@ -26,20 +26,16 @@ LOWERED = ("bf16",)
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a calibration holds for; thresholds mean nothing under any other.
+    """What a calibration holds for; thresholds mean nothing under any other."""
 
-    ``precision``: what the network computes in: the manifest's, or one of :data:`LOWERED`;
-    ``inputs_sha256``: fingerprint of the modalities, the scored ones, the grid and the schedule.
-    """
-
-    encoding: str
-    L: int
-    stride: int
-    spacing: str
-    precision: str
-    clip: bool
-    network_sha256: str
-    inputs_sha256: str
+    encoding: str  # ddim or ddpm
+    L: int  # the last timestep that may be visited
+    stride: int  # decides the number of visited timesteps
+    spacing: str  # of the visited timesteps: even or log-snr
+    precision: str  # what the network computes in: the manifest's, or one of LOWERED
+    clip: bool  # whether predictions are clipped to [-1, 1]
+    network_sha256: str  # of unet.onnx
+    inputs_sha256: str  # of modalities, scored modalities, grid and schedule
 
     def __post_init__(self) -> None:
         if not isinstance(self.stride, int) or self.stride < 1:
@@ -57,48 +53,39 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One (L, w) that was tried: either verdict and its accuracy, and the largest M of each scored
-    modality.
+    """One (L, w) that was tried, with both image-level decisions."""
 
-    ``cosine_accuracy``: of the best threshold, on the slices that it was chosen on (section 4.2);
-    ``calibrated_accuracy``: on patients that were left out of the fit, None where there is but one.
-    """
-
-    L: int
-    w: float
-    Cos_w: float
-    cosine_accuracy: float
-    logistic: Logistic
-    calibrated_accuracy: float | None
-    M_max: tuple[float, ...]
+    L: int  # where the process ends
+    w: float  # guidance strength
+    Cos_w: float  # threshold of the cosine (section 4.2)
+    cosine_accuracy: float  # on the slices that Cos_w was chosen on
+    logistic: LogisticDecision  # the calibrated decision
+    calibrated_accuracy: float | None  # on patients left out of the fit, None for one patient
+    M_max: tuple[float, ...]  # (C,) largest M of each scored modality
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
             raise ValueError("w, Cos_w and M_max must be finite")
 
-    def accuracy(self, verdict: str) -> float | None:
-        """The accuracy of this verdict, ``cosine`` or ``calibrated``."""
-        return self.cosine_accuracy if verdict == "cosine" else self.calibrated_accuracy
+    def accuracy(self, decision: str) -> float | None:
+        """The accuracy of this decision, ``cosine`` or ``calibrated``."""
+        return self.cosine_accuracy if decision == "cosine" else self.calibrated_accuracy
 
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """A stopping rule, thresholds and M_max refitted to it, and what it was found to do.
+    """A stopping rule, with thresholds refitted to it, and its effect on the calibration's slices."""
 
-    ``agreement``: share of slices whose t_e is that of the full sweep; ``accuracy``,
-    ``full_accuracy``: of the verdict with and without; ``mean_steps`` of ``full_steps`` visited.
-    """
-
-    drop: float
-    patience: int
-    Cos_w: float
-    logistic: Logistic
-    M_max: tuple[float, ...]
-    agreement: float
-    accuracy: float
-    full_accuracy: float
-    mean_steps: float
-    full_steps: int
+    drop: float  # see StopRule
+    patience: int  # see StopRule, visited steps
+    Cos_w: float  # refitted threshold of the cosine
+    logistic: LogisticDecision  # refitted calibrated decision
+    M_max: tuple[float, ...]  # (C,) largest M before slices stop
+    agreement: float  # share of slices whose t_e is that of the full sweep
+    accuracy: float  # of the image-level decision with early stop
+    full_accuracy: float  # and without
+    mean_steps: float  # visited steps a slice with early stop
+    full_steps: int  # and without
 
     def __post_init__(self) -> None:
         rule = self.rule
@@ -116,67 +103,54 @@ class EarlyStop:
 
     @property
     def safe(self) -> bool:
-        """Whether it is used unless asked otherwise."""
+        """Whether it is on by default."""
         return self.agreement >= _AGREEMENT and self.accuracy >= self.full_accuracy
 
 
 @dataclass(frozen=True)
 class PeakReport:
-    """Where M_t is largest: ``at_L``, the share of slices (times modalities) on which that is the
-    last visited timestep, so that t_e is no peak; medians of t_e over either class."""
+    """Where M_t is largest."""
 
-    at_L: float
-    healthy_t_e: float
-    unhealthy_t_e: float
+    at_L: float  # share of slices (times modalities) whose peak is the last visited timestep
+    healthy_t_e: float  # median over healthy slices
+    unhealthy_t_e: float  # median over unhealthy slices
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Guidance strength and thresholds (paper, sections 4.2 and 4.3).
+    """Guidance strength, thresholds and refinement (paper, sections 4.2 and 4.3, and beyond)."""
 
-    ``verdict``: what decides that a slice is unhealthy: ``cosine`` (eq. 18) at most ``Cos_w``, or
-    ``calibrated``: ``logistic`` gives it a probability of at least one half;
-    ``M_max``: per scored modality; ``anomaly_map``: what is cut unless asked otherwise, see
-    :class:`anofpdm.runtime.method.anomaly_map.MapRule`; ``a``, ``b``: the quantiles of Algorithm 1;
-    ``threshold``: ``algorithm-1``, or ``half-way`` from there to Otsu's, see
-    :func:`anofpdm.runtime.method.threshold.otsu`; ``neighbours_mm``: how wide the average over slices is that
-    lie near each other, 0 for none; ``mirrored``: whether every second slice is shown mirrored, see
-    :mod:`anofpdm.runtime.refine.through_plane`; ``guided_mm``: radius of the filter that fits maps to the
-    edges of their slices, 0 for none, see :mod:`anofpdm.runtime.refine.guided_filter`; ``early_stop``: None
-    where no rule saves a tenth of the steps; ``familiar``: which volumes it holds for; ``peaks``: where M_t
-    peaked; ``warnings``: where the paper's rules fail on this network, a line each; ``candidates``:
-    every w and L that was tried; ``slices``: what they were chosen on.
-    """
-
-    w: float
-    Cos_w: float
-    logistic: Logistic
-    M_max: tuple[float, ...]
-    conditions: Conditions
-    verdict: str = "cosine"
-    anomaly_map: str = "aggregate"
-    a: float = 0.90
-    b: float = 0.98
-    threshold: str = "algorithm-1"
-    neighbours_mm: float = 0.0
-    mirrored: bool = False
-    guided_mm: float = 0.0
-    early_stop: EarlyStop | None = None
-    familiar: Familiar | None = None
-    peaks: PeakReport | None = None
-    warnings: tuple[str, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    slices: Mapping[str, Any] = field(default_factory=dict)
+    w: float  # guidance strength
+    Cos_w: float  # unhealthy where the cosine (eq. 18) is at most this
+    logistic: LogisticDecision  # unhealthy where its probability is at least one half
+    M_max: tuple[float, ...]  # (C,) largest M of each scored modality (Algorithm 1)
+    conditions: Conditions  # what all of this holds for
+    decision: str = "cosine"  # which of the two decides: cosine or calibrated
+    anomaly_map: str = "aggregate"  # the map that is cut, see MapRule
+    a: float = 0.90  # smallest quantile of Algorithm 1
+    b: float = 0.98  # largest quantile of Algorithm 1
+    threshold_rule: str = "algorithm-1"  # or mean-with-otsu: the mean with Otsu's threshold
+    neighbours_mm: float = 0.0  # width of the window of slices that maps are averaged over, 0: none
+    flip_tta: bool = False  # whether every second slice is flipped for the network
+    guided_mm: float = 0.0  # radius of the guided filter, 0 for none
+    early_stop: EarlyStop | None = None  # None where no rule saves a tenth of the steps
+    plausibility: Plausibility | None = None  # which volumes it holds for
+    peaks: PeakReport | None = None  # where M_t peaks
+    warnings: tuple[str, ...] = ()  # where the paper's rules fail on this network, a line each
+    candidates: tuple[Candidate, ...] = ()  # every w and L that was tried
+    slices: Mapping[str, Any] = field(default_factory=dict)  # what it was chosen on
 
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict must be cosine or calibrated, not {self.verdict!r}")
+        if self.decision not in DECISIONS:
+            raise ValueError(f"decision must be cosine or calibrated, not {self.decision!r}")
         if self.anomaly_map not in ANOMALY_MAPS:
             raise ValueError(f"anomaly_map must be aggregate or last, not {self.anomaly_map!r}")
-        if self.threshold not in THRESHOLDS:
-            raise ValueError(f"threshold must be algorithm-1 or half-way, not {self.threshold!r}")
-        if not 0 <= self.neighbours_mm <= WIDEST_MM or not isinstance(self.mirrored, bool):
-            raise ValueError(f"neighbours_mm must be in 0..{WIDEST_MM:g}, mirrored true or false")
+        if self.threshold_rule not in THRESHOLDS:
+            raise ValueError(
+                f"threshold_rule must be one of {', '.join(THRESHOLDS)}, not {self.threshold_rule!r}"
+            )
+        if not 0 <= self.neighbours_mm <= WIDEST_MM or not isinstance(self.flip_tta, bool):
+            raise ValueError(f"neighbours_mm must be in 0..{WIDEST_MM:g}, flip_tta true or false")
         if not 0 <= self.guided_mm <= WIDEST_RADIUS_MM:
             raise ValueError(
                 f"guided_mm must be in 0..{WIDEST_RADIUS_MM:g}, not {self.guided_mm!r}"
@@ -187,16 +161,16 @@ class Calibration:
             raise ValueError("a calibration needs M_max > 0 and 0 <= a <= b <= 1")
 
     def unhealthy(self, cosine: float, log_odds: float) -> bool:
-        """The verdict on a slice with this cosine, and these log odds by ``logistic``."""
-        return cosine <= self.Cos_w if self.verdict == "cosine" else log_odds >= 0
+        """The decision on a slice with this cosine, and these log odds by ``logistic``."""
+        return cosine <= self.Cos_w if self.decision == "cosine" else log_odds >= 0
 
-    def ensemble(self, pixel_mm: float) -> Ensemble:
-        """Who counts for the map that is cut, on a grid with pixels of this size."""
-        return Ensemble.of(self.neighbours_mm, self.mirrored, self.guided_mm, pixel_mm)
+    def refinement(self, pixel_mm: float) -> Refinement:
+        """What makes the map that is cut, on a grid with pixels of this size."""
+        return Refinement.of(self.neighbours_mm, self.flip_tta, self.guided_mm, pixel_mm)
 
     def with_w(self, w: float, where: Path) -> Calibration:
-        """The same for another guidance strength that was tried; without early stop, and what was
-        found of M_t.
+        """The same for another guidance strength that was tried; without early stop,
+        peaks and warnings.
 
         Raises
         ------
@@ -205,35 +179,27 @@ class Calibration:
         """
         if w == self.w:
             return self
-        tried = {one.w: one for one in self.candidates if one.L == self.conditions.L}
+        tried = {tried.w: tried for tried in self.candidates if tried.L == self.conditions.L}
         if w not in tried or min(tried[w].M_max) <= 0:
             known = ", ".join(f"{known:g}" for known in sorted(tried))
             raise BundleError(
                 f"{where} is not calibrated for w = {w:g}, but for {known or f'{self.w:g}'}: "
                 "choose one of these, or run anofpdm-calibrate for it"
             )
-        one = tried[w]
-        return replace(
-            self,
-            w=w,
-            Cos_w=one.Cos_w,
-            logistic=one.logistic,
-            M_max=one.M_max,
-            early_stop=None,
-            peaks=None,
-            warnings=(),
-        )
+        new = tried[w]
+        return replace(self, w=w, Cos_w=new.Cos_w, logistic=new.logistic, M_max=new.M_max,
+                       early_stop=None, peaks=None, warnings=())  # fmt: skip
 
     def with_another_map(self) -> Calibration:
         """The same for another anomaly map, whose peak ``logistic`` does not know: the cosine
         decides; without early stop, which was calibrated with the other decision."""
-        return replace(self, verdict="cosine", early_stop=None)
+        return replace(self, decision="cosine", early_stop=None)
 
     def stopping(self) -> Calibration:
         """The same with the thresholds and M_max of its early stop."""
-        found = self.early_stop
-        assert found
-        return replace(self, Cos_w=found.Cos_w, logistic=found.logistic, M_max=found.M_max)
+        stop = self.early_stop
+        assert stop
+        return replace(self, Cos_w=stop.Cos_w, logistic=stop.logistic, M_max=stop.M_max)
 
 
 def parse_calibration(content: dict[str, Any]) -> Calibration:
@@ -247,18 +213,18 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
     content = dict(content)
     content["conditions"] = Conditions(**content["conditions"])
     content["M_max"] = tuple(float(value) for value in content["M_max"])
-    content["logistic"] = Logistic(**content["logistic"])
+    content["logistic"] = LogisticDecision(**content["logistic"])
     content["warnings"] = tuple(str(line) for line in content["warnings"])
     content["candidates"] = tuple(
-        Candidate(**{**one, **_thresholds(one)}) for one in content["candidates"]
+        Candidate(**{**tried, **_thresholds(tried)}) for tried in content["candidates"]
     )
     if content["early_stop"] is not None:
         stop = content["early_stop"]
         content["early_stop"] = EarlyStop(**{**stop, **_thresholds(stop)})
-    if content["familiar"] is not None:
-        known = content["familiar"]
-        curves = {name: tuple(float(v) for v in known[name]) for name in ("mean", "spread")}
-        content["familiar"] = Familiar(**{**known, **curves})
+    if content["plausibility"] is not None:
+        limits = content["plausibility"]
+        curves = {name: tuple(float(v) for v in limits[name]) for name in ("mean", "spread")}
+        content["plausibility"] = Plausibility(**{**limits, **curves})
     if content["peaks"] is not None:
         content["peaks"] = PeakReport(**content["peaks"])
     for name in ("w", "Cos_w"):
@@ -267,4 +233,4 @@ def parse_calibration(content: dict[str, Any]) -> Calibration:
 
 
 def _thresholds(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {"M_max": tuple(content["M_max"]), "logistic": Logistic(**content["logistic"])}
+    return {"M_max": tuple(content["M_max"]), "logistic": LogisticDecision(**content["logistic"])}

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import BundleError, MissingExtraError, OutputError, SetupError
+from ..errors import BundleError, MissingExtraError, OptionsError, OutputError
 from .bundle import MANIFEST, NETWORK_FP16, Bundle, unchanged, write_listed
 
 ENGINES = "engines"
@@ -86,11 +86,11 @@ def load_tensorrt(name: str | None = None) -> ModuleType:
     ------
     MissingExtraError
         If none can be imported or what there is is too old, saying why.
-    SetupError
+    OptionsError
         If there is no TensorRT of that name.
     """
     if name is not None and name not in FLAVOURS:
-        raise SetupError(f"TensorRT {name!r} is unknown: choose one of {', '.join(FLAVOURS)}")
+        raise OptionsError(f"TensorRT {name!r} is unknown: choose one of {', '.join(FLAVOURS)}")
     reasons = []
     for flavour in [name] if name else FLAVOURS:
         _, oldest = FLAVOURS[flavour]

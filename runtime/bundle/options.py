@@ -1,4 +1,4 @@
-"""What a user may choose at run time, and which calibration of a bundle allows it."""
+"""Options of a run, and the plan that a bundle's calibration makes of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..errors import BundleError, SetupError
+from ..errors import BundleError, OptionsError
 from ..method.anomaly_map import MapRule
 from ..method.early_stop import StopRule
 from ..method.process import Process
-from ..refine.through_plane import Ensemble
+from ..refine.through_plane import Refinement
 from .bundle import CALIBRATION, Bundle
 from .calibration import LOWERED, Calibration, Conditions
 
@@ -19,51 +19,41 @@ PRECISIONS = ("fp32", *LOWERED)
 
 
 @dataclass(frozen=True)
-class Setup:
-    """A wish. None leaves the choice to the bundle.
+class Options:
+    """Options that override the preset; None keeps the preset's value.
 
-    ``preset``: the name of a calibration; ``encoding``: ``ddim`` or ``ddpm``; ``L``, ``stride``,
-    ``spacing`` (``even`` or ``log-snr``): which timesteps are visited; ``precision``: ``fp32``, or
-    ``bf16``, which the CPU computes faster. These pick one of the bundle's calibrations.
-
-    ``early_stop``: whether slices may leave before L, by the calibrated rule; ``w``: another
-    guidance strength, one that was tried in the calibration; ``anomaly_map``, ``sub_map``,
-    ``t_e_ratio``: see :class:`anofpdm.runtime.method.anomaly_map.MapRule`; ``Q``: a fixed threshold in
-    place of the calibration's. Except for ``anomaly_map``, these last are for ablations. With
-    another map than the calibration's the cosine decides, and slices go to L.
+    The first six pick one of the bundle's calibrations. Those after ``early_stop`` are for
+    ablations; with another map than the calibration's, the cosine decides and slices go to L.
     """
 
-    preset: str | None = None
-    encoding: str | None = None
-    L: int | None = None
-    stride: int | None = None
-    spacing: str | None = None
-    precision: str | None = None
-    early_stop: bool | None = None
-    anomaly_map: str | None = None
-    w: float | None = None
-    sub_map: str = "residual"
-    t_e_ratio: float = 1.0
-    Q: float | None = None
+    preset: str | None = None  # the name of a calibration
+    encoding: str | None = None  # ddim or ddpm
+    L: int | None = None  # the last timestep that may be visited
+    stride: int | None = None  # decides the number of visited timesteps
+    spacing: str | None = None  # of the visited timesteps: even or log-snr
+    precision: str | None = None  # fp32, or bf16, which some CPUs compute faster
+    early_stop: bool | None = None  # whether slices may stop before L, by the calibrated rule
+    anomaly_map: str | None = None  # aggregate or last, see MapRule
+    w: float | None = None  # guidance strength, one that was tried in the calibration
+    sub_map: str = "residual"  # see MapRule
+    t_e_ratio: float = 1.0  # see MapRule
+    Q: float | None = None  # a fixed threshold in place of the calibration's
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A wish fulfilled: everything that decides a mask, but for the volume, network and seed.
+class Plan:
+    """Everything that decides a mask, but for the volume, the network and the seed."""
 
-    ``ensemble``: who counts for the map that is cut.
-    """
-
-    preset: str
-    calibration: Calibration
-    process: Process
-    stop: StopRule | None
-    rule: MapRule
-    Q: float | None
-    ensemble: Ensemble
+    preset: str  # the calibration's name
+    calibration: Calibration  # guidance strength and thresholds, those of early stop if it is on
+    process: Process  # encoding and visited timesteps
+    stop: StopRule | None  # when slices may stop before L
+    rule: MapRule  # how the anomaly map is made
+    Q: float | None  # a fixed threshold, None for the calibration's
+    refinement: Refinement  # what makes the map that is cut
 
     def as_json(self) -> dict[str, Any]:
-        """What was decided, as JSON values."""
+        """As JSON values."""
         c = self.calibration
         return {
             "preset": self.preset,
@@ -72,102 +62,103 @@ class Resolved:
             "anomaly_map": asdict(self.rule),
             "threshold": self.Q,
             "w": c.w,
-            "verdict": c.verdict,
+            "decision": c.decision,
             "Cos_w": c.Cos_w,
             "logistic": asdict(c.logistic),
             "M_max": list(c.M_max),
             "quantiles": [c.a, c.b],
-            "threshold_rule": c.threshold,
+            "threshold_rule": c.threshold_rule,
             "neighbours_mm": c.neighbours_mm,
-            "mirrored": c.mirrored,
+            "flip_tta": c.flip_tta,
             "guided_mm": c.guided_mm,
-            "guided_pixels": self.ensemble.guided_pixels,
+            "guided_pixels": self.refinement.guided_pixels,
         }
 
 
-def resolve(bundle: Bundle, setup: Setup) -> Resolved:
-    """Find the calibration that holds for a wish, and check that it holds for the bundle.
+def resolve(bundle: Bundle, options: Options) -> Plan:
+    """Find the calibration for the options, and check that it holds for the bundle.
 
     Raises
     ------
     BundleError
         If there is none.
-    SetupError
-        If a value is out of range, or two wishes contradict each other.
+    OptionsError
+        If a value is out of range.
     """
-    preset, calibration = _pick(bundle, setup)
+    preset, calibration = _pick(bundle, options)
     bundle.check(preset)
     where = bundle.path / CALIBRATION
-    if setup.w is not None:
-        calibration = calibration.with_w(setup.w, where)
+    if options.w is not None:
+        calibration = calibration.with_w(options.w, where)
     try:
-        rule = MapRule(setup.anomaly_map or calibration.anomaly_map, setup.sub_map, setup.t_e_ratio)
+        rule = MapRule(
+            options.anomaly_map or calibration.anomaly_map, options.sub_map, options.t_e_ratio
+        )
     except ValueError as error:
-        raise SetupError(str(error)) from error
+        raise OptionsError(str(error)) from error
     if rule != MapRule(calibration.anomaly_map):
         calibration = calibration.with_another_map()
-    found = calibration.early_stop
-    if setup.early_stop and not found:
+    stop = calibration.early_stop
+    if options.early_stop and not stop:
         raise BundleError(
             f"{where} holds no early stop for preset {preset} at w = {calibration.w:g} and with "
             "this map: none was found worth it; leave it out"
         )
-    stops = found is not None and (found.safe if setup.early_stop is None else setup.early_stop)
-    if setup.Q is not None and not 0 <= setup.Q < math.inf:
-        raise SetupError(f"the threshold must be a finite number from 0, not {setup.Q}")
+    stops = stop is not None and (stop.safe if options.early_stop is None else options.early_stop)
+    if options.Q is not None and not 0 <= options.Q < math.inf:
+        raise OptionsError(f"the threshold must be a finite number from 0, not {options.Q}")
     c = calibration.conditions
-    return Resolved(
+    return Plan(
         preset,
         calibration.stopping() if stops else calibration,
         Process(bundle.manifest.schedule, c.L, c.stride, c.clip, c.encoding, c.spacing),
-        found.rule if stops and found else None,
+        stop.rule if stops and stop else None,
         rule,
-        setup.Q,
-        calibration.ensemble(bundle.manifest.grid.pixel_mm),
+        options.Q,
+        calibration.refinement(bundle.manifest.grid.pixel_mm),
     )
 
 
-def _pick(bundle: Bundle, setup: Setup) -> tuple[str, Calibration]:
+def _pick(bundle: Bundle, options: Options) -> tuple[str, Calibration]:
     """The named calibration, or the default one if it fits, or the only other one that does."""
-    held = bundle.calibrations
-    if not held:
+    calibrations = bundle.calibrations
+    if not calibrations:
         raise BundleError(f"{bundle.path} is not calibrated: run anofpdm-calibrate on it")
-    if setup.preset is not None and setup.preset not in held:
+    if options.preset is not None and options.preset not in calibrations:
         raise BundleError(
-            f"{bundle.path} has no preset {setup.preset!r}: it has {', '.join(held)}; "
+            f"{bundle.path} has no preset {options.preset!r}: it has {', '.join(calibrations)}; "
             "anofpdm-calibrate adds others"
         )
-    if setup.preset is not None:
-        names = [setup.preset]
+    if options.preset is not None:
+        names = [options.preset]
     else:
-        names = sorted(held, key=lambda name: name != bundle.default)
-        usual = held[bundle.default].conditions
+        names = sorted(calibrations, key=lambda name: name != bundle.default)
+        usual = calibrations[bundle.default].conditions
         # Other timesteps mean neither another encoding nor another precision.
-        setup = replace(setup, encoding=setup.encoding or usual.encoding,
-                        precision=setup.precision or usual.precision)  # fmt: skip
-    fitting = [name for name in names if _fits(held[name].conditions, setup)]
-    if setup.preset is None:
+        options = replace(options, encoding=options.encoding or usual.encoding,
+                        precision=options.precision or usual.precision)  # fmt: skip
+    fitting = [name for name in names if _fits(calibrations[name].conditions, options)]
+    if options.preset is None:
         # The default one, or what it is in another precision.
-        alike = replace(usual, precision=setup.precision or usual.precision)
-        twins = [name for name in fitting if held[name].conditions == alike]
+        alike = replace(usual, precision=options.precision or usual.precision)
+        twins = [name for name in fitting if calibrations[name].conditions == alike]
         fitting = [bundle.default] if bundle.default in fitting else twins or fitting
     if len(fitting) == 1:
-        return fitting[0], held[fitting[0]]
+        return fitting[0], calibrations[fitting[0]]
     if fitting:
         raise BundleError(
             f"{bundle.path} has several calibrations for that: name one of {', '.join(fitting)} "
             "as preset"
         )
     wanted = ", ".join(
-        f"{name} {value}" for name in _PICKS if (value := getattr(setup, name)) is not None
+        f"{name} {value}" for name in _PICKS if (value := getattr(options, name)) is not None
     )
-    known = "; ".join(f"{name}: {held[name].conditions}" for name in names)
+    known = "; ".join(f"{name}: {calibrations[name].conditions}" for name in names)
     raise BundleError(
         f"{bundle.path} has no calibration for {wanted} ({known}): choose one of these, or "
         "run anofpdm-calibrate for it"
     )
 
 
-def _fits(conditions: Conditions, setup: Setup) -> bool:
-    wishes = ((getattr(setup, name), getattr(conditions, name)) for name in _PICKS)
-    return all(wish is None or wish == held for wish, held in wishes)
+def _fits(conditions: Conditions, options: Options) -> bool:
+    return all(getattr(options, name) in (None, getattr(conditions, name)) for name in _PICKS)

@@ -7,40 +7,40 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, ParamSpec
+from typing import Any, ClassVar, ParamSpec
 
 import click
 
-from ..errors import AnofpdmError
-from .console import say
+from ..errors import AnofpdmError, one_line
+from .console import print_line
 
 P = ParamSpec("P")
 INTERRUPTED = 130
 SEED = click.IntRange(0, 2**31 - 1)
 bundle_option = click.option(
-    "--bundle", type=click.Path(path_type=Path), help="[default: the embedded one]"
+    "--bundle", type=click.Path(path_type=Path), help="Model folder.  [default: the embedded one]"
+)
+preset_option = click.option(
+    "--preset", metavar="NAME", help="Calibration of the bundle.  [default: the bundle's default]"
 )
 seed_option = click.option(
-    "--seed", default=0, show_default=True, type=SEED, help="Of the noise; 0 to 2147483647."
+    "--seed", default=0, show_default=True, type=SEED, metavar="N", help="Seed of the noise."
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME",
     help="cpu; cuda or trt for a GPU (cuda:1 for the second); auto takes the fastest there is.",
 )  # fmt: skip
 slots_option = click.option(
-    "--slots", type=click.IntRange(min=1),
-    help="Slices that share a batch: for speed and memory.  [default: 4, or one a thread; on a "
-    "GPU 64]",
+    "--slots", type=click.IntRange(min=1), metavar="N",
+    help="Slices that share a batch: more are faster and take more memory.  [default: 4, or one a "
+    "thread; on a GPU 64]",
 )  # fmt: skip
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: all cores]"
-)
-preset_option = click.option(
-    "--preset", help="One of the bundle's calibrations.  [default: the bundle's]"
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: all cores]"
 )
 
 
@@ -50,7 +50,7 @@ def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(body)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        # nibabel reports faults of headers that it mends; what cannot be mended, we report.
+        # nibabel reports faults of headers that it corrects; the others are our errors.
         logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
         try:
             with _terminable():
@@ -58,17 +58,19 @@ def reports_errors(body: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:
             raise
         except (AnofpdmError, OSError) as error:
-            say(f"error: {' '.join(str(error).split())}")
+            print_line(f"error: {one_line(error)}")
             sys.exit(2)
         except KeyboardInterrupt:
-            say("interrupted")
+            print_line("interrupted")
             sys.exit(INTERRUPTED)
 
     return wrapped
 
 
-class _OneLine(click.Command):
-    """Says in one line what is wrong with options, as with all else."""
+class OneLineCommand(click.Command):
+    """A command whose usage errors are one line, and whose help may list options in groups."""
+
+    groups: ClassVar[Mapping[str, Sequence[str]]] = {}  # parameter names by heading
 
     def main(  # type: ignore[override]
         self,
@@ -83,20 +85,26 @@ class _OneLine(click.Command):
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             return sys.exit(code or 0) if standalone else code
         except click.ClickException as error:
-            said = " ".join(error.format_message().split()).rstrip(".")
-            say(f"error: {said} (--help lists the options)")
+            message = one_line(error.format_message()).rstrip(".")
+            print_line(f"error: {message} (--help lists the options)")
             sys.exit(2)
         except click.Abort:
-            say("interrupted")
+            print_line("interrupted")
             sys.exit(INTERRUPTED)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See :meth:`click.Command.format_options`."""
+        if not self.groups:
+            super().format_options(ctx, formatter)
+            return
+        records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx)}
+        for heading, names in self.groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([record for name in names if (record := records.get(name))])
 
-class OneLineCommand(_OneLine):
-    """A command that says in one line what is wrong with its options."""
 
-
-class OneLineGroup(_OneLine, click.Group):
-    """Likewise, with commands of its own."""
+class OneLineGroup(OneLineCommand, click.Group):
+    """A group of commands whose usage errors are one line."""
 
 
 class FilePath(click.Path):

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..util.files import remove_leftovers, sole_writer, whole_file, write_json
 from ..volume.nifti import read_mask
 from .discovery import RUN, Case
 from .outputs import Outputs
-from .source import Source, described, open_source
+from .source import Source, describe_inputs, open_source
 
 TABLE, BIDS = "anofpdm.csv", "dataset_description.json"
 # Without what differs from run to run.
@@ -31,14 +31,13 @@ Row = dict[str, str | float | int]
 
 @dataclass(frozen=True)
 class Batch:
-    """``cases`` to segment into ``folder``, each with a mask, its statistics, and the ``kinds`` of
-    files that are wanted besides (see :mod:`anofpdm.runtime.cli.outputs`)."""
+    """Cases to segment into a folder, each with a mask and its statistics."""
 
     segmenter: Segmenter
     cases: Sequence[Case]
-    folder: Path
-    kinds: tuple[str, ...] = ()
-    every_slice: bool = False
+    folder: Path  # of the results
+    kinds: tuple[str, ...] = ()  # of further files, see outputs.SUFFIXES
+    every_slice: bool = False  # segment healthy slices, too
 
     def outputs(self, case: Case) -> Outputs:
         """The files of one case."""
@@ -48,7 +47,7 @@ class Batch:
     def run(
         self,
         overwrite: bool | None = None,
-        told: Callable[[Row, bool], None] = lambda row, kept: None,
+        on_row: Callable[[Row, bool], None] = lambda row, kept: None,
         progress: Callable[[int, int, int], None] = lambda cases, done, total: None,
     ) -> list[Row]:
         """Segment what has not been segmented yet, and write the table of all cases.
@@ -62,9 +61,9 @@ class Batch:
         ----------
         overwrite : True to segment all cases again, whatever is there; False to refuse where a mask
             would be replaced, because its case's input has changed, say; None to replace such masks
-        told : called with each row as it is known, and whether it was kept from before
+        on_row : called with each row as it is known, and whether it was kept from before
         progress : called with the number of cases done, of slices done, and of slices in all
-            volumes taken so far
+            volumes fetched so far
 
         Returns
         -------
@@ -80,18 +79,18 @@ class Batch:
         with sole_writer(self.folder):
             kept = self._claim(overwrite)
             waiting = [case for case in self.cases if case.key not in kept]
-            return self._run(kept, waiting, told, progress)
+            return self._run(kept, waiting, on_row, progress)
 
     def _run(
         self,
         kept: dict[str, Row],
         waiting: Sequence[Case],
-        told: Callable[[Row, bool], None],
+        on_row: Callable[[Row, bool], None],
         progress: Callable[[int, int, int], None],
     ) -> list[Row]:
         rows = dict(kept)
         for row in kept.values():
-            told(row, True)
+            on_row(row, True)
         try:
             for case, row in self._segmented(
                 waiting, lambda done, total: progress(len(rows), done, total)
@@ -100,7 +99,7 @@ class Batch:
                     for path in self.outputs(case).paths.values():
                         path.unlink(missing_ok=True)
                 rows[case.key] = row
-                told(row, False)
+                on_row(row, False)
         finally:
             ordered = [rows[case.key] for case in self.cases if case.key in rows]
             self._write_table(ordered)
@@ -109,42 +108,41 @@ class Batch:
     def _segmented(
         self, cases: Iterable[Case], progress: Callable[[int, int], None]
     ) -> Iterator[tuple[Case, Row]]:
-        taken: list[tuple[Case, Source | None]] = []
+        under_way: list[tuple[Case, Source | None]] = []
 
         def volumes() -> Iterator[Sequence[SpatialImage] | VolumeError]:
             for case in cases:
                 source: Source | None = None
-                wrong: VolumeError | None = None
+                problem: VolumeError | None = None
                 try:
                     source = self._open(case)
                 except VolumeError as error:
-                    wrong = error
-                taken.append((case, source))
-                yield source.images if source else wrong or VolumeError(case.problem)
+                    problem = error
+                under_way.append((case, source))
+                yield source.images if source else problem or VolumeError(case.problem)
 
         each = self.segmenter.segment_each(
             volumes(), every_slice=self.every_slice, progress=progress
         )
-        for number, found in enumerate(each):
-            case, source = taken[number]
-            taken[number] = case, None
-            if isinstance(found, VolumeError):
-                yield case, _failed(case, found)
+        for number, result in enumerate(each):
+            case, source = under_way[number]
+            under_way[number] = case, None
+            if isinstance(result, VolumeError):
+                yield case, _failed(case, result)
                 continue
             assert source
             try:
-                said = self.outputs(case).write(
-                    self.segmenter, found, source, self.every_slice, case.key, timed=False
-                )
+                result = replace(result, seconds=None)
+                statistics = self.outputs(case).write(result, source, case.key)
             except VolumeError as error:
                 yield case, _failed(case, error)
             else:
-                yield case, stats_row(said)
+                yield case, stats_row(statistics)
 
     def _open(self, case: Case) -> Source:
         if case.problem:
             raise VolumeError(case.problem)
-        source = open_source(case.images)
+        source = open_source(case.images, case.dicom)
         (self.folder / case.folder).mkdir(parents=True, exist_ok=True)
         if "dicom-seg" in self.kinds:
             source.check_seg(self.outputs(case).paths["dicom-seg"])
@@ -159,7 +157,8 @@ class Batch:
             content = json.loads(outputs.paths["stats"].read_text(encoding="utf-8"))
             made_by, bundle = content["provenance"], self.segmenter.bundle
             same = (
-                content["inputs"] == list(described(case.images))
+                content["inputs"]
+                == [image.as_json() for image in describe_inputs(case.images, case.dicom)]
                 and made_by["seed"] == self.segmenter.seed
                 and made_by["files_sha256"] == dict(bundle.manifest.files)
                 and content["mask"]["sha256"] == mask_sha256(read_mask(outputs.mask))
@@ -221,7 +220,7 @@ class Batch:
         return {
             "version": __version__,
             "bundle": segmenter.bundle.sha256,
-            "setup": segmenter.setup.as_json(),
+            "options": segmenter.plan.as_json(),
             "seed": segmenter.seed,
             "every_slice": self.every_slice,
         }

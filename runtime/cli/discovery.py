@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from ..dicom.detect import files_below, is_dicom
 from ..errors import VolumeError
-from ..volume.nifti import load_image, made_here
+from ..volume.nifti import is_own_output, load_image
 
 # What the BraTS challenges of 2023 and later call them.
 _ALSO = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
@@ -120,14 +120,13 @@ _LONGEST_NAME = 180
 
 @dataclass(frozen=True)
 class Case:
-    """``name``: what its results are called; ``images``: a file a modality, in the model's order,
-    or the folder of a DICOM series; ``folder``: where results go, below that of the run;
-    ``problem``: why it cannot be segmented, empty where nothing is known against it."""
+    """A volume in a folder of many."""
 
-    name: str
-    images: tuple[Path, ...]
-    folder: PurePath = _HERE
-    problem: str = ""
+    name: str  # of its results
+    images: tuple[Path, ...]  # a file a modality, in the model's order, or the folder of a series
+    folder: PurePath = _HERE  # where results go, below that of the run
+    problem: str = ""  # why it cannot be segmented, empty where nothing is known against it
+    dicom: bool = False  # whether it is a DICOM series
 
     @property
     def key(self) -> str:
@@ -152,8 +151,8 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
         found = list(_bids(_subjects(root), root, modalities))
     elif _is_subject(root.resolve()):
         found = list(_bids([root], root.resolve().parent, modalities))
-    elif holds_dicom(root):
-        found = [Case(root.resolve().name, (root,))]
+    elif is_dicom_source(root):
+        found = [Case(root.resolve().name, (root,), dicom=True)]
     else:
         found = [*_flat(root, modalities), *_folders(root, modalities)]
     if not found:
@@ -179,22 +178,24 @@ def _nameable(case: Case) -> Case:
     return replace(case, problem=f"{case.name}: too long a name for what is written: rename it")
 
 
-def holds_dicom(folder: Path, below: bool = False) -> bool:
-    """Whether a DICOM image lies right in this folder, or (``below``) however deep; and no NIfTI
-    right in it: a case of NIfTI files may keep what it was made of."""
-    files = [path for path in sorted(folder.iterdir()) if not path.is_dir()]
-    if any(path.name.lower().endswith(_NIFTI) for path in files):
+def is_dicom_source(path: Path, below: bool = False) -> bool:
+    """Whether this is a DICOM image, or a folder with one right in it or (``below``) however deep;
+    and no NIfTI right in it: a case of NIfTI files may keep what it was made of."""
+    if not path.is_dir():
+        return is_dicom(path)
+    files = [file for file in sorted(path.iterdir()) if not file.is_dir()]
+    if any(file.name.lower().endswith(_NIFTI) for file in files):
         return False
-    found = files_below(folder) if below else files
-    return any(path.name != "DICOMDIR" and is_dicom(path) for path in found)
+    candidates = files_below(path) if below else files
+    return any(file.name != "DICOMDIR" and is_dicom(file) for file in candidates)
 
 
-def holds_case(folder: Path, modalities: Sequence[str]) -> bool:
+def has_modality_files(folder: Path, modalities: Sequence[str]) -> bool:
     """Whether files of the model's modalities lie right in this folder."""
     return any(stem_and_modality(path, modalities)[1] for path in folder.iterdir())
 
 
-def left_out(root: Path, cases: Sequence[Case]) -> list[str]:
+def ignored_files(root: Path, cases: Sequence[Case]) -> list[str]:
     """The names of NIfTI files right in the folder that belong to no case."""
     taken = {path.resolve() for case in cases for path in case.images}
     return sorted(
@@ -268,7 +269,7 @@ def _flat(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
 def _is_ours(path: Path) -> bool:
     """Whether it is a mask or a map that was written here."""
     try:
-        return made_here(load_image(path))
+        return is_own_output(load_image(path))
     except VolumeError:
         return False
 
@@ -277,7 +278,7 @@ def _folders(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
     for folder in sorted(path for path in root.iterdir() if _visible(path)):
         if (folder / RUN).exists():  # results of ours
             continue
-        if holds_case(folder, modalities):
+        if has_modality_files(folder, modalities):
             try:
                 files = case_files(folder, modalities)
             except VolumeError as error:
@@ -286,9 +287,9 @@ def _folders(root: Path, modalities: Sequence[str]) -> Iterator[Case]:
                 yield Case(folder.name, tuple(files[name] for name in modalities))
             continue
         for below, inner, _ in os.walk(folder):
-            if holds_dicom(Path(below)):
+            if is_dicom_source(Path(below)):
                 name = "_".join(Path(below).relative_to(root).parts)
-                yield Case(name, (Path(below),))
+                yield Case(name, (Path(below),), dicom=True)
                 inner.clear()  # a series is read with what lies below its folder
 
 

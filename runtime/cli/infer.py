@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 
 from ..bundle.bundle import DEFAULT, open_bundle
-from ..bundle.options import Setup
+from ..bundle.options import Options
 from ..errors import OutputError, VolumeError
 from ..segmenter import Segmenter
 from ..util.files import check_folder
@@ -26,10 +26,10 @@ from .arguments import (
     threads_option,
 )
 from .batch import TABLE, Batch
-from .console import Talk, version_line
-from .discovery import Case, find_cases, left_out
+from .console import Console, version_line
+from .discovery import find_cases, ignored_files
 from .outputs import KINDS, check_kinds
-from .request import Cases, OneVolume, asked
+from .request import FolderRequest, VolumeRequest, parse_request
 from .source import open_source
 
 SOME_FAILED = 3
@@ -43,45 +43,57 @@ Examples:
   anofpdm-infer DICOM_SERIES/ -o mask.nii.gz --dicom-seg seg.dcm
   anofpdm-infer BIDS/ -o derivatives/ --also preview
 
-Exit codes: 0 done, 2 something to mend (one line says what), 3 some cases of a folder failed, 130
-interrupted.
+Exit codes: 0 done, 2 user error (one line says what to correct), 3 some cases of a folder failed,
+130 interrupted.
 
 For research, not for diagnosis.
 """
 
 
-@click.command(cls=OneLineCommand, epilog=_EXAMPLES)
+class _InferCommand(OneLineCommand):
+    groups = {  # noqa: RUF012
+        "Input": ("flair", "t1", "t1ce", "t2", "others", "series_uid"),
+        "Output": ("output", "map_file", "stats", "preview", "report", "trace", "dicom_seg", "also",
+                   "overwrite", "every_slice"),
+        "Model": ("bundle", "preset"),
+        "Run": ("device", "threads", "slots", "seed", "quiet", "verbose", "version"),
+    }  # fmt: skip
+
+
+@click.command(cls=_InferCommand, epilog=_EXAMPLES)
 @click.argument("volumes", nargs=-1, type=_FILE)
-@click.option("-o", "--output", type=_FILE, help="The mask; for a folder of cases, a folder.  "
-              "[default: named after the input, in the current folder]")  # fmt: skip
-@click.option("--flair", type=_FILE, help="The FLAIR volume, instead of VOLUMES.")
-@click.option("--t1", type=_FILE, help="Likewise.")
-@click.option("--t1ce", type=_FILE, help="Likewise.")
-@click.option("--t2", type=_FILE, help="Likewise.")
-@click.option("--modality", "others", multiple=True, metavar="NAME=FILE", help="Any other.")
-@click.option("--series", "series_uid", metavar="UID", help="Of several DICOM series, this one.")
-@click.option("--map", "anomaly_map_file", type=_FILE, help="Write the anomaly map, float32.")
-@click.option("--stats", type=_FILE, help="Write volumes, lesions, verdicts, and what reproduces "
-              "the mask (JSON).")  # fmt: skip
-@click.option("--preview", type=_FILE, help="Write a picture (PNG).")
-@click.option("--report", type=_FILE, help="Write one page with all of it (HTML).")
-@click.option("--trace", type=_FILE, help="Write the curves and decisions of every slice (JSON).")
-@click.option("--dicom-seg", type=_FILE, help="Write a DICOM SEG of a DICOM series.")
-@click.option("--also", multiple=True, type=click.Choice(KINDS), help="Write it beside the mask: "
-              "for a folder of cases, or without a name of your own.")  # fmt: skip
-@click.option("--overwrite/--no-overwrite", default=None, help="Replace what is there.  [default: "
-              "a file is replaced; a folder's run goes on where it was interrupted]")  # fmt: skip
-@click.option("--every-slice", is_flag=True, help="Segment slices that are found healthy, too: "
-              "marks something on every slice.")  # fmt: skip
+@click.option("-o", "--output", type=_FILE, help="Mask file; for a folder of cases, the folder of "
+              "results.  [default: named after the input, in the current folder]")  # fmt: skip
+@click.option("--flair", type=_FILE, help="FLAIR volume, in place of VOLUMES.")
+@click.option("--t1", type=_FILE, help="T1 volume.")
+@click.option("--t1ce", type=_FILE, help="T1 volume with contrast agent.")
+@click.option("--t2", type=_FILE, help="T2 volume.")
+@click.option("--modality", "others", multiple=True, metavar="NAME=FILE",
+              help="Volume of a further modality.")  # fmt: skip
+@click.option("--series", "series_uid", metavar="UID",
+              help="DICOM series to read, where a folder holds several.")  # fmt: skip
+@click.option("--map", "map_file", type=_FILE, help="Anomaly map H, float32 (NIfTI).")
+@click.option("--stats", type=_FILE, help="Volumes, lesions, image-level decisions, and all it "
+              "takes to make the mask again (JSON).")  # fmt: skip
+@click.option("--preview", type=_FILE, help="Picture of slices, mask and map (PNG).")
+@click.option("--report", type=_FILE, help="One page to read or print (HTML).")
+@click.option("--trace", type=_FILE, help="Curves and decisions of every slice (JSON).")
+@click.option("--dicom-seg", type=_FILE, help="Mask of a DICOM series as DICOM SEG.")
+@click.option("--also", multiple=True, type=click.Choice(KINDS), help="Further output next to the "
+              "mask, with a name made of the case's: for folders, or to save typing.")  # fmt: skip
+@click.option("--overwrite/--no-overwrite", default=None, help="Replace existing files.  [default: "
+              "yes for one volume; a folder's run goes on where it was interrupted]")  # fmt: skip
+@click.option("--every-slice", is_flag=True, help="Segment healthy slices, too: marks something on "
+              "every slice.")  # fmt: skip
 @bundle_option
 @preset_option
-@seed_option
 @device_option
-@slots_option
 @threads_option
+@slots_option
+@seed_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what is used and written.")
-@click.option("--version", is_flag=True, help="Of the package, the model and the engine.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the device, the set-up and the files.")
+@click.option("--version", is_flag=True, help="Versions of the package, the model and the engine.")
 @reports_errors
 def main(
     volumes: tuple[Path, ...],
@@ -92,7 +104,7 @@ def main(
     t2: Path | None,
     others: tuple[str, ...],
     series_uid: str | None,
-    anomaly_map_file: Path | None,
+    map_file: Path | None,
     stats: Path | None,
     preview: Path | None,
     report: Path | None,
@@ -103,10 +115,10 @@ def main(
     every_slice: bool,
     bundle: Path | None,
     preset: str | None,
-    seed: int,
     device: str,
-    slots: int | None,
     threads: int | None,
+    slots: int | None,
+    seed: int,
     quiet: bool,
     verbose: bool,
     version: bool,
@@ -117,98 +129,90 @@ def main(
     BraTS case or of a DICOM series; or a folder of many cases (such files or folders, or BIDS). The
     mask (0 or 1) has the first volume's grid.
     """
-    opened = open_bundle(bundle or DEFAULT)
+    model = open_bundle(bundle or DEFAULT)
     if version:
-        click.echo(version_line(opened))
+        click.echo(version_line(model))
         return
-    files = {"map": anomaly_map_file, "stats": stats, "preview": preview, "report": report,
+    modalities = model.manifest.modalities
+    named = _by_name(others, {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2})
+    files = {"map": map_file, "stats": stats, "preview": preview, "report": report,
              "trace": trace, "dicom-seg": dicom_seg}  # fmt: skip
-    named = {"flair": flair, "t1": t1, "t1ce": t1ce, "t2": t2}
-    what = asked(
-        volumes,
-        _by_name(others, _given(named)),
-        output,
-        _given(files),
-        also,
-        opened.manifest.modalities,
-    )
-    talk = Talk(device, quiet, verbose)
+    request = parse_request(volumes, named, output, _given(files), also, modalities)
+    console = Console(quiet, verbose)
 
     def load() -> Segmenter:
+        options = Options(preset=preset)
         return Segmenter.load(
-            opened, setup=Setup(preset=preset), device=device, threads=threads, slots=slots,
-            seed=seed,
-        )  # fmt: skip
+            model, options=options, device=device, threads=threads, slots=slots, seed=seed
+        )
 
-    if isinstance(what, OneVolume):
-        _volume(what, load, talk, series_uid, every_slice, overwrite is not False)
-    else:
-        if series_uid:
-            raise VolumeError(
-                f"--series goes with one DICOM folder and a mask, not with all of {what.root}: "
-                "give -o mask.nii.gz"
-            )
-        cases = find_cases(what.root, opened.manifest.modalities)
-        names = left_out(what.root, cases)
-        if names:
-            few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            talk.note(f"note: {len(names)} NIfTI files of {what.root} are no cases: {few}")
-        sys.exit(_cases(what, cases, load, talk, every_slice, overwrite))
+    if isinstance(request, VolumeRequest):
+        _segment_volume(request, load, console, series_uid, every_slice, overwrite is not False)
+        return
+    if series_uid:
+        raise VolumeError(
+            f"--series goes with one DICOM folder and a mask, not with all of {request.root}: give "
+            "-o mask.nii.gz"
+        )
+    sys.exit(_segment_folder(request, modalities, load, console, every_slice, overwrite))
 
 
-def _volume(
-    what: OneVolume,
+def _segment_volume(
+    request: VolumeRequest,
     load: Callable[[], Segmenter],
-    talk: Talk,
+    console: Console,
     series_uid: str | None,
     every_slice: bool,
     overwrite: bool,
 ) -> None:
-    what.outputs.check(what.paths, overwrite)
-    source = open_source(what.paths, series_uid)
-    if "dicom-seg" in what.outputs.paths:
-        source.check_seg(what.outputs.paths["dicom-seg"])
+    outputs = request.outputs
+    outputs.check(request.paths, overwrite)
+    source = open_source(request.paths, request.dicom, series_uid)
+    if "dicom-seg" in outputs.paths:
+        source.check_seg(outputs.paths["dicom-seg"])
     with load() as segmenter:
-        found = segmenter.segment(
-            source.images,
-            names=source.names,
-            every_slice=every_slice,
-            progress=talk.progress(segmenter),
+        progress = console.slice_progress(segmenter)
+        segmentation = segmenter.segment(
+            source.images, names=source.names, every_slice=every_slice, progress=progress
         )
-    what.outputs.write(segmenter, found, source, every_slice)
-    for note in (*source.notes, *found.notes):
-        talk.note(f"note: {note}")
-    setup, opened = segmenter.setup, segmenter.bundle
-    talk.result(
-        f"{found.unhealthy_slices} of {len(found.slices)} slices unhealthy, "
-        f"{'all segmented, ' if every_slice else ''}"
-        f"{found.volume_ml:.1f} ml marked, {found.seconds:.0f} s"
-        f"{'' if setup.preset == opened.default else f', preset {setup.preset}'}: "
-        f"mask in {what.outputs.mask}"
+    outputs.write(segmentation, source, request.name)
+    for note in (*source.notes, *segmentation.notes):
+        console.note(note)
+    preset, default = segmenter.plan.preset, segmenter.bundle.default
+    console.result(
+        f"{segmentation.unhealthy_slices} of {len(segmentation.slices)} slices unhealthy, "
+        f"{'all segmented, ' if every_slice else ''}{segmentation.volume_ml:.1f} ml marked, "
+        f"{segmentation.seconds:.0f} s{'' if preset == default else f', preset {preset}'}: "
+        f"mask in {outputs.mask}"
     )
-    talk.wrote(what.outputs)
+    console.written(outputs.paths)
 
 
-def _cases(
-    what: Cases,
-    cases: Sequence[Case],
+def _segment_folder(
+    request: FolderRequest,
+    modalities: tuple[str, ...],
     load: Callable[[], Segmenter],
-    talk: Talk,
+    console: Console,
     every_slice: bool,
     overwrite: bool | None,
 ) -> int:
     """The exit code."""
-    check_folder(what.folder)
-    if what.folder.resolve() == what.root.resolve():
-        raise OutputError(f"cannot write to {what.folder}: it is the input; choose another folder")
-    check_kinds(what.kinds)
+    root, folder = request.root, request.folder
+    cases = find_cases(root, modalities)
+    if ignored := ignored_files(root, cases):
+        few = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
+        console.note(f"{len(ignored)} NIfTI files of {root} are no cases: {few}")
+    check_folder(folder)
+    if folder.resolve() == root.resolve():
+        raise OutputError(f"cannot write to {folder}: it is the input; choose another folder")
+    check_kinds(request.kinds)
     with load() as segmenter:
-        batch = Batch(segmenter, cases, what.folder, what.kinds, every_slice)
-        rows = batch.run(overwrite, talk.row, talk.cases(segmenter, len(cases)))
+        batch = Batch(segmenter, cases, folder, request.kinds, every_slice)
+        rows = batch.run(overwrite, console.row, console.case_progress(segmenter, len(cases)))
     count = Counter(str(row["status"]) for row in rows)
     failed = len(rows) - count["ok"]
-    told = f"{count['ok']} of {len(rows)} cases done"
-    talk.result(f"{told}{f', {failed} failed' if failed else ''}: table in {what.folder / TABLE}")
+    done = f"{count['ok']} of {len(rows)} cases done"
+    console.result(f"{done}{f', {failed} failed' if failed else ''}: table in {folder / TABLE}")
     return SOME_FAILED if failed else 0
 
 
@@ -216,7 +220,9 @@ def _given(paths: Mapping[str, Path | None]) -> dict[str, Path]:
     return {name: path for name, path in paths.items() if path is not None}
 
 
-def _by_name(others: tuple[str, ...], named: dict[str, Path]) -> dict[str, Path]:
+def _by_name(others: tuple[str, ...], paths: Mapping[str, Path | None]) -> dict[str, Path]:
+    """Files by the name of their modality."""
+    named = _given(paths)
     for text in others:
         name, equals, path = text.partition("=")
         if not (name and equals and path):

@@ -16,11 +16,10 @@ from ..report.preview import write_preview
 from ..report.stats import stats
 from ..report.trace import write_trace
 from ..results import Segmentation
-from ..segmenter import Segmenter
 from ..util.files import whole_files, writable_folder, write_json
 from ..util.optional import check_installed
 from ..volume.nifti import save_image
-from .source import Source, taken_on
+from .source import Source, study_date
 
 # By kind, how names end; in this order files are put in place. The statistics come last: where they
 # are, all is there.
@@ -41,9 +40,9 @@ KINDS = tuple(kind for kind in SUFFIXES if kind != "mask")
 
 @dataclass(frozen=True)
 class Outputs:
-    """``paths``: where to write, by kind (the keys of :data:`SUFFIXES`), the mask among them."""
+    """Where to write what."""
 
-    paths: Mapping[str, Path]
+    paths: Mapping[str, Path]  # by kind, see SUFFIXES; the mask is among them
 
     @classmethod
     def named(cls, name: str, folder: Path, kinds: Iterable[str]) -> Outputs:
@@ -68,14 +67,14 @@ class Outputs:
             See :func:`check_kinds`.
         """
         check_kinds(self.paths)
-        given = [path for path in inputs if path.exists()]
-        taken: dict[Path, str] = {}
+        sources = [path for path in inputs if path.exists()]
+        used: dict[Path, str] = {}
         for kind, path in self.paths.items():
-            if path.exists() and any(path.samefile(one) for one in given):
+            if path.exists() and any(path.samefile(source) for source in sources):
                 raise OutputError(f"cannot write {path}: it is the input; choose another name")
-            if path.resolve() in taken:
+            if path.resolve() in used:
                 raise OutputError(
-                    f"cannot write {path}: it is {taken[path.resolve()]}; choose another name"
+                    f"cannot write {path}: it is {used[path.resolve()]}; choose another name"
                 )
             if not path.name.endswith(SUFFIXES[kind]):
                 wanted = " or ".join(reversed(SUFFIXES[kind]))
@@ -83,19 +82,16 @@ class Outputs:
             writable_folder(path)
             if path.exists() and not overwrite:
                 raise OutputError(f"{path} is there already: remove it, or give --overwrite")
-            taken[path.resolve()] = f"the {kind} as well"
+            used[path.resolve()] = f"the {kind} as well"
 
-    def write(
-        self, segmenter: Segmenter, found: Segmentation, source: Source, every_slice: bool = False,
-        case: str | None = None, timed: bool = True,
-    ) -> dict[str, Any]:  # fmt: skip
+    def write(self, segmentation: Segmentation, source: Source, name: str) -> dict[str, Any]:
         """Write them: as far as renames can be one, all or none.
 
         Parameters
         ----------
-        case : what to call the volume; None for its file's name
-        timed : whether what is written says how long it took, and when; without that, the same
-            input gives the same bytes
+        segmentation : of the source; without ``seconds``, files do not say when they were made, and
+            the same input gives the same bytes
+        name : of the case
 
         Returns
         -------
@@ -104,33 +100,30 @@ class Outputs:
         Raises
         ------
         OutputError
-            If one cannot be written.
+            If a file cannot be written.
         VolumeError
             If the images are gone, or cannot be referred to in DICOM.
         """
-        found = replace(found, notes=(*source.notes, *found.notes))
-        said = stats(
-            segmenter, found, source.paths, every_slice, case, timed=timed, inputs=source.inputs
+        segmentation = replace(
+            segmentation, inputs=source.inputs, notes=(*source.notes, *segmentation.notes)
         )
-        title = str(said["case"])
+        statistics = stats(segmentation, name)
         ordered = {kind: self.paths[kind] for kind in SUFFIXES if kind in self.paths}
-        with whole_files(ordered) as beside:
-            save_image(found.image, beside["mask"])
-            if "map" in beside:
-                save_image(found.anomaly_map(), beside["map"])
-            if "stats" in beside:
-                write_json(beside["stats"], said)
-            if "trace" in beside:
-                write_trace(beside["trace"], segmenter, found, source.paths, every_slice)
-            if "preview" in beside:
-                write_preview(
-                    beside["preview"], found, title, modalities=said["provenance"]["scored"]
-                )
-            if "report" in beside:
-                write_report(beside["report"], found, said, title)
-            if "dicom-seg" in beside:
-                _write_seg(beside["dicom-seg"], segmenter, found, source, timed)
-        return said
+        with whole_files(ordered) as temporary:
+            save_image(segmentation.image, temporary["mask"])
+            if "map" in temporary:
+                save_image(segmentation.anomaly_map(), temporary["map"])
+            if "stats" in temporary:
+                write_json(temporary["stats"], statistics)
+            if "trace" in temporary:
+                write_trace(temporary["trace"], segmentation, name)
+            if "preview" in temporary:
+                write_preview(temporary["preview"], segmentation, name)
+            if "report" in temporary:
+                write_report(temporary["report"], segmentation, name)
+            if "dicom-seg" in temporary:
+                _write_seg(temporary["dicom-seg"], segmentation, source)
+        return statistics
 
 
 def check_kinds(kinds: Iterable[str]) -> None:
@@ -146,16 +139,14 @@ def check_kinds(kinds: Iterable[str]) -> None:
             check_installed(*_NEEDS[kind])
 
 
-def _write_seg(
-    path: Path, segmenter: Segmenter, found: Segmentation, source: Source, timed: bool
-) -> None:
-    series, bundle = source.check_seg(path), segmenter.bundle
+def _write_seg(path: Path, segmentation: Segmentation, source: Source) -> None:
+    series, bundle = source.check_seg(path), segmentation.bundle
     write_seg(
         path,
-        found.mask,
+        segmentation.mask,
         series,
         model=bundle.manifest.name,
         version=__version__,
         bundle_sha256=bundle.sha256,
-        when=None if timed else taken_on(series),
+        when=study_date(series) if segmentation.seconds is None else None,
     )

@@ -6,94 +6,104 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..dicom.detect import is_dicom
 from ..errors import OutputError, VolumeError
 from .discovery import (
     SUFFIXES,
     case_files,
     find_modalities,
-    holds_case,
-    holds_dicom,
+    has_modality_files,
+    is_dicom_source,
     stem_and_modality,
     stem_of,
 )
 from .outputs import Outputs
 
-# What is taken for the name of a file, and not of a folder.
+# Suffixes of files, by which a name is not that of a folder.
 _FILES = {".gz", ".img", ".hdr", ".mgz", ".mgh", ".mha", ".nrrd", ".dcm", ".png", ".jpg", ".json",
           ".html", ".csv", ".txt", ".zip"}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class OneVolume:
-    """``paths``: a file a modality, or a DICOM series; ``outputs``: what to write of it."""
+class VolumeRequest:
+    """One volume to segment."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path, ...]  # a file a modality, or the folder or file of a DICOM series
+    dicom: bool  # which of the two
+    name: str  # of the case
     outputs: Outputs
 
 
 @dataclass(frozen=True)
-class Cases:
-    """All cases below ``root``, with ``kinds`` of files besides masks, into ``folder``."""
+class FolderRequest:
+    """All cases of a folder."""
 
-    root: Path
-    folder: Path
-    kinds: tuple[str, ...]
+    root: Path  # below which the cases are
+    folder: Path  # of the results
+    kinds: tuple[str, ...]  # of files besides masks and statistics
 
 
-def asked(
-    inputs: Sequence[Path],
+def parse_request(
+    volumes: Sequence[Path],
     named: Mapping[str, Path],
     output: Path | None,
     files: Mapping[str, Path],
     also: Sequence[str],
     modalities: Sequence[str],
-) -> OneVolume | Cases:
-    """What is meant.
-
-    A folder is one volume if it holds a DICOM series or a case as BraTS lays it out, and ``output``
-    is a NIfTI file or left out; otherwise it is a folder of cases.
+) -> VolumeRequest | FolderRequest:
+    """A folder is one volume if it holds a DICOM series or a case as BraTS lays it out, and
+    ``output`` is a NIfTI file or left out; otherwise it is a folder of cases.
 
     Parameters
     ----------
-    inputs : files or one folder
+    volumes : files or one folder
     named : files by modality, instead
     output : the mask, or the folder for many; None for a name made of the input's, in the current
         folder
-    files, also : what else to write, by kind: where, or just that
+    files, also : further outputs by kind: where, or just the kind
+    modalities : of the model
 
     Raises
     ------
     VolumeError, OutputError
         If it cannot be done.
     """
-    for path in (*inputs, *named.values()):
+    for path in (*volumes, *named.values()):
         if not path.exists():
             raise VolumeError(f"{path} does not exist")
-    if len(inputs) == 1 and not named and inputs[0].is_dir():
-        root = inputs[0]
-        if not _one(root, output, modalities):
-            if files:
-                raise OutputError(
-                    f"--{next(iter(files))} names one file, {root} is a folder of cases: give "
-                    f"--also {next(iter(files))}"
-                )
-            return Cases(root, output or Path(f"{root.resolve().name}-anofpdm"), tuple(also))
-        if holds_dicom(root, below=True):
-            return OneVolume((root,), _outputs(root.resolve().name, output, files, also))
-    if len(inputs) == 1 and not named and is_dicom(inputs[0]):
-        paths = [inputs[0]]
-    else:
-        paths = find_modalities(inputs, named, modalities)
-    name, _ = stem_and_modality(paths[0], modalities)
-    return OneVolume(tuple(paths), _outputs(name or paths[0].stem, output, files, also))
+    single = volumes[0] if len(volumes) == 1 and not named else None
+    if single and single.is_dir() and not _is_one_volume(single, output, modalities):
+        if files:
+            raise OutputError(
+                f"--{next(iter(files))} names one file, {single} is a folder of cases: give "
+                f"--also {next(iter(files))}"
+            )
+        results = output or Path(f"{single.resolve().name}-anofpdm")
+        return FolderRequest(single, results, tuple(also))
+    if single and is_dicom_source(single, below=True):
+        name = single.resolve().name if single.is_dir() else _name(single, modalities)
+        outputs = _outputs(name, output, files, also)
+        return VolumeRequest((single,), True, _case_name(single), outputs)
+    paths = find_modalities(volumes, named, modalities)
+    outputs = _outputs(_name(paths[0], modalities), output, files, also)
+    return VolumeRequest(tuple(paths), False, _case_name(paths[0]), outputs)
 
 
-def _one(root: Path, output: Path | None, modalities: Sequence[str]) -> bool:
+def _name(path: Path, modalities: Sequence[str]) -> str:
+    return stem_and_modality(path, modalities)[0] or path.stem
+
+
+def _case_name(path: Path) -> str:
+    """What results call a volume: its first file without the suffix, or its folder."""
+    stem = path.stem if path.suffix in (".hdr", ".img") else path.resolve().name
+    return stem_of(path) or stem
+
+
+def _is_one_volume(root: Path, output: Path | None, modalities: Sequence[str]) -> bool:
+    """Whether a folder is meant as one volume, by where the output goes."""
     if output is None:
-        return holds_dicom(root) or _is_case(root, modalities)
+        return is_dicom_source(root) or _is_case(root, modalities)
     if output.name.endswith(SUFFIXES):
-        if not (holds_dicom(root, below=True) or holds_case(root, modalities)):
+        if not (is_dicom_source(root, below=True) or has_modality_files(root, modalities)):
             raise VolumeError(
                 f"{root} is a folder without *_{modalities[0]}.nii.gz or a DICOM series: for the "
                 f"cases in its folders, name a folder instead of {output}"

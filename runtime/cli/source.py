@@ -7,28 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 
-from ..dicom.detect import files_below, is_dicom
+from ..dicom.detect import files_below
 from ..dicom.seg import check_seg
 from ..dicom.series import Series, read_series
 from ..errors import OutputError, VolumeError
+from ..results import InputImage
 from ..util.files import sha256
-from ..volume.nifti import load_image, made_here, unit_mm
+from ..volume.nifti import is_own_output, load_image, unit_mm
 
 
 @dataclass(frozen=True)
 class Source:
-    """``images``: one a modality, or one with all of them; ``paths``: what was named, for
-    messages; ``inputs``: see :func:`described`; ``series``: where the images are a DICOM series."""
+    """An open volume."""
 
-    images: tuple[SpatialImage, ...]
-    paths: tuple[Path, ...]
-    inputs: tuple[dict[str, Any], ...]
-    series: Series | None = None
+    images: tuple[SpatialImage, ...]  # one a modality, or one with all of them
+    paths: tuple[Path, ...]  # as the user named them
+    inputs: tuple[InputImage, ...]  # what results say of them
+    series: Series | None = None  # where the images are a DICOM series
 
     @property
     def names(self) -> list[str]:
@@ -37,7 +36,7 @@ class Source:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What reading them came with."""
+        """Of reading them."""
         return self.series.notes if self.series else ()
 
     def check_seg(self, path: Path) -> Series:
@@ -56,32 +55,33 @@ class Source:
         return self.series
 
 
-def open_source(paths: Sequence[Path], series_uid: str | None = None) -> Source:
-    """Open files, or the folder (or one file) of a DICOM series.
+def open_source(paths: Sequence[Path], dicom: bool, series_uid: str | None = None) -> Source:
+    """Open NIfTI files, or the folder (or one file) of a DICOM series.
 
     Parameters
     ----------
-    series_uid : of the series to take, where a folder holds several
+    dicom : which of the two
+    series_uid : of the series to read, where a folder holds several
 
     Raises
     ------
     VolumeError
         If it cannot be used.
     """
-    if len(paths) == 1 and (paths[0].is_dir() or is_dicom(paths[0])):
+    if dicom:
         series = read_series(paths[0], series_uid)
-        return Source((series.image,), tuple(paths), described(paths), series)
+        return Source((series.image,), tuple(paths), describe_inputs(paths, dicom), series)
     if series_uid:
         raise VolumeError(f"{paths[0]} is no DICOM folder: --series goes with one")
     images = tuple(load_image(path) for path in paths)
     for path, image in zip(paths, images, strict=True):
-        if made_here(image):
+        if is_own_output(image):
             raise VolumeError(f"{path} is a mask or a map of anofpdm: name the scan")
-    return Source(images, tuple(paths), described(paths))
+    return Source(images, tuple(paths), describe_inputs(paths, dicom))
 
 
-def taken_on(series: Series) -> datetime:
-    """When its images were made, as far as they say: midnight of the study's day, or of 1970."""
+def study_date(series: Series) -> datetime:
+    """Midnight of the study's day, or of 1970 where the series does not say."""
     date = str(series.references[0].get("StudyDate") or "")
     try:
         return datetime.strptime(date, "%Y%m%d")
@@ -89,30 +89,29 @@ def taken_on(series: Series) -> datetime:
         return datetime(1970, 1, 1)
 
 
-def described(paths: Sequence[Path]) -> tuple[dict[str, Any], ...]:
-    """Each input as JSON values: its name, the SHA-256 of its files by name, and, but for a DICOM
-    series, shape and voxel size. A series has one fingerprint, since its files are often named
-    after patients.
+def describe_inputs(paths: Sequence[Path], dicom: bool) -> tuple[InputImage, ...]:
+    """Each input with the SHA-256 of its files. The files of a DICOM series have one fingerprint
+    in all, since they are often named after patients.
 
     Raises
     ------
     VolumeError
         If a file is not there, or is no image.
     """
-    return tuple({"name": path.name, **_described(path)} for path in paths)
+    return tuple(_dicom_input(path) if dicom else _nifti_input(path) for path in paths)
 
 
-def _described(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        held = sorted(sha256(file) for file in files_below(path))
-        digest = hashlib.sha256("".join(held).encode()).hexdigest()
-        return {"files_sha256": {f"{len(held)} files": digest}}
-    if is_dicom(path):
-        return {"files_sha256": {path.name: sha256(path)}}
+def _dicom_input(path: Path) -> InputImage:
+    if not path.is_dir():
+        return InputImage(path.name, {path.name: sha256(path)})
+    hashes = sorted(sha256(file) for file in files_below(path))
+    fingerprint = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return InputImage(path.name, {f"{len(hashes)} files": fingerprint})
+
+
+def _nifti_input(path: Path) -> InputImage:
     image = load_image(path)
-    named = {Path(one.filename) for one in image.file_map.values() if one.filename}
-    return {
-        "files_sha256": {file.name: sha256(file) for file in sorted(named) if file.is_file()},
-        "shape": [int(n) for n in image.shape],
-        "voxel_mm": [float(mm) for mm in voxel_sizes(image.affine) * unit_mm(image)],
-    }
+    files = {Path(part.filename) for part in image.file_map.values() if part.filename}
+    hashes = {file.name: sha256(file) for file in sorted(files) if file.is_file()}
+    voxel_mm = tuple(float(mm) for mm in voxel_sizes(image.affine) * unit_mm(image))
+    return InputImage(path.name, hashes, tuple(int(n) for n in image.shape), voxel_mm)

@@ -18,21 +18,15 @@ SUB_MAPS = ("residual", "gradient", "gradient-normalised")
 class MapRule:
     """How H is made. The defaults are the paper's best set-up; the rest is for ablations.
 
-    ``anomaly_map``: ``aggregate``, the mean of the sub-anomaly maps up to and including t_e
-    (eq. 20), or ``last``, the one at t_e (the paper's S_te).
-
-    ``sub_map``: ``residual``, S_t = (HGP - x0)^2 (eq. 19); ``gradient``, (HGP - UGP)^2, whose mean
-    is M_t; ``gradient-normalised``, the same divided by B_t^2 (1 + w)^2 with
+    Sub-anomaly maps: ``residual``, S_t = (HGP - x0)^2 (eq. 19); ``gradient``, (HGP - UGP)^2, whose
+    mean is M_t; ``gradient-normalised``, the same divided by B_t^2 (1 + w)^2 with
     B_t = (1 - abar_t) / sqrt(abar_t): without clipping, the squared gradient of
     log p(healthy | x_t) that guidance implies (appendix D).
-
-    ``t_e_ratio``: H is taken at the last visited timestep up to this multiple of t_e (at the first
-    one if there is none); unless it is 1, the maps of all steps are kept until the slice is done.
     """
 
-    anomaly_map: str = "aggregate"
-    sub_map: str = "residual"
-    t_e_ratio: float = 1.0
+    anomaly_map: str = "aggregate"  # mean of the sub-maps up to t_e (eq. 20); last: S_te
+    sub_map: str = "residual"  # one of SUB_MAPS
+    t_e_ratio: float = 1.0  # H at the last visited timestep up to this multiple of t_e
 
     def __post_init__(self) -> None:
         if self.anomaly_map not in ANOMALY_MAPS:

@@ -1,4 +1,4 @@
-"""Healthy or unhealthy: the paper's cosine, or a decision calibrated on it and two other numbers.
+"""The image-level decision: the paper's cosine, or one calibrated on it and two other numbers.
 
 Both go by numbers that the forward process yields anyway, and both are calibrated from image-level
 labels alone.
@@ -13,23 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
-VERDICTS = ("cosine", "calibrated")
+DECISIONS = ("cosine", "calibrated")
 _LEAST_PEAK = 1e-6
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """What verdicts go by: :func:`cosine`, :func:`alignment` and :func:`map_peak` of slices, (...)
-    float64 each. Where neighbours count, the first two are averages over these, and the peak is
-    that of the map that all of them make."""
+class SliceStatistics:
+    """What image-level decisions go by, for slices (...).
 
-    cosine: Float64
-    alignment: Float64
-    map_peak: Float64
+    Where neighbouring slices count, the first two are averages over the window, and the peak is
+    that of the map that the whole window makes.
+    """
 
-    def take(self, slices: NDArray[np.bool_]) -> Statistics:
+    cosine: Float64  # (...) eq. 18
+    alignment: Float64  # (...) of guidance with the unguided error
+    map_peak: Float64  # (...) logarithm of the map's largest value
+
+    def take(self, slices: NDArray[np.bool_]) -> SliceStatistics:
         """Of these slices alone."""
-        return Statistics(self.cosine[slices], self.alignment[slices], self.map_peak[slices])
+        return SliceStatistics(self.cosine[slices], self.alignment[slices], self.map_peak[slices])
 
     def features(self) -> Float64:
         """What the calibrated decision is linear in, (3, ...): the alignment, the angle whose
@@ -38,7 +40,7 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Logistic:
+class LogisticDecision:
     """The calibrated decision: a logistic regression on the alignment (whether guidance speaks
     against "healthy"), the angle between the error sequences (how much it changes) and the peak of
     the anomaly map (how much of it is in one place), with weights in their own units.
@@ -54,7 +56,7 @@ class Logistic:
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError("the logistic decision needs finite numbers")
 
-    def log_odds(self, statistics: Statistics) -> Float64:
+    def log_odds(self, statistics: SliceStatistics) -> Float64:
         """Of being unhealthy: (...)."""
         weights = np.array([self.alignment, self.angle, self.map_peak])
         return np.asarray(self.intercept + np.tensordot(weights, statistics.features(), 1))
@@ -107,6 +109,6 @@ def alignment(M: Float64, MSE_h: Float64, MSE_0: Float64) -> Float64:
 def map_peak(smoothed: NDArray[np.float32]) -> float:
     """Natural logarithm of the largest value of the map that is cut, (H, W); of 1e-6 at least.
 
-    Not in the paper, whose verdict does not look at the map.
+    Not in the paper, whose decision does not look at the map.
     """
     return math.log(max(float(smoothed.max()), _LEAST_PEAK))

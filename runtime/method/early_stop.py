@@ -1,4 +1,4 @@
-"""Early stop (not in the paper): a slice leaves before L once the peak of M_t is certain."""
+"""Early stop (not in the paper): a slice stops before L once the peak of M_t is certain."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class StopRule:
         """How many visited steps are taken: (..., n, C) curves -> (...) in 1..n."""
         below = (M < self.drop * np.maximum.accumulate(M, axis=-2)).all(axis=-1)
         n = below.shape[-1]
-        place = np.arange(n)
-        last_above = np.maximum.accumulate(np.where(below, -1, place), axis=-1)
-        certain = place - last_above >= self.patience
+        index = np.arange(n)
+        last_above = np.maximum.accumulate(np.where(below, -1, index), axis=-1)
+        certain = index - last_above >= self.patience
         return np.asarray(np.where(certain.any(axis=-1), certain.argmax(axis=-1) + 1, n), np.int64)
 
 
 @dataclass
-class Watch:
+class StopWatch:
     """A stop rule at work on one slice, step by step."""
 
     rule: StopRule
     _below: int = field(default=0)
 
     def certain(self, M: Float64, best: Float64) -> bool:
-        """Whether the slice may leave; ``M``: (C,) at this step, ``best``: (C,) so far."""
+        """Whether the slice may stop; ``M``: (C,) at this step, ``best``: (C,) so far."""
         self._below = self._below + 1 if bool((M < self.rule.drop * best).all()) else 0
         return self._below >= self.rule.patience

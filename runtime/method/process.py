@@ -19,19 +19,14 @@ ENCODINGS = ("ddim", "ddpm")
 
 @dataclass(frozen=True)
 class Process:
-    """The forward process up to timestep ``L``.
+    """The forward process up to timestep ``L``."""
 
-    ``stride``, ``spacing``: see :meth:`anofpdm.runtime.method.schedule.Schedule.visited`; ``encoding``:
-    where x_t comes from, ``ddim`` (eq. 4, from the step before) or ``ddpm`` (eq. 2, fresh noise);
-    ``clip``: whether predictions of the clean slice are clipped to [-1, 1].
-    """
-
-    schedule: Schedule
-    L: int
-    stride: int = 1
-    clip: bool = True
-    encoding: str = "ddim"
-    spacing: str = "even"
+    schedule: Schedule  # abar_t
+    L: int  # the last timestep that may be visited
+    stride: int = 1  # every stride-th timestep, see Schedule.visited
+    clip: bool = True  # whether predictions of the clean slice are clipped to [-1, 1]
+    encoding: str = "ddim"  # x_t from the step before (ddim, eq. 4) or fresh noise (ddpm, eq. 2)
+    spacing: str = "even"  # of the visited timesteps: even or log-snr
 
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS:
@@ -44,26 +39,23 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a slice lies in its volume: its axial ``level``, from 0 at the feet, and how far it is
-    to the next one; ``spacing_mm`` is 0 where that is not known."""
+class SlicePosition:
+    """Where a slice lies in its volume."""
 
-    level: int
-    spacing_mm: float = 0.0
+    level: int  # axial index, from 0 at the feet
+    spacing_mm: float = 0.0  # to the next level, 0 where that is not known
 
 
 @dataclass(frozen=True)
 class Slice:
-    """``x0``: (C, H, W) float32 in [-1, 1]; ``key``: what its noise depends on, non-negative;
-    ``volume``: whose slice it is, for the caller; ``at``: where it lies there, None for the level
-    ``key``."""
+    """One axial slice on the model's grid."""
 
-    key: int
-    x0: Float32
-    volume: int = 0
-    at: Place | None = None
+    key: int  # what its noise depends on, non-negative
+    x0: Float32  # (C, H, W) in [-1, 1]
+    volume: int = 0  # whose slice it is, for the caller
+    at: SlicePosition | None = None  # None for level `key`, spacing unknown
 
     @property
-    def place(self) -> Place:
+    def position(self) -> SlicePosition:
         """Where it lies."""
-        return self.at or Place(self.key)
+        return self.at or SlicePosition(self.key)

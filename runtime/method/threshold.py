@@ -7,20 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .accumulator import Float32, Float64
-
-# Where a map is cut: by Algorithm 1, or half-way from there to Otsu's threshold.
-THRESHOLDS = ("algorithm-1", "half-way")
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+# Where a map is cut: by Algorithm 1, or at the mean of its threshold and Otsu's.
+THRESHOLDS = ("algorithm-1", "mean-with-otsu")
 _BINS, _TINY = 256, 1e-9
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """``index``: (C,) int64 in 0..100, the place in Algorithm 1's grid of quantiles;
-    ``per_modality``: (C,), where each modality's map would be cut; ``Q``: their mean."""
+    """Where maps of C modalities are cut by Algorithm 1."""
 
-    index: NDArray[np.int64]
-    per_modality: Float64
+    index: NDArray[np.int64]  # (C,) 0..100, place in the grid of quantiles
+    per_modality: Float64  # (C,) where each modality's map would be cut
 
     @property
     def Q(self) -> float:

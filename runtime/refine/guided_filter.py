@@ -19,7 +19,7 @@ WIDEST_RADIUS_MM = 100.0
 _EPSILON = 1e-3
 
 
-def pixels(radius_mm: float, pixel_mm: float) -> int:
+def radius_pixels(radius_mm: float, pixel_mm: float) -> int:
     """How many pixels a window of this radius in mm reaches: 0 for 0 mm, otherwise at least 1."""
     return max(1, round(radius_mm / pixel_mm)) if radius_mm > 0 else 0
 
@@ -38,10 +38,10 @@ def guided_filter(H: Float32, x0: Float32, weights: Float64, radius: int) -> Flo
 
     Parameters
     ----------
-    H : (n, H, W), the anomaly maps of the slice itself and of those beside it
+    H : (n, H, W), the anomaly maps of the slice itself and of its neighbours
     x0 : (n, C, H, W) in [-1, 1], their modalities
     weights : (n,), what the slices count, 1 together
-    radius : windows reach this many pixels to each side, at least 1; borders are mirrored
+    radius : windows reach this many pixels to each side, at least 1; borders are flip_tta
 
     Returns
     -------

@@ -67,15 +67,15 @@ MOST_LESIONS = 100
 _SIDES = (("R", "L"), ("A", "P"), ("S", "I"))
 
 
-def headline(stats: Mapping[str, Any]) -> Markup:
-    """What one looks for first."""
-    lesions = stats["lesions"]
+def headline(content: Mapping[str, Any]) -> Markup:
+    """The main figures."""
+    lesions = content["lesions"]
     largest = f" largest {lesions[0]['volume_ml']:.1f} ml" if lesions else ""
-    processed, left_out = stats["slices_processed"], stats["slices_left_out"]
+    processed, left_out = content["slices_processed"], content["slices_left_out"]
     figures = (
-        ("Marked volume", f"{stats['volume_ml']:.1f}", " ml"),
+        ("Marked volume", f"{content['volume_ml']:.1f}", " ml"),
         ("Connected lesions", len(lesions), largest),
-        ("Unhealthy slices", stats["unhealthy_slices"], f" of {processed}"),
+        ("Unhealthy slices", content["unhealthy_slices"], f" of {processed}"),
         ("Slices left out", left_out, " too little of a head" if left_out else ""),
     )
     return tag(
@@ -88,9 +88,9 @@ def headline(stats: Mapping[str, Any]) -> Markup:
     )
 
 
-def lesion_table(stats: Mapping[str, Any]) -> Markup:
+def lesion_table(content: Mapping[str, Any]) -> Markup:
     """The lesions, largest first."""
-    lesions = stats["lesions"]
+    lesions = content["lesions"]
     if not lesions:
         return tag("p", "Nothing is marked.")
     caption = "Connected parts of the mask, largest first."
@@ -102,7 +102,7 @@ def lesion_table(stats: Mapping[str, Any]) -> Markup:
             number,
             f"{lesion['volume_ml']:.2f}",
             lesion["voxels"],
-            _place(lesion["centroid_mm"]),
+            _location(lesion["centroid_mm"]),
             _span(lesion["levels"]),
             ", ".join(_span(ends) for ends in lesion["box"]),
         )
@@ -111,83 +111,87 @@ def lesion_table(stats: Mapping[str, Any]) -> Markup:
     return table(caption, head, rows)
 
 
-def slice_table(stats: Mapping[str, Any]) -> Markup:
-    """Verdict and marked volume of every processed slice."""
+def slice_table(content: Mapping[str, Any]) -> Markup:
+    """Decision and marked volume of every processed slice."""
     caption = (
         "Processed axial slices, from the feet up. Probability: of being unhealthy, by the "
         "calibrated decision"
     )
-    if stats["provenance"]["verdict"] == "cosine":
-        caption += "; here verdicts go by the cosine instead"
-    head = ("Slice", "Height, mm", "Verdict", "Probability", "Marked, ml")
+    if content["provenance"]["decision"] == "cosine":
+        caption += "; here the cosine decides instead"
+    head = ("Slice", "Height, mm", "Decision", "Probability", "Marked, ml")
     rows = (
         (
-            one["level"],
-            f"{one['position_mm']:.1f}",
-            _verdict(one["unhealthy"]),
-            _share(one["probability"], one["unhealthy"]),
-            f"{one['marked_ml']:.2f}" if one["marked_ml"] else "–",  # noqa: RUF001
+            entry["level"],
+            f"{entry['position_mm']:.1f}",
+            _decision(entry["unhealthy"]),
+            _share(entry["probability"], entry["unhealthy"]),
+            f"{entry['marked_ml']:.2f}" if entry["marked_ml"] else "–",  # noqa: RUF001
         )
-        for one in stats["slices"]
+        for entry in content["slices"]
     )
     return table(f"{caption}.", head, rows)
 
 
-def method(stats: Mapping[str, Any]) -> str:
+def method(content: Mapping[str, Any]) -> str:
     """Some sentences, true of this set-up."""
-    said = stats["provenance"]
-    rule, conditions = said["anomaly_map"], said["conditions"]
+    made_by = content["provenance"]
+    rule, conditions = made_by["anomaly_map"], made_by["conditions"]
     process = f"{conditions['encoding'].upper()} encoding, up to timestep {conditions['L']}"
     errors = "squared errors of the guided prediction"
     if rule["sub_map"] != "residual":
         errors = "squared differences of the two predictions"
     where = "t_e" if rule["t_e_ratio"] == 1 else f"{rule['t_e_ratio']:g} t_e"
-    taken = f"averaged up to {where}" if rule["anomaly_map"] == "aggregate" else f"taken at {where}"
+    which_map = f"averaged up to {where}" if rule["anomaly_map"] == "aggregate" else f"at {where}"
     cut = "a quantile that M_t picks (Algorithm 1)"
-    if said["threshold_rule"] == "half-way":
-        cut = f"half-way between {cut} and Otsu's threshold"
-    if said["threshold"] is not None:
-        cut = f"the fixed threshold {said['threshold']:g}"
-    beside = ""
-    if said["neighbours_mm"]:
-        beside = (
-            " Maps, and what verdicts go by, are averages over slices nearer than "
-            f"{said['neighbours_mm']:g} mm."
+    if made_by["threshold_rule"] == "mean-with-otsu":
+        cut = f"the mean of {cut} and Otsu's threshold"
+    if made_by["threshold"] is not None:
+        cut = f"the fixed threshold {made_by['threshold']:g}"
+    window = ""
+    if made_by["neighbours_mm"]:
+        window = (
+            " Maps, and the statistics of the image-level decision, are averaged over slices "
+            f"within {made_by['neighbours_mm']:g} mm."
         )
-    if said["mirrored"]:
-        beside += " Every second slice is shown to the network mirrored, left for right."
+    if made_by["flip_tta"]:
+        window += " Every second slice is flipped, left for right, before the network sees it."
     smoothed = "smoothed by a median filter"
-    if radius := said["guided_mm"]:
+    if radius := made_by["guided_mm"]:
         smoothed += f" and fitted to the slice's edges by a guided filter (radius {radius:g} mm)"
-        if said["neighbours_mm"]:
+        if made_by["neighbours_mm"]:
             smoothed += " over these slices"
-    which = "Every slice" if said["every_slice"] else "A slice that is found unhealthy"
+    which = (
+        "Every slice"
+        if made_by["every_slice"]
+        else "A slice that the image-level decision calls unhealthy"
+    )
     return (
         "Noise is added to each axial slice step by step, by the forward process of a diffusion "
         f"model that was trained with image-level labels alone ({process}); nothing is "
         "reconstructed. At every step the network predicts the slice twice, guided towards "
-        f"“healthy” (w = {said['w']:g}) and unguided: t_e is where these two diverge most (M_t), "
-        f"and the {errors}, {taken}, are the anomaly map H.{beside} {which} is marked where H, "
+        f"“healthy” (w = {made_by['w']:g}) and unguided: t_e is where these two diverge most (M_t), "
+        f"and the {errors}, {which_map}, are the anomaly map H.{window} {which} is marked where H, "
         f"{smoothed}, reaches {cut}, and small components are dropped (AnoFPDM, "
         "Che et al.)."
     )
 
 
-def provenance_table(stats: Mapping[str, Any]) -> Markup:
+def provenance_table(content: Mapping[str, Any]) -> Markup:
     """Everything that decides the mask, as the statistics have it."""
-    said = {key: value for key, value in stats["provenance"].items() if key not in _TOLD}
-    content = {
-        "inputs": stats["inputs"],
-        "mask": stats["mask"],
-        **said,
-        "seconds": stats.get("seconds", "not recorded"),
+    made_by = {key: value for key, value in content["provenance"].items() if key not in _ELSEWHERE}
+    values = {
+        "inputs": content["inputs"],
+        "mask": content["mask"],
+        **made_by,
+        "seconds": content.get("seconds", "not recorded"),
     }
     caption = "All it takes to make this mask again, by the names of the statistics file."
-    rows = ((name, _value(value)) for name, value in _flat("", content))
+    rows = ((name, _value(value)) for name, value in _flat("", values))
     return tag("div", table(caption, ("What", "Value"), rows), class_="words")
 
 
-_TOLD = ("notes", "warnings", "volumes")
+_ELSEWHERE = ("notes", "warnings", "volumes")
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -195,7 +199,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for key, below in value.items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), below)
-    elif isinstance(value, Sequence) and any(isinstance(one, Mapping) for one in value):
+    elif isinstance(value, Sequence) and any(isinstance(item, Mapping) for item in value):
         for number, below in enumerate(value, 1):
             yield from _flat(f"{prefix}.{number}", below)
     else:
@@ -206,7 +210,7 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _place(centroid_mm: Sequence[float]) -> str:
+def _location(centroid_mm: Sequence[float]) -> str:
     """A place in the patient's directions: right or left, front (A) or back, top (S) or bottom."""
     return ", ".join(
         f"{positive if mm >= 0 else negative} {abs(mm):.1f}"
@@ -219,7 +223,7 @@ def _span(ends: Sequence[int]) -> str:
     return str(first) if first == last else f"{first}–{last}"  # noqa: RUF001
 
 
-def _verdict(unhealthy: bool) -> Markup:
+def _decision(unhealthy: bool) -> Markup:
     name = "unhealthy" if unhealthy else "healthy"
     return tag("span", name, class_=name)
 

@@ -36,7 +36,7 @@ class Space:
 
     @property
     def voxel_ml(self) -> float:
-        """The volume of a voxel, in millilitres, as :class:`anofpdm.runtime.volume.slicing.Head` has it."""
+        """The volume of a voxel, in millilitres, as :class:`anofpdm.runtime.volume.slicing.VolumeGeometry` has it."""
         return float(np.prod(self.voxel_mm)) / 1000
 
     @property

@@ -48,9 +48,9 @@ def draw_mosaic(sheet: Sheet, shown: Sequence[Tile], title: str, subtitle: str) 
         left = _EDGE + column * (2 * width + _GAP)
         top = _HEADER + row * (_CAPTION + height + _GAP / 2) + _CAPTION
         color = theme.unhealthy if tile.unhealthy else theme.healthy
-        verdict = f"{'unhealthy' if tile.unhealthy else 'healthy'}  p = {tile.probability:.2f}"
+        decision = f"{'unhealthy' if tile.unhealthy else 'healthy'}  p = {tile.probability:.2f}"
         sheet.text(left, top - 0.06, f"slice {tile.level}", fontweight="bold")
-        sheet.text(left + 2 * width, top - 0.06, verdict, color=color, ha="right")
+        sheet.text(left + 2 * width, top - 0.06, decision, color=color, ha="right")
         for pixels, x, look in ((tile.image, left, looks[0]), (tile.H, left + width, looks[1])):
             drawn = _draw(area, pixels, tile.mask, (x, top, width, height), look)
         for x, side, letter in ((left + 0.05, "left", "R"), (left + width - 0.05, "right", "L")):

@@ -24,6 +24,7 @@ from .html import (
 from .mosaic import mosaic
 from .preview import MOST_SLICES, subtitle
 from .sheet import DARK, LIGHT, drawing
+from .stats import stats
 from .tiles import Tile, tiles
 
 _STYLE = Path(__file__).with_name("page.css")
@@ -34,20 +35,13 @@ _CURVES = (
     "with the timestep t_e of each slice marked at its peak."
 )
 _CAUTION = (
-    "A healthy verdict does not rule out disease, and what is marked need not be a lesion: look at "
+    "A healthy decision does not rule out disease, and what is marked need not be a lesion: look at "
     "the images."
 )
 
 
-def write_report(
-    path: Path, found: Segmentation, stats: Mapping[str, Any], title: str | None = None
-) -> None:
+def write_report(path: Path, segmentation: Segmentation, name: str) -> None:
     """Write a self-contained HTML file.
-
-    Parameters
-    ----------
-    stats : of the same segmentation, see :func:`anofpdm.runtime.report.stats.stats`
-    title : None for the name of the case
 
     Raises
     ------
@@ -56,18 +50,17 @@ def write_report(
     OutputError
         If the file cannot be written.
     """
-    with whole_file(path) as beside:
-        content = page(found, stats, title or stats["case"])
-        beside.write_bytes(content.encode("utf-8", "replace"))
+    with whole_file(path) as temporary:
+        temporary.write_bytes(page(segmentation, name).encode("utf-8", "replace"))
 
 
-def page(found: Segmentation, stats: Mapping[str, Any], title: str) -> str:
+def page(segmentation: Segmentation, name: str) -> str:
     """The page's HTML; see :func:`write_report`."""
-    shown = tiles(found, MOST_SLICES)
-    scored = stats["provenance"]["scored"]
+    shown, content = tiles(segmentation, MOST_SLICES), stats(segmentation, name)
+    scored = segmentation.bundle.manifest.scored
     with drawing():
-        slices = mosaic(shown, title, subtitle(found, len(shown)))
-        light, dark = (curves(found.slices, theme, scored) for theme in (LIGHT, DARK))
+        slices = mosaic(shown, name, subtitle(segmentation, len(shown)))
+        light, dark = (curves(segmentation.slices, theme, scored) for theme in (LIGHT, DARK))
     head = join(
         [
             void("meta", charset="utf-8"),
@@ -75,30 +68,30 @@ def page(found: Segmentation, stats: Mapping[str, Any], title: str) -> str:
             void("meta", name="viewport", content="width=device-width, initial-scale=1"),
             void("meta", name="color-scheme", content="light dark"),
             void("meta", name="robots", content="noindex"),
-            tag("title", f"{title} - anofpdm"),
+            tag("title", f"{name} - anofpdm"),
             tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
         ]
     )
-    body = join([_header(stats, title), _main(stats, shown, slices, light, dark), _footer(stats)])
+    body = join([_header(content), _main(content, shown, slices, light, dark), _footer(content)])
     return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
 
 
-def _header(stats: Mapping[str, Any], title: str) -> Markup:
-    said = stats["provenance"]
+def _header(content: Mapping[str, Any]) -> Markup:
+    made_by = content["provenance"]
     under = (
-        f"Anomaly segmentation of {', '.join(said['volumes']) or 'an array'} by anofpdm "
-        f"{said['anofpdm']}, model {said['bundle']}, preset {said['preset']}"
+        f"Anomaly segmentation of {', '.join(made_by['volumes']) or 'an array'} by anofpdm "
+        f"{made_by['anofpdm']}, model {made_by['bundle']}, preset {made_by['preset']}"
     )
     notice = tag("p", tag("strong", _PURPOSE), f" {_CAUTION}", class_="notice", role="note")
-    return tag("header", tag("h1", title), tag("p", under, class_="under"), notice)
+    return tag("header", tag("h1", content["case"]), tag("p", under, class_="under"), notice)
 
 
 def _main(
-    stats: Mapping[str, Any], shown: tuple[Tile, ...], slices: bytes, light: bytes, dark: bytes
+    content: Mapping[str, Any], shown: tuple[Tile, ...], slices: bytes, light: bytes, dark: bytes
 ) -> Markup:
-    said = stats["provenance"]
-    lines = [*said["notes"], *(f"Calibration: {warning}" for warning in said["warnings"])]
-    parts = [headline(stats)]
+    made_by = content["provenance"]
+    lines = [*made_by["notes"], *(f"Calibration: {warning}" for warning in made_by["warnings"])]
+    parts = [headline(content)]
     if lines:
         listed = tag("ul", *(tag("li", line) for line in lines), class_="lines")
         parts += [tag("h2", "Notes and warnings"), listed]
@@ -121,13 +114,13 @@ def _main(
             "the map; how high goes into the threshold, unless it is fixed.",
         ),
         tag("h2", "Lesions"),
-        lesion_table(stats),
+        lesion_table(content),
         tag("h2", "Slice by slice"),
-        slice_table(stats),
+        slice_table(content),
         tag("h2", "Method"),
-        tag("p", method(stats)),
+        tag("p", method(content)),
         tag("h2", "Provenance"),
-        provenance_table(stats),
+        provenance_table(content),
     ]
     return tag("main", *parts)
 
@@ -144,8 +137,8 @@ def _described(shown: tuple[Tile, ...]) -> str:
     )
 
 
-def _footer(stats: Mapping[str, Any]) -> Markup:
-    versions = stats["provenance"]["versions"]
-    took = f" in {stats['seconds']:.0f} s" if "seconds" in stats else ""
+def _footer(content: Mapping[str, Any]) -> Markup:
+    versions = content["provenance"]["versions"]
+    took = f" in {content['seconds']:.0f} s" if "seconds" in content else ""
     text = f"{_PURPOSE} Made by anofpdm {versions['anofpdm']}{took}."
     return tag("footer", tag("p", text))

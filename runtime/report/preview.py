@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..results import Segmentation
@@ -15,22 +14,12 @@ from .tiles import tiles
 MOST_SLICES = 24
 
 
-def write_preview(
-    path: Path,
-    found: Segmentation,
-    title: str = "anofpdm",
-    *,
-    most_slices: int = MOST_SLICES,
-    modalities: Sequence[str] = (),
-) -> None:
+def write_preview(path: Path, segmentation: Segmentation, name: str) -> None:
     """Write a PNG: slices with the mask's outline and the anomaly map, then the curves M_t.
 
-    The patient's right is on the left. Bytes depend on the arguments and on matplotlib's version.
-
-    Parameters
-    ----------
-    most_slices : beyond so many, unhealthy slices are preferred, and evenly chosen
-    modalities : the names of the scored modalities, for the curves of bundles with several
+    Radiological convention: the patient's right is on the left. Of more than :data:`MOST_SLICES`
+    slices, unhealthy ones are preferred, and evenly chosen. Bytes depend on the arguments and on
+    matplotlib's version.
 
     Raises
     ------
@@ -39,22 +28,23 @@ def write_preview(
     OutputError
         If the file cannot be written.
     """
-    shown = tiles(found, most_slices)
-    with whole_file(path) as beside:
+    shown = tiles(segmentation, MOST_SLICES)
+    with whole_file(path) as temporary:
         with drawing():
             height = mosaic_height(shown)
             sheet = Sheet(WIDTH, height + HEIGHT, DARK)
-            draw_mosaic(sheet, shown, title, subtitle(found, len(shown)))
-            draw_curves(sheet, height, found.slices, modalities)
+            draw_mosaic(sheet, shown, name, subtitle(segmentation, len(shown)))
+            modalities = segmentation.bundle.manifest.scored
+            draw_curves(sheet, height, segmentation.slices, modalities)
             picture = sheet.png()
-        beside.write_bytes(picture)
+        temporary.write_bytes(picture)
 
 
-def subtitle(found: Segmentation, shown: int) -> str:
-    """What was found, in one line."""
-    processed = len(found.slices)
+def subtitle(segmentation: Segmentation, shown: int) -> str:
+    """The result in one line; ``shown``: number of slices in the picture."""
+    processed = len(segmentation.slices)
     some = "" if shown == processed else f" · {shown} of these shown"
     return (
-        f"{found.volume_ml:.1f} ml marked · {found.unhealthy_slices} of {processed} slices "
-        f"unhealthy{some}"
+        f"{segmentation.volume_ml:.1f} ml marked · {segmentation.unhealthy_slices} of {processed} "
+        f"slices unhealthy{some}"
     )

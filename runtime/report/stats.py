@@ -1,75 +1,59 @@
-"""The figures of a segmented volume as JSON: what was found, and all it takes to find it again."""
+"""The figures of a segmented volume as JSON, and all it takes to make its mask again."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import platform
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.options import Setup
-from ..cli.discovery import stem_of
-from ..cli.source import described
-from ..results import Segmentation
-from ..segmenter import Segmenter
-from .lesions import Space, find_lesions, space_of
-from .provenance import provenance, versions
+from anofpdm import __version__
 
-SCHEMA_VERSION = 1
+from ..bundle.options import Options
+from ..errors import one_line
+from ..results import Segmentation
+from .lesions import Space, find_lesions, space_of
+
+SCHEMA_VERSION = 2
 ROW = (
     "case", "status", "reason", "volume_ml", "lesions", "largest_ml", "unhealthy_slices", "slices",
     "slices_left_out", "seconds", "device", "preset", "mask_sha256", "notes",
 )  # fmt: skip
+_LIBRARIES = ("numpy", "scipy", "nibabel", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx",
+              "pycuda")  # fmt: skip
 
 
-def stats(
-    segmenter: Segmenter,
-    found: Segmentation,
-    volumes: Sequence[Path] = (),
-    every_slice: bool = False,
-    case: str | None = None,
-    *,
-    timed: bool = True,
-    inputs: Sequence[Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
+def stats(segmentation: Segmentation, name: str) -> dict[str, Any]:
     """The figures of a segmentation, as JSON values.
 
     ``volume_ml``, ``lesions`` (see :class:`anofpdm.runtime.report.lesions.Lesion`) and ``mask``
-    (SHA-256 of its uint8 voxels in C order, with its grid) say what was found; ``slices`` has one
-    entry a processed axial level: how high it lies, the verdict, the probability of being unhealthy
-    by the calibrated decision, and the millilitres that the mask marks on it; ``slices_left_out``
-    counts the levels that show too little of a head. ``inputs`` and ``provenance`` are what the
-    mask is made of: with these files, this bundle, :func:`as_setup`, the seed and ``every_slice``
-    it is made again. Files are called by their names alone, without folders.
+    (SHA-256 of its uint8 voxels in C order, with its grid) are the result; ``slices`` has one entry
+    a processed axial level: its height, the image-level decision, the probability of being
+    unhealthy by the calibrated decision, and the millilitres that the mask marks on it;
+    ``slices_left_out`` counts the levels that show too little of a head. ``inputs`` and
+    ``provenance`` are what the mask is made of: with these files, this bundle,
+    :func:`options_from_stats`, the seed and ``every_slice`` it is made again.
 
     Parameters
     ----------
-    volumes : the files that were segmented, in the order of the modalities; none for arrays
-    every_slice : as given to :meth:`anofpdm.Segmenter.segment`
-    case : what to call the volume; None for the first file's name without its suffix
-    timed : whether to say how many seconds it took; without, the same run gives the same figures
-    inputs : what :func:`anofpdm.runtime.cli.source.described` said of ``volumes`` when they were
-        opened; None to look at them now
-
-    Raises
-    ------
-    VolumeError
-        If a file is no longer there.
+    name : of the case
     """
-    source = found.head.source
+    source = segmentation.geometry.source
     space = space_of(source)
-    marked_ml = _marked_ml(found.mask, space)
+    marked_ml = _marked_ml(segmentation.mask, space)
+    seconds = {} if segmentation.seconds is None else {"seconds": segmentation.seconds}
     return {
         "schema_version": SCHEMA_VERSION,
-        "case": case or (_stem(volumes[0]) if volumes else "volume"),
-        "volume_ml": found.volume_ml,
-        "lesions": [lesion.as_json() for lesion in find_lesions(found.mask, source)],
-        "unhealthy_slices": found.unhealthy_slices,
-        "slices_processed": len(found.slices),
-        "slices_left_out": space.levels - len(found.slices),
+        "case": name,
+        "volume_ml": segmentation.volume_ml,
+        "lesions": [lesion.as_json() for lesion in find_lesions(segmentation.mask, source)],
+        "unhealthy_slices": segmentation.unhealthy_slices,
+        "slices_processed": len(segmentation.slices),
+        "slices_left_out": space.levels - len(segmentation.slices),
         "slices": [
             {
                 "level": result.key,
@@ -78,26 +62,54 @@ def stats(
                 "probability": float(result.probability),
                 "marked_ml": marked_ml[result.key],
             }
-            for result in found.slices
+            for result in segmentation.slices
         ],
-        **({"seconds": found.seconds} if timed else {}),
-        "inputs": list(inputs if inputs is not None else described(volumes)),
+        **seconds,
+        "inputs": [image.as_json() for image in segmentation.inputs],
         "mask": {
-            "sha256": mask_sha256(found.mask),
-            "shape": list(found.mask.shape),
+            "sha256": mask_sha256(segmentation.mask),
+            "shape": list(segmentation.mask.shape),
             "voxel_mm": list(space.voxel_mm),
             "affine_mm": space.affine_mm.tolist(),
         },
-        "provenance": {
-            **provenance(segmenter, found, volumes, every_slice),
-            "versions": versions(),
-        },
+        "provenance": {**provenance(segmentation), "versions": versions()},
     }
+
+
+def provenance(segmentation: Segmentation) -> dict[str, Any]:
+    """Everything that decides a mask, as JSON values, with notes and warnings."""
+    manifest, plan = segmentation.bundle.manifest, segmentation.plan
+    return {
+        "anofpdm": __version__,
+        "volumes": [image.name for image in segmentation.inputs],
+        "bundle": manifest.name,
+        "files_sha256": dict(manifest.files),
+        "seed": segmentation.seed,
+        "device": segmentation.device,
+        **plan.as_json(),
+        "every_slice": segmentation.every_slice,
+        "scored": list(manifest.scored),
+        "notes": list(segmentation.notes),
+        "warnings": list(plan.calibration.warnings),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of anofpdm, Python, the libraries that are loaded and matter, and the platform."""
+    loaded = {
+        name: str(getattr(sys.modules[name], "__version__", "unknown"))
+        for name in _LIBRARIES
+        if name in sys.modules
+    }
+    # Not platform.platform(), which starts a process to ask for more.
+    system = " ".join((platform.system(), platform.release(), platform.machine()))
+    python = {"anofpdm": __version__, "python": platform.python_version()}
+    return {**python, **loaded, "platform": system}
 
 
 def stats_row(content: Mapping[str, Any]) -> dict[str, str | float | int]:
     """What :func:`stats` gives as a row of a table of many cases, with the columns :data:`ROW`."""
-    lesions, decided = content["lesions"], content["provenance"]
+    lesions, made_by = content["lesions"], content["provenance"]
     return {
         "case": content["case"],
         "status": "ok",
@@ -109,29 +121,27 @@ def stats_row(content: Mapping[str, Any]) -> dict[str, str | float | int]:
         "slices": content["slices_processed"],
         "slices_left_out": content["slices_left_out"],
         "seconds": round(content["seconds"], 1) if "seconds" in content else "",
-        "device": decided["device"].partition(";")[0],  # without why not another
-        "preset": decided["preset"],
+        "device": made_by["device"].partition(";")[0],  # without why not another
+        "preset": made_by["preset"],
         "mask_sha256": content["mask"]["sha256"],
-        "notes": "; ".join(decided["notes"]),
+        "notes": "; ".join(made_by["notes"]),
     }
 
 
 def failed_row(case: str, reason: object) -> dict[str, str | float | int]:
     """The row of a case that has no mask: the columns :data:`ROW`, empty but for the reason."""
-    lines = " ".join(str(reason).split())
-    return {**dict.fromkeys(ROW, ""), "case": case, "status": "failed", "reason": lines}
+    return {**dict.fromkeys(ROW, ""), "case": case, "status": "failed", "reason": one_line(reason)}
 
 
-def as_setup(content: Mapping[str, Any]) -> Setup:
-    """The wish that makes a bundle decide as it did, from what :func:`stats` gave or from the file
-    that it was written to."""
-    decided = content["provenance"]
-    return Setup(
-        preset=decided["preset"],
-        early_stop=decided["early_stop"] is not None,
-        w=decided["w"],
-        Q=decided["threshold"],
-        **decided["anomaly_map"],
+def options_from_stats(content: Mapping[str, Any]) -> Options:
+    """The options by which a bundle gives the same mask again, from :func:`stats` or its file."""
+    made_by = content["provenance"]
+    return Options(
+        preset=made_by["preset"],
+        early_stop=made_by["early_stop"] is not None,
+        w=made_by["w"],
+        Q=made_by["threshold"],
+        **made_by["anomaly_map"],
     )
 
 
@@ -145,7 +155,3 @@ def _marked_ml(mask: NDArray[np.generic], space: Space) -> list[float]:
     others = tuple(axis for axis in range(3) if axis != space.axial)
     counts = np.count_nonzero(mask.reshape(space.shape), axis=others)
     return [int(counts[space.level(level)]) * space.voxel_ml for level in range(space.levels)]
-
-
-def _stem(path: Path) -> str:
-    return stem_of(path) or (path.stem if path.suffix in (".hdr", ".img") else path.name)

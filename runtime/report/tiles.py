@@ -23,7 +23,7 @@ class Tile:
 
     ``image``: (h, w) float32, the first scored modality
     in [-1, 1]; ``H``: (h, w) float32, the anomaly map; ``mask``: (h, w) bool, what the volume's
-    mask marks here: nothing where the verdict withheld it.
+    mask marks here: nothing where the decision withheld it.
     """
 
     level: int
@@ -36,7 +36,7 @@ class Tile:
 
 def tiles(found: Segmentation, most: int) -> tuple[Tile, ...]:
     """At most so many slices of a volume, from the feet up, all cut to the same window."""
-    head, axes = found.head, found.head.grid.axes
+    head, axes = found.geometry, found.geometry.grid.axes
     mask = found.mask.reshape(found.mask.shape[:3]) > 0
     masks = masks_to_grid(head.volume.from_source(mask), head.grid, head.placement)
     shown = choose([result.unhealthy for result in found.slices], most)
@@ -74,8 +74,8 @@ def choose(unhealthy: Sequence[bool], most: int) -> list[int]:
     chosen unhealthy ones."""
     if most < 1:
         raise ValueError(f"at least one slice is shown, not {most}")
-    sick = [i for i, verdict in enumerate(unhealthy) if verdict]
-    well = [i for i, verdict in enumerate(unhealthy) if not verdict]
+    sick = [i for i, decision in enumerate(unhealthy) if decision]
+    well = [i for i, decision in enumerate(unhealthy) if not decision]
     return sorted(_evenly(sick, most) + _evenly(well, most - min(len(sick), most)))
 
 

@@ -1,47 +1,42 @@
-"""The evidence for a mask, as JSON: the curves and decisions of every slice."""
+"""The curves and decisions of every slice, as JSON: what the paper's figures are drawn from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..results import Segmentation, SliceResult
-from ..segmenter import Segmenter
 from ..util.files import write_json
-from .provenance import provenance
+from .stats import provenance
 
 
-def write_trace(
-    path: Path,
-    segmenter: Segmenter,
-    found: Segmentation,
-    volumes: Sequence[Path],
-    every_slice: bool = False,
-) -> None:
-    """Write what the paper's figures 2 and 5 are drawn from.
-
-    Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
-    scored modality; ``cosine`` and ``alignment``, averaged over neighbours where these count;
-    ``map_peak``, of the map that is cut; the ``log_odds`` and ``probability`` of the calibrated
-    decision on these three; the verdict ``unhealthy``; ``t_e`` and Algorithm 1's ``index`` per
-    modality (null where the threshold is fixed), ``Q``, and the pixels that were marked before the verdict.
+def write_trace(path: Path, segmentation: Segmentation, name: str) -> None:
+    """Write :func:`trace`.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    fixed = segmenter.setup.Q is not None
-    content = {
-        **provenance(segmenter, found, volumes, every_slice),
-        "slices": [_slice(result, fixed) for result in found.slices],
-    }
-    write_json(path, content)
+    write_json(path, trace(segmentation, name))
+
+
+def trace(segmentation: Segmentation, name: str) -> dict[str, Any]:
+    """What the paper's figures 2 and 5 are drawn from, with the provenance.
+
+    Per slice: ``M``, ``MSE_h``, ``MSE_0`` with one row a visited timestep ``t`` and one column a
+    scored modality; ``cosine`` and ``alignment``, averaged over the window of neighbours;
+    ``map_peak``, of the map that is cut; the ``log_odds`` and ``probability`` of the calibrated
+    decision on these three; the image-level decision ``unhealthy``; ``t_e`` and Algorithm 1's
+    ``index`` per modality (null where the threshold is fixed), ``Q``, and the pixels that are
+    marked before the decision gates them.
+    """
+    fixed = segmentation.plan.Q is not None
+    slices = [_slice(result, fixed) for result in segmentation.slices]
+    return {"case": name, **provenance(segmentation), "slices": slices}
 
 
 def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:
-    """One slice; arrays over visited timesteps hold one row a timestep, one column a modality."""
     return {
         "level": result.key,
         "unhealthy": bool(result.unhealthy),

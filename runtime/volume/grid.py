@@ -70,7 +70,7 @@ def reference_grid(size: int = 128) -> Grid:
 
 
 @dataclass(frozen=True)
-class Placement:
+class GridPlacement:
     """Where a grid lies in a volume: the way back for masks.
 
     ``shape``: (X, Y, Z) of the volume; ``voxel_mm``: (x, y) spacing; ``center``: (x, y) voxel under
@@ -84,7 +84,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Measured:
+class IntensityStats:
     """What is taken from a whole volume before its slices come onto the grid.
 
     ``scales``: of the modalities, in order; ``center``: (x, y) voxel under the middle of the grid.
@@ -94,7 +94,7 @@ class Measured:
     center: tuple[float, float]
 
 
-def measure(volume: Float32, grid: Grid) -> Measured:
+def measure(volume: Float32, grid: Grid) -> IntensityStats:
     """Find background, foreground and middle of a head.
 
     Parameters
@@ -115,11 +115,11 @@ def measure(volume: Float32, grid: Grid) -> Measured:
             shadow |= scales[0].foreground(slab).any(axis=2)
         pixels = np.argwhere(shadow)
         center = (_middle(pixels[:, 0]), _middle(pixels[:, 1]))
-    return Measured(scales, center)
+    return IntensityStats(scales, center)
 
 
 def shows_head(
-    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: Measured
+    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: IntensityStats
 ) -> bool:
     """Whether an axial slice, (C, X, Y) float32 with this (x, y) spacing, shows enough of the head:
     the first modality decides."""
@@ -128,7 +128,7 @@ def shows_head(
 
 
 def slice_to_grid(
-    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: Measured
+    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: IntensityStats
 ) -> Float32:
     """Scale one axial slice and resample it, whatever it shows; see :func:`shows_head`.
 
@@ -161,7 +161,7 @@ def slice_to_grid(
 
 def to_grid(
     volume: Float32, voxel_mm: tuple[float, float, float], grid: Grid
-) -> tuple[Float32, Placement]:
+) -> tuple[Float32, GridPlacement]:
     """Scale a volume and resample its axial slices: :func:`measure`, then slice by slice.
 
     Parameters
@@ -187,18 +187,20 @@ def to_grid(
             found.append(slice_to_grid(plane, in_plane, grid, measured)[None])
             levels.append(level)
     shape = (volume.shape[1], volume.shape[2], volume.shape[3])
-    placement = Placement(shape, in_plane, measured.center, np.array(levels, np.int64))
+    placement = GridPlacement(shape, in_plane, measured.center, np.array(levels, np.int64))
     return np.concatenate(found), placement
 
 
-def masks_to_grid(mask: NDArray[np.bool_], grid: Grid, placement: Placement) -> NDArray[np.bool_]:
+def masks_to_grid(
+    mask: NDArray[np.bool_], grid: Grid, placement: GridPlacement
+) -> NDArray[np.bool_]:
     """A reference mask on the same slices: (X, Y, Z) -> (n, size, size)."""
     resampled = _resample(mask[..., placement.levels].astype(np.float32), grid, placement)
     return np.ascontiguousarray(_turned(np.moveaxis(resampled >= 0.5, 2, 0), grid))
 
 
 def from_grid(
-    maps: NDArray[np.generic], grid: Grid, placement: Placement, out: Float32 | None = None
+    maps: NDArray[np.generic], grid: Grid, placement: GridPlacement, out: Float32 | None = None
 ) -> Float32:
     """Bring per-slice maps back: (n, size, size) -> (X, Y, Z) float32, zero where there is none.
 
@@ -222,7 +224,7 @@ def _turned(planes: NDArray[T], grid: Grid) -> NDArray[T]:
     return planes[..., ::-1, ::-1] if grid.axes == "LP" else planes
 
 
-def _resample(volume: Float32, grid: Grid, placement: Placement) -> Float32:
+def _resample(volume: Float32, grid: Grid, placement: GridPlacement) -> Float32:
     """In-plane resampling of (..., X, Y, n) to (..., size, size, n); outside is zero."""
     to_x, to_y = (
         _weights(grid.size, grid.pixel_mm, (grid.size - 1) / 2, n, voxel, center)

@@ -50,16 +50,16 @@ def load_image(path: Path, limits: Limits = LIMITS) -> SpatialImage:
     return image
 
 
-def made_here(image: SpatialImage) -> bool:
-    """Whether it is a mask or a map that :func:`like` made."""
+def is_own_output(image: SpatialImage) -> bool:
+    """Whether it is a mask or a map that :func:`image_like` made."""
     if not isinstance(image, nib.Nifti1Pair):
         return False
     return bytes(image.header["descrip"]).startswith(_OURS)
 
 
 def mask_image(mask: NDArray[np.uint8], source: SpatialImage) -> nib.Nifti1Image:
-    """A binary mask, uint8 in the source's axes and shape, as an image: see :func:`like`."""
-    image = like(mask, source, b"mask")
+    """A binary mask, uint8 in the source's axes and shape, as an image: see :func:`image_like`."""
+    image = image_like(mask, source, b"mask")
     image.header["cal_max"] = 1
     return image
 
@@ -78,7 +78,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         raise VolumeError(f"{path} is damaged: {error}") from error
 
 
-def like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.Nifti1Image:
+def image_like(array: NDArray[np.generic], source: SpatialImage, what: bytes) -> nib.Nifti1Image:
     """An image with the source's affine, form codes and units.
 
     Parameters

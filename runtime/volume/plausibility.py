@@ -1,8 +1,9 @@
-"""Whether a volume is like what a bundle was calibrated on.
+"""Plausibility check: is a volume in the distribution that a bundle was calibrated on?
 
 Thresholds say nothing about a volume that the network does not know: another modality, a head on
 its side, noise. The unguided prediction then misses the slices by more, or by less, than it misses
-healthy slices of the calibration: its error curve MSE_0 (eq. 16) tells, whatever the guidance.
+healthy slices of the calibration, which its error curve MSE_0 (eq. 16) shows, whatever the
+guidance.
 """
 
 from __future__ import annotations
@@ -18,26 +19,22 @@ Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Familiar:
-    """What MSE_0 is on healthy slices.
+class Plausibility:
+    """The distribution of MSE_0 on healthy slices of the calibration."""
 
-    ``mean``, ``spread``: of ln MSE_0 (modalities averaged) at each of the n visited timesteps, over
-    the healthy slices; ``limit``: a volume further off than this is unlike them.
-    """
-
-    mean: tuple[float, ...]
-    spread: tuple[float, ...]
-    limit: float
+    mean: tuple[float, ...]  # (n,) of ln MSE_0 (modalities averaged) at each visited timestep
+    spread: tuple[float, ...]  # (n,) its standard deviation
+    limit: float  # a volume whose distance is larger is out of the distribution
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.spread):
-            raise ValueError("familiar needs one mean and one spread a visited timestep")
+            raise ValueError("plausibility needs one mean and one spread a visited timestep")
         if not all(math.isfinite(number) for number in self.mean):
-            raise ValueError("familiar needs finite means")
+            raise ValueError("plausibility needs finite means")
         if not 0 < self.limit < math.inf:
-            raise ValueError("familiar needs a limit above 0")
+            raise ValueError("plausibility needs a limit above 0")
         if not all(0 < number < math.inf for number in self.spread):
-            raise ValueError("familiar needs spreads above 0")
+            raise ValueError("plausibility needs spreads above 0")
 
     def distance(self, MSE_0: Float64) -> float:
         """How far a slice is off: the mean over the visited steps of the absolute deviation of
@@ -49,7 +46,7 @@ class Familiar:
 
     def excess(self, curves: Sequence[Float64]) -> float:
         """How far off a volume is, given the MSE_0 of its slices: their median distance as a
-        multiple of the limit. Above 1 it is unlike the volumes of the calibration."""
+        multiple of the limit. Above 1 it is out of the distribution."""
         return float(np.median([self.distance(curve) for curve in curves])) / self.limit
 
 

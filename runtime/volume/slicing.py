@@ -1,4 +1,4 @@
-"""A head on its way from a volume's voxels to the network's slices, and back."""
+"""From a volume's voxels to the network's slices, and back."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import VolumeError
-from ..method.process import Place, Slice
-from .grid import Grid, Placement, from_grid, to_grid
+from ..method.process import Slice, SlicePosition
+from .grid import Grid, GridPlacement, from_grid, to_grid
 from .limits import LIMITS, Limits
 from .reader import Volume, read_volume
 
 
 @dataclass(frozen=True)
-class Head:
-    """Where the network's slices lie in a volume; holds none of its voxels.
+class VolumeGeometry:
+    """Where the network's slices lie in a volume; holds none of its voxels."""
 
-    ``volume``: without data; ``grid``, ``placement``: how slices were made of it.
-    """
-
-    volume: Volume
-    grid: Grid
-    placement: Placement
+    volume: Volume  # without data
+    grid: Grid  # the model's
+    placement: GridPlacement  # of the grid in the volume
 
     @property
     def source(self) -> SpatialImage:
@@ -48,18 +45,18 @@ class Head:
         return out
 
 
-def on_grid(
+def to_slices(
     images: Sequence[SpatialImage],
     names: Sequence[str] | None,
     modalities: Sequence[str],
     grid: Grid,
     limits: Limits = LIMITS,
-) -> tuple[Head, NDArray[np.float32]]:
+) -> tuple[VolumeGeometry, NDArray[np.float32]]:
     """The slices that show enough of a head.
 
     Returns
     -------
-    head : the way back
+    geometry : the way back
     slices : (n, C, size, size) float32 in [-1, 1], n >= 1
 
     Raises
@@ -67,31 +64,31 @@ def on_grid(
     VolumeError
         If the images cannot be used.
     """
-    called = names_of(images, names)
-    volume = read_volume(list(images), called, len(modalities), limits)
+    labels = names_of(images, names)
+    volume = read_volume(list(images), labels, len(modalities), limits)
     slices, placement = to_grid(volume.data, volume.voxel_mm, grid)
     if not len(slices):
         raise VolumeError(
-            f"{called[0]} shows too little of a head on every slice: are its voxels really "
+            f"{labels[0]} shows too little of a head on every slice: are its voxels really "
             f"{' x '.join(f'{mm:g}' for mm in volume.voxel_mm)} mm?"
         )
     # The voxels have been resampled: what is needed from here on is where they were.
     without = Volume(volume.data[:, :0].copy(), volume.voxel_mm, volume.source, volume.notes)
-    return Head(without, grid, placement), slices
+    return VolumeGeometry(without, grid, placement), slices
 
 
 def names_of(images: Sequence[SpatialImage], names: Sequence[str] | None = None) -> list[str]:
-    """What messages call the images: as they are told to, or by their files."""
+    """What messages call the images: these names, or those of their files."""
     if names and len(names) != len(images):
         raise VolumeError(f"{len(names)} names for {len(images)} images")
     return list(names) if names else [image.get_filename() or "the image" for image in images]
 
 
-def numbered(head: Head, slices: NDArray[np.float32], volume: int) -> list[Slice]:
+def as_slices(geometry: VolumeGeometry, slices: NDArray[np.float32], volume: int) -> list[Slice]:
     """The slices as the forward process takes them: keys are axial indices."""
-    levels, spacing_mm = head.placement.levels.tolist(), float(head.volume.voxel_mm[2])
+    levels, spacing_mm = geometry.placement.levels.tolist(), float(geometry.volume.voxel_mm[2])
     return [
-        Slice(level, x0, volume, Place(level, spacing_mm))
+        Slice(level, x0, volume, SlicePosition(level, spacing_mm))
         for level, x0 in zip(levels, slices, strict=True)
     ]
 
@@ -99,7 +96,7 @@ def numbered(head: Head, slices: NDArray[np.float32], volume: int) -> list[Slice
 def as_images(
     images: SpatialImage | Sequence[SpatialImage] | ArrayLike, affine: ArrayLike | None
 ) -> list[SpatialImage]:
-    """What :meth:`anofpdm.Segmenter.segment` takes, as images."""
+    """The argument of :meth:`anofpdm.Segmenter.segment` as images."""
     if isinstance(images, SpatialImage):
         return [images]
     if isinstance(images, Sequence) and images and isinstance(images[0], SpatialImage):

@@ -12,17 +12,17 @@ from anofpdm.calibrate.decision_fit import best_threshold
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.report import report
 from anofpdm.calibrate.sweep import Curves, sweep, sweeps
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend, HostRow
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend, NumpySlots
 from anofpdm.runtime.backends.scheduler import run
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.method.accumulator import AnomalyDigest
+from anofpdm.runtime.method.accumulator import AnomalyAccumulator
 from anofpdm.runtime.method.anomaly_map import MapRule
-from anofpdm.runtime.method.decision import Logistic, cosine
+from anofpdm.runtime.method.decision import LogisticDecision, cosine
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
-from anofpdm.runtime.refine.masks import smooth
+from anofpdm.runtime.refine.masks import median
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.volume.plausibility import Familiar
+from anofpdm.runtime.volume.plausibility import Plausibility
 from anofpdm.train.dataset import SliceRecord, SliceSet
 
 
@@ -65,16 +65,16 @@ def test_one_sweep_serves_every_w_and_every_shorter_L(anomaly_map):
         for L in (181, 200, 301):  # the first two end at the same timestep
             stream = (Slice(i, slices.x0(i)) for i in range(5))
             part = curves[L]
-            row = HostRow(
+            row = NumpySlots(
                 Process(Schedule(), L, 60),
                 toy_network,
-                lambda strength=strength: AnomalyDigest(strength, (0, 1), rule),
+                lambda strength=strength: AnomalyAccumulator(strength, (0, 1), rule),
             )
-            for item, digest in run(row, stream):
-                np.testing.assert_array_equal(part.M[item.key, k], digest.M)
-                np.testing.assert_array_equal(part.MSE_h[item.key, k], digest.MSE_h)
-                np.testing.assert_array_equal(part.MSE_0[item.key], digest.MSE_0)
-                smoothed = ndimage.median_filter(digest.H.mean(axis=0), 5, mode="mirror")
+            for item, accumulator in run(row, stream):
+                np.testing.assert_array_equal(part.M[item.key, k], accumulator.M)
+                np.testing.assert_array_equal(part.MSE_h[item.key, k], accumulator.MSE_h)
+                np.testing.assert_array_equal(part.MSE_0[item.key], accumulator.MSE_0)
+                smoothed = ndimage.median_filter(accumulator.H.mean(axis=0), 5, mode="mirror")
                 assert part.map_peak[item.key, k] == pytest.approx(np.log(smoothed.max()))
 
 
@@ -132,7 +132,7 @@ def test_the_verdict_in_use_decides():
 
 
 def test_the_better_verdict_is_taken_where_none_is_asked_for():
-    """By accuracy on patients left out, at each verdict's own best L and w."""
+    """By accuracy on patients left out, at each decision's own best L and w."""
     curves, unhealthy = separable()
     labels = labelled(unhealthy)
     blurred = curves.MSE_h.copy()
@@ -149,7 +149,7 @@ def test_the_better_verdict_is_taken_where_none_is_asked_for():
             told = dataclasses.replace(told, M=1e6 * (1 + curves.M))
         seen = by_L(told)
         choice = choose(seen, labels)
-        assert choice.verdict == better
+        assert choice.decision == better
         worse = {"cosine": "calibrated", "calibrated": "cosine"}[better]
         assert choice.cross_validated[better] > choice.cross_validated[worse] + 0.02
         assert choice.best == choose(seen, labels, better).best
@@ -204,7 +204,7 @@ def test_the_report_says_when_the_largest_w_was_chosen():
 def test_one_patient_is_too_few_for_the_calibrated_verdict():
     curves, unhealthy = separable()
     alone = labelled(unhealthy, patients=1)
-    assert choose(by_L(curves), alone).verdict == "cosine"
+    assert choose(by_L(curves), alone).decision == "cosine"
     with pytest.raises(CohortError, match="two patients"):
         choose(by_L(curves), alone, "calibrated")
 
@@ -254,40 +254,40 @@ def test_evaluation_against_masks_counted_by_hand():
     slices = sliceset(12)
     drawn = [slices.mask(i) for i in range(12)]
     toy = bundle()
-    segmenter = Segmenter(toy, HostBackend(toy_network))
+    segmenter = Segmenter(toy, NumpyBackend(toy_network))
     results = sorted(
-        segmenter.analyse(Slice(i, slices.x0(i)) for i in range(12)), key=lambda r: r.key
+        segmenter.segment_slices(Slice(i, slices.x0(i)) for i in range(12)), key=lambda r: r.key
     )
     middle = np.median([result.cosine for result in results])
     aligned = np.array([result.alignment for result in results])
     height = float(np.median(aligned)) + 0.01
-    changed = recalibrated(toy, Cos_w=float(middle), logistic=Logistic(-30 * height, 30.0, 0.0))
-    segmenter = Segmenter(changed, HostBackend(toy_network))
+    changed = recalibrated(toy, Cos_w=float(middle), logistic=LogisticDecision(-30 * height, 30.0, 0.0))
+    segmenter = Segmenter(changed, NumpyBackend(toy_network))
     got = evaluate(segmenter, slices)
 
     def overlap(mask, drawn):
         total = mask.sum() + drawn.sum()
         return 1.0 if total == 0 else 2 * (mask * drawn).sum() / total
 
-    verdict = np.array([result.cosine <= middle for result in results])
+    decision = np.array([result.cosine <= middle for result in results])
     every = [overlap(r.mask, m) for r, m in zip(results, drawn, strict=True)]
-    gated = [overlap(r.mask * v, m) for r, v, m in zip(results, verdict, drawn, strict=True)]
+    gated = [overlap(r.mask * v, m) for r, v, m in zip(results, decision, drawn, strict=True)]
     sick = slices.unhealthy
     assert got.unhealthy.dice == pytest.approx(np.mean(np.array(every)[sick]))
     assert got.unhealthy_gated.dice == pytest.approx(np.mean(np.array(gated)[sick]))
     assert got.mixed.dice == pytest.approx(np.mean(gated))
     assert got.mixed.empty_dice == pytest.approx(0.5)
     assert got.unhealthy.empty_dice == got.unhealthy.empty_iou == 0.0
-    assert got.accuracy == pytest.approx((verdict == sick).mean())
+    assert got.accuracy == pytest.approx((decision == sick).mean())
     patients = [
         overlap(
-            np.stack([results[i].mask * verdict[i] for i in range(3 * p, 3 * p + 3)]),
+            np.stack([results[i].mask * decision[i] for i in range(3 * p, 3 * p + 3)]),
             np.stack(drawn[3 * p : 3 * p + 3]),
         )
         for p in range(4)
     ]
     assert got.patients.dice == pytest.approx(np.mean(patients))
-    pixels = [(smooth(r.H), m) for r, m, s in zip(results, drawn, sick, strict=True) if s]
+    pixels = [(median(r.H), m) for r, m, s in zip(results, drawn, sick, strict=True) if s]
     inside = [slices.x0(i)[0] > -0.95 for i in range(12) if sick[i]]
     want = average_precision_score(
         np.concatenate([m[f] for (_, m), f in zip(pixels, inside, strict=True)]),
@@ -298,14 +298,14 @@ def test_evaluation_against_masks_counted_by_hand():
     assert "| unhealthy slices, every one segmented |" in got.table()
     chances = 1 / (1 + np.exp(30 * (height - aligned)))
     assert ((chances > 0.4) & (chances < 0.5)).any()
-    assert got.verdicts["calibrated"].accuracy == pytest.approx(((chances >= 0.5) == sick).mean())
-    assert got.verdicts["calibrated"].sensitivity == pytest.approx((chances >= 0.5)[sick].mean())
-    assert got.verdicts["calibrated"].specificity == pytest.approx((chances < 0.5)[~sick].mean())
-    assert got.verdicts["cosine"].auroc == pytest.approx(
+    assert got.decisions["calibrated"].accuracy == pytest.approx(((chances >= 0.5) == sick).mean())
+    assert got.decisions["calibrated"].sensitivity == pytest.approx((chances >= 0.5)[sick].mean())
+    assert got.decisions["calibrated"].specificity == pytest.approx((chances < 0.5)[~sick].mean())
+    assert got.decisions["cosine"].auroc == pytest.approx(
         roc_auc_score(sick, [-result.cosine for result in results])
     )
-    assert got.verdicts["cosine"].sensitivity == pytest.approx(verdict[sick].mean())
-    assert got.verdicts["cosine"].specificity == pytest.approx(1 - verdict[~sick].mean())
+    assert got.decisions["cosine"].sensitivity == pytest.approx(decision[sick].mean())
+    assert got.decisions["cosine"].specificity == pytest.approx(1 - decision[~sick].mean())
     low, high = got.unhealthy.dice_interval
     assert low <= got.unhealthy.dice <= high
     low, high = got.unhealthy.auprc_interval
@@ -315,12 +315,12 @@ def test_evaluation_against_masks_counted_by_hand():
 
 def test_evaluation_names_patients_unlike_the_calibrations():
     slices, toy = sliceset(12), bundle()
-    known = Familiar((0.0,) * 6, (1e-3,) * 6, 1.0)
-    segmenter = Segmenter(recalibrated(toy, familiar=known), HostBackend(toy_network))
+    known = Plausibility((0.0,) * 6, (1e-3,) * 6, 1.0)
+    segmenter = Segmenter(recalibrated(toy, plausibility=known), NumpyBackend(toy_network))
     assert evaluate(segmenter, slices).unlike == ("P0", "P1", "P2", "P3")
-    assert evaluate(Segmenter(toy, HostBackend(toy_network)), slices).unlike == ()
+    assert evaluate(Segmenter(toy, NumpyBackend(toy_network)), slices).unlike == ()
 
 
 def test_evaluation_needs_masks():
     with pytest.raises(CohortError, match="no reference masks"):
-        evaluate(Segmenter(bundle(), HostBackend(toy_network)), sliceset(drawn=False))
+        evaluate(Segmenter(bundle(), NumpyBackend(toy_network)), sliceset(drawn=False))

@@ -10,10 +10,10 @@ from transcription import is_over
 from anofpdm.calibrate.choose import candidate, cross_validated
 from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
 from anofpdm.calibrate.sweep import Curves
-from anofpdm.runtime.backends.cpu.numpy_loop import HostRow
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpySlots
 from anofpdm.runtime.backends.scheduler import run
-from anofpdm.runtime.method.accumulator import AnomalyDigest
-from anofpdm.runtime.method.decision import Statistics, alignment, cosine
+from anofpdm.runtime.method.accumulator import AnomalyAccumulator
+from anofpdm.runtime.method.decision import SliceStatistics, alignment, cosine
 from anofpdm.runtime.method.early_stop import StopRule
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
@@ -73,7 +73,7 @@ def test_every_rule_is_judged_as_by_brute_force():
                 )
             ])  # fmt: skip
             calibrated = _try(curves, labels, full, "calibrated", rule)
-            statistics = Statistics(np.array(cosines), aligned, curves.map_peak[:, 0])
+            statistics = SliceStatistics(np.array(cosines), aligned, curves.map_peak[:, 0])
             assert calibrated.accuracy == pytest.approx(cross_validated(statistics, labels))
             called = calibrated.logistic.log_odds(statistics) >= 0
             assert (called == unhealthy).mean() > 0.75
@@ -145,9 +145,9 @@ def test_the_runtime_stops_where_the_calibration_says():
     process = Process(Schedule(), 901, 30)
 
     def digests(stop):
-        row = HostRow(process, fading_network, lambda: AnomalyDigest(2.0, (0,), stop=stop))
+        row = NumpySlots(process, fading_network, lambda: AnomalyAccumulator(2.0, (0,), stop=stop))
         results = run(row, stream)
-        return {item.key: digest for item, digest in results}
+        return {item.key: accumulator for item, accumulator in results}
 
     full = digests(None)
     M = np.array([full[i].M for i in range(6)])

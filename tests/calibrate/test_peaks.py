@@ -43,5 +43,5 @@ def test_a_verdict_no_better_than_calling_all_the_same_is_a_warning():
     curves = with_peaks([2] * 20, np.zeros(20, bool))
     labels = labelled(unhealthy)
     (line,) = failures(curves, choose({401: curves}, labels), labels)
-    assert line.startswith("no verdict")
+    assert line.startswith("no decision")
     assert "calling all the same on 65.0%" in line

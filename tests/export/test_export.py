@@ -19,7 +19,7 @@ from anofpdm.export.parity import (
     pooled_dice,
 )
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import (
     MANIFEST,
@@ -258,7 +258,7 @@ def test_gate_sees_drifts_of_the_guidance(made, figure, gain):
 
 def compared(reference, other, channels, size):
     trial = Trial.short(channels, size, Schedule())
-    return compare(HostBackend(reference), HostBackend(other), trial)
+    return compare(NumpyBackend(reference), NumpyBackend(other), trial)
 
 
 def certain(healthy, null):

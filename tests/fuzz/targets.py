@@ -21,19 +21,19 @@ from dicom_files import write_enhanced, write_series
 from fuzz.mutate import damaged, damaged_json
 from support import bundle, head, toy_network, write_toy_bundle
 
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
 from anofpdm.runtime.bundle.calibration import EarlyStop
-from anofpdm.runtime.bundle.options import Setup, resolve
+from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.cli.source import open_source
 from anofpdm.runtime.dicom.seg import write_seg
-from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.decision import LogisticDecision
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import sha256
 from anofpdm.runtime.volume.grid import Grid
 from anofpdm.runtime.volume.nifti import load_image, save_image
-from anofpdm.runtime.volume.plausibility import Familiar
+from anofpdm.runtime.volume.plausibility import Plausibility
 from anofpdm.train.dataset import SliceRecord, open_sliceset, writing
 
 Files = dict[str, bytes]
@@ -55,7 +55,7 @@ def use_volume(folder: Path) -> None:
     """Segment the one volume of a folder, and write the mask."""
     names = sorted(path for path in folder.iterdir() if path.suffix != ".img")
     image = load_image(names[0])
-    found = Segmenter(bundle(), HostBackend(toy_network)).segment(image)
+    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(image)
     output = folder / "out.nii.gz"
     save_image(found.image, output)
     mask = nib.load(output)
@@ -116,14 +116,14 @@ def _bundle_files() -> Files:
         path = write_toy_bundle(Path(folder, "toy"))
         content = json.loads((path / CALIBRATION).read_text())
         held = content["presets"]["fast"]
-        stop = EarlyStop(0.8, 3, 0.5, Logistic(1.0, 0.0, 0.0), (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
-        familiar = Familiar((-2.0,) * 6, (1.0,) * 6, 1.0)
+        stop = EarlyStop(0.8, 3, 0.5, LogisticDecision(1.0, 0.0, 0.0), (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
+        plausibility = Plausibility((-2.0,) * 6, (1.0,) * 6, 1.0)
         candidate = {"L": 301, "w": 3.0, "Cos_w": 0.5, "cosine_accuracy": 0.5,
                      "logistic": held["logistic"], "calibrated_accuracy": None,
                      "M_max": [0.1]}  # fmt: skip
         held.update(
             early_stop={**stop.__dict__, "logistic": stop.logistic.__dict__},
-            familiar=familiar.__dict__,
+            plausibility=plausibility.__dict__,
             candidates=[candidate],
             peaks={"at_L": 0.1, "healthy_t_e": 3.0, "unhealthy_t_e": 4.0},
             warnings=["a line"],
@@ -164,9 +164,9 @@ def use_bundle(folder: Path) -> None:
         own = opened.conditions(c.encoding, c.L, c.stride, c.spacing)
         held = replace(held, conditions=own)
         opened = replace(opened, calibrations={**opened.calibrations, name: held})
-    resolve(opened, Setup())
+    resolve(opened, Options())
     images = [nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5, 1]))] * len(opened.manifest.modalities)
-    found = Segmenter(opened, HostBackend(toy_network)).segment(images)
+    found = Segmenter(opened, NumpyBackend(toy_network)).segment(images)
     assert found.mask.max() <= 1
 
 
@@ -307,7 +307,7 @@ def make_series(rng: Rng) -> Files:
 def use_series(folder: Path) -> None:
     """Segment the series, and write the mask as NIfTI and as DICOM SEG."""
     source = open_source([folder])
-    found = Segmenter(bundle(), HostBackend(toy_network)).segment(source.images)
+    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(source.images)
     output = folder / "out.dcm"
     series = source.check_seg(output)
     write_seg(output, found.mask, series, model="toy", version="0", bundle_sha256="0" * 64)

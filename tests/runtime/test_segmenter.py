@@ -5,16 +5,16 @@ from support import bundle, fading_network, head, recalibrated, toy_network
 from transcription import alpha_bar
 
 import anofpdm
-from anofpdm.runtime.backends.cpu.numpy_loop import HostBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.calibration import EarlyStop
 from anofpdm.runtime.errors import AnofpdmError, BundleError, VolumeError
-from anofpdm.runtime.method.decision import Logistic
+from anofpdm.runtime.method.decision import LogisticDecision
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.method.threshold import threshold
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.grid import to_grid
-from anofpdm.runtime.volume.plausibility import Familiar
+from anofpdm.runtime.volume.plausibility import Plausibility
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
 
@@ -51,7 +51,7 @@ def test_a_planted_lesion_is_found(M_max):
     healthy, _ = to_grid(healthy_volume[None], voxel_mm, grid)
     network = KnowsTheHealthyHead(healthy, sick)
     found = (
-        Segmenter(toy, HostBackend(network)).segment(sick_volume, affine=AFFINE).mask.astype(bool)
+        Segmenter(toy, NumpyBackend(network)).segment(sick_volume, affine=AFFINE).mask.astype(bool)
     )
     lesion = sick_volume - healthy_volume > 25
     level = lesion.sum(axis=(0, 1)).argmax()
@@ -60,33 +60,33 @@ def test_a_planted_lesion_is_found(M_max):
 
 
 def test_result_holds_the_evidence():
-    segmenter = Segmenter(bundle(), HostBackend(toy_network))
+    segmenter = Segmenter(bundle(), NumpyBackend(toy_network))
     found = segmenter.segment(head(), affine=AFFINE)
     assert [result.key for result in found.slices] == sorted(r.key for r in found.slices)
     assert found.volume_ml == pytest.approx(found.mask.sum() * 7.5 * 7.5 * 5 / 1000)
-    calibration = segmenter.setup.calibration
+    calibration = segmenter.plan.calibration
     for result in found.slices:
         assert result.M.shape == (6, 1)
-        assert result.t_e[0] == segmenter.setup.process.timesteps[result.M[:, 0].argmax()]
+        assert result.t_e[0] == segmenter.plan.process.timesteps[result.M[:, 0].argmax()]
         assert result.unhealthy == (result.cosine <= calibration.Cos_w)
         want = threshold(result.H[None], result.M.max(0), np.array(calibration.M_max), 0.9, 0.98)
         assert result.Q == want.Q
 
 
 def test_healthy_slices_are_empty_unless_asked_for():
-    segmenter = Segmenter(recalibrated(bundle(), Cos_w=-1.0), HostBackend(toy_network))
+    segmenter = Segmenter(recalibrated(bundle(), Cos_w=-1.0), NumpyBackend(toy_network))
     assert not segmenter.segment(head(), affine=AFFINE).mask.any()
     assert segmenter.segment(head(), affine=AFFINE, every_slice=True).mask.any()
 
 
 def test_the_calibrated_decision_can_give_the_verdict():
     toy = bundle()
-    slices = Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
+    slices = Segmenter(toy, NumpyBackend(toy_network)).segment(head(), affine=AFFINE).slices
     score = np.array([2 * r.alignment - 30 * np.arccos(r.cosine) for r in slices])
     middle = float(np.median(score))
-    decision = Logistic(-middle, 2.0, -30.0)
-    other = recalibrated(toy, verdict="calibrated", logistic=decision, Cos_w=-1.0)
-    found = Segmenter(other, HostBackend(toy_network)).segment(head(), affine=AFFINE)
+    decision = LogisticDecision(-middle, 2.0, -30.0)
+    other = recalibrated(toy, decision="calibrated", logistic=decision, Cos_w=-1.0)
+    found = Segmenter(other, NumpyBackend(toy_network)).segment(head(), affine=AFFINE)
     assert [r.unhealthy for r in found.slices] == (score >= middle).tolist()
     assert 0 < found.unhealthy_slices < len(found.slices)
     want = 1 / (1 + np.exp(middle - score))
@@ -95,10 +95,10 @@ def test_the_calibrated_decision_can_give_the_verdict():
 
 def test_a_volume_unlike_the_calibrations_is_said_to_be_so():
     toy = bundle()
-    slices = Segmenter(toy, HostBackend(toy_network)).segment(head(), affine=AFFINE).slices
+    slices = Segmenter(toy, NumpyBackend(toy_network)).segment(head(), affine=AFFINE).slices
     curves = np.log([r.MSE_0[:, 0] for r in slices])
-    known = Familiar(tuple(curves.mean(axis=0)), tuple(curves.std(axis=0)), 2.0)
-    segmenter = Segmenter(recalibrated(toy, familiar=known), HostBackend(toy_network))
+    known = Plausibility(tuple(curves.mean(axis=0)), tuple(curves.std(axis=0)), 2.0)
+    segmenter = Segmenter(recalibrated(toy, plausibility=known), NumpyBackend(toy_network))
     assert segmenter.segment(head(), affine=AFFINE).notes == ()
     noise = np.random.default_rng(0).random((24, 28, 10)).astype(np.float32)
     assert "unlike" in segmenter.segment(noise, affine=AFFINE).notes[0]
@@ -107,13 +107,13 @@ def test_a_volume_unlike_the_calibrations_is_said_to_be_so():
 
 
 def test_masks_depend_on_the_seed_and_not_on_slots_or_earlier_volumes():
-    one = Segmenter(bundle(), HostBackend(toy_network, 1))
-    many = Segmenter(bundle(), HostBackend(toy_network, 5))
+    one = Segmenter(bundle(), NumpyBackend(toy_network, 1))
+    many = Segmenter(bundle(), NumpyBackend(toy_network, 5))
     many.segment(head(seed=9), affine=AFFINE)
     a = one.segment(head(), affine=AFFINE)
     b = many.segment(head(), affine=AFFINE)
     assert np.array_equal(a.mask, b.mask)
-    other = Segmenter(bundle(), HostBackend(toy_network), seed=1).segment(head(), affine=AFFINE)
+    other = Segmenter(bundle(), NumpyBackend(toy_network), seed=1).segment(head(), affine=AFFINE)
     assert not np.array_equal(a.slices[0].H, other.slices[0].H)
 
 
@@ -125,17 +125,17 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
         sizes.append(len(x_t))
         return fading_network(x_t, t)
 
-    stop = EarlyStop(0.9, 2, 2.0, Logistic(1.0, 0.0, 0.0), (0.01,), 1.0, 0.9, 0.9, 5.0, 6)
+    stop = EarlyStop(0.9, 2, 2.0, LogisticDecision(1.0, 0.0, 0.0), (0.01,), 1.0, 0.9, 0.9, 5.0, 6)
     toy = recalibrated(bundle(process=("ddim", 401, 10, "even")), early_stop=stop)
     images = [
         nib.Nifti1Image(head((24, 28, depth), seed=depth), AFFINE) for depth in (10, 6, 8, 10)
     ]
-    many = list(Segmenter(toy, HostBackend(counting, 7)).segment_many(iter(images)))
+    many = list(Segmenter(toy, NumpyBackend(counting, 7)).segment_many(iter(images)))
     assert sizes == sorted(sizes, reverse=True)  # full until no slices are left
     assert len(many) == 4
     steps = set()
     for image, got in zip(images, many, strict=True):
-        alone = Segmenter(toy, HostBackend(fading_network, 1)).segment(image)
+        alone = Segmenter(toy, NumpyBackend(fading_network, 1)).segment(image)
         assert np.array_equal(got.mask, alone.mask)
         assert [r.key for r in got.slices] == [r.key for r in alone.slices]
         for one, other in zip(got.slices, alone.slices, strict=True):
@@ -147,12 +147,12 @@ def test_many_volumes_through_the_same_slots_give_what_each_gives_alone():
 
 def test_volumes_come_out_in_order_whichever_is_done_first():
     class Backwards(Segmenter):
-        def analyse(self, slices, **options):
-            yield from sorted(super().analyse(slices, **options), key=lambda result: -result.volume)
+        def segment_slices(self, slices):
+            yield from sorted(super().segment_slices(slices), key=lambda result: -result.volume)
 
     depths = (6, 8, 10)
     images = [nib.Nifti1Image(head((24, 28, depth)), AFFINE) for depth in depths]
-    found = list(Backwards(bundle(), HostBackend(toy_network)).segment_many(images))
+    found = list(Backwards(bundle(), NumpyBackend(toy_network)).segment_many(images))
     assert [one.mask.shape[2] for one in found] == list(depths)
 
 
@@ -164,7 +164,7 @@ def test_volumes_are_taken_when_their_turn_comes():
             taken.append(i)
             yield nib.Nifti1Image(head(seed=i), AFFINE)
 
-    stream = Segmenter(bundle(), HostBackend(toy_network, 2)).segment_many(images())
+    stream = Segmenter(bundle(), NumpyBackend(toy_network, 2)).segment_many(images())
     next(stream)
     assert taken in ([0], [0, 1])
     assert len(list(stream)) == 2
@@ -172,7 +172,7 @@ def test_volumes_are_taken_when_their_turn_comes():
 
 def test_a_bad_volume_is_named_and_those_before_it_come_first():
     good, bad = (nib.Nifti1Image(head() * scale, AFFINE) for scale in (1, np.nan))
-    stream = Segmenter(bundle(), HostBackend(toy_network, 20)).segment_many([good, bad, good])
+    stream = Segmenter(bundle(), NumpyBackend(toy_network, 20)).segment_many([good, bad, good])
     assert next(stream).mask.shape == (24, 28, 10)
     with pytest.raises(VolumeError, match="volume 2: the image holds NaN"):
         next(stream)
@@ -180,39 +180,39 @@ def test_a_bad_volume_is_named_and_those_before_it_come_first():
 
 def test_a_path_is_not_an_image():
     with pytest.raises(VolumeError, match=r"pass nibabel\.load"):
-        Segmenter(bundle(), HostBackend(toy_network)).segment("v.nii.gz")
+        Segmenter(bundle(), NumpyBackend(toy_network)).segment("v.nii.gz")
 
 
 def test_names_must_be_as_many_as_images():
     with pytest.raises(VolumeError, match="2 names for 1 images"):
-        Segmenter(bundle(), HostBackend(toy_network)).segment(
+        Segmenter(bundle(), NumpyBackend(toy_network)).segment(
             head(), affine=AFFINE, names=["a", "b"]
         )
 
 
 def test_no_volumes():
-    assert list(Segmenter(bundle(), HostBackend(toy_network)).segment_many([])) == []
+    assert list(Segmenter(bundle(), NumpyBackend(toy_network)).segment_many([])) == []
 
 
 def test_modalities_on_other_grids_are_resampled_with_a_note():
     toy = bundle(channels=2)
     first = nib.Nifti1Image(head(), AFFINE)
     coarse = nib.Nifti1Image(head((12, 14, 10)), np.diag([15.0, 15.0, 5.0, 1.0]))
-    found = Segmenter(toy, HostBackend(toy_network)).segment(
+    found = Segmenter(toy, NumpyBackend(toy_network)).segment(
         [first, coarse], names=["a.nii", "b.nii"]
     )
     assert found.notes == ("b.nii was resampled onto the grid of a.nii",)
     assert found.mask.shape == (24, 28, 10)
     both = np.stack([head(), head()], axis=-1)
-    four = Segmenter(toy, HostBackend(toy_network)).segment(both, affine=AFFINE)
-    same = Segmenter(toy, HostBackend(toy_network)).segment([first, first])
+    four = Segmenter(toy, NumpyBackend(toy_network)).segment(both, affine=AFFINE)
+    same = Segmenter(toy, NumpyBackend(toy_network)).segment([first, first])
     assert same.notes == four.notes == ()
     assert np.array_equal(four.mask, same.mask)
 
 
 def test_progress_counts_slices():
     calls = []
-    found = Segmenter(bundle(), HostBackend(toy_network)).segment(
+    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(
         head(), affine=AFFINE, progress=lambda done, total: calls.append((done, total))
     )
     total = len(found.slices)
@@ -221,7 +221,7 @@ def test_progress_counts_slices():
 
 def test_uncalibrated_bundles_are_refused():
     with pytest.raises(BundleError, match="not calibrated"):
-        Segmenter(bundle(calibration=False), HostBackend(toy_network))
+        Segmenter(bundle(calibration=False), NumpyBackend(toy_network))
 
 
 def test_public_names():
@@ -240,9 +240,9 @@ def test_a_network_that_is_none_is_refused(tmp_path):
 
 
 def test_analyse_accepts_slices_as_they_come():
-    segmenter = Segmenter(bundle(), HostBackend(toy_network))
+    segmenter = Segmenter(bundle(), NumpyBackend(toy_network))
     x0 = np.random.default_rng(0).uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
-    results = list(segmenter.analyse(Slice(i, x) for i, x in enumerate(x0)))
+    results = list(segmenter.segment_slices(Slice(i, x) for i, x in enumerate(x0)))
     assert sorted(result.key for result in results) == [0, 1, 2, 3, 4]
 
 
@@ -251,11 +251,11 @@ def test_analyse_accepts_slices_as_they_come():
 )
 def test_an_affine_that_leads_nowhere_is_refused(affine):
     with pytest.raises(VolumeError, match="affine is singular"):
-        Segmenter(bundle(), HostBackend(toy_network)).segment(head(), affine=affine)
+        Segmenter(bundle(), NumpyBackend(toy_network)).segment(head(), affine=affine)
 
 
 def test_planes_come_back_to_their_levels():
-    found = Segmenter(bundle(), HostBackend(toy_network)).segment(head(), affine=AFFINE)
+    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(head(), affine=AFFINE)
     planes = np.stack([np.full((32, 32), result.key + 1.0) for result in found.slices])
     back = found.head.to_source(planes)
     levels = {result.key for result in found.slices}

@@ -5,17 +5,18 @@ from __future__ import annotations
 import atexit
 import functools
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from ...errors import DeviceMemoryError, SetupError
+from ...errors import DeviceMemoryError, OptionsError
+from ...method.accumulator import SliceCurves
 from ...method.process import Slice
-from ..base import Denoiser, Found, Recipe
-from ..cpu.numpy_loop import HostBackend
+from ..base import Denoiser, Recipe
+from ..cpu.numpy_loop import NumpyBackend
 from ..scheduler import Cancelled, never, run
 from .device import Gpu
-from .layout import Plan
-from .loop import DeviceRow
-from .network import DeviceNetwork, FromHost
+from .layout import LoopLayout
+from .loop import DeviceSlots
+from .network import DeviceNetwork, HostDenoiser
 
 
 class GpuBackend:
@@ -31,12 +32,12 @@ class GpuBackend:
         self, gpu: Gpu, network: DeviceNetwork, device: str, channels: int, size: int, slots: int
     ) -> None:
         if slots < 1:
-            raise SetupError(f"slots must be at least 1, not {slots}")
+            raise OptionsError(f"slots must be at least 1, not {slots}")
         self.gpu, self.network, self.device = gpu, network, device
         self._channels, self._size, self._asked, self.slots = channels, size, slots, slots
-        self._host = FromHost(gpu, network, slots)
-        self._idle: tuple[Plan, DeviceRow] | None = None
-        self._rows: set[DeviceRow] = set()
+        self._host = HostDenoiser(gpu, network, slots)
+        self._idle: tuple[LoopLayout, DeviceSlots] | None = None
+        self._loops: set[DeviceSlots] = set()
         # Before the GPU's own turn comes: networks crash when their GPU has been given back.
         self._at_exit = functools.partial(_close_if_alive, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -53,55 +54,55 @@ class GpuBackend:
         """See :class:`anofpdm.runtime.backends.base.Backend`."""
         return self._host
 
-    def find(
+    def run(
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
-    ) -> Found:
+    ) -> Iterator[tuple[Slice, SliceCurves]]:
         """See :class:`anofpdm.runtime.backends.base.Backend`.
 
         Maps at a multiple of t_e need every step's map: then only the network runs on
         the GPU.
         """
         if recipe.rule.t_e_ratio != 1:
-            yield from HostBackend(self._host, self.slots).find(recipe, slices, cancelled)
+            yield from NumpyBackend(self._host, self.slots).run(recipe, slices, cancelled)
             return
-        plan = Plan(recipe, self._channels, self._size)
-        row = self._take_row(plan)
+        layout = LoopLayout(recipe, self._channels, self._size)
+        loop = self._take_slots(layout)
         try:
-            yield from run(row, slices, cancelled)
+            yield from run(loop, slices, cancelled)
         finally:
-            self._give_back(plan, row)
+            self._give_back(layout, loop)
 
-    def _take_row(self, plan: Plan) -> DeviceRow:
-        """The row that was used last if it fits, or a new one, with as many slots as fit."""
+    def _take_slots(self, layout: LoopLayout) -> DeviceSlots:
+        """The loop that was used last if it fits, or a new one, with as many slots as fit."""
         idle, self._idle = self._idle, None
-        if idle and idle[0] == plan:
+        if idle and idle[0] == layout:
             return idle[1]
         if idle:
             self._drop(idle[1])
         while True:
             try:
-                row = DeviceRow(self.gpu, self.network, plan, self.slots)
+                loop = DeviceSlots(self.gpu, self.network, layout, self.slots)
             except DeviceMemoryError:
-                if self.slots == 1 or self._rows:
+                if self.slots == 1 or self._loops:
                     raise
                 self._unbind()
                 self.slots //= 2
             else:
-                self._rows.add(row)
-                return row
+                self._loops.add(loop)
+                return loop
 
-    def _give_back(self, plan: Plan, row: DeviceRow) -> None:
-        if row not in self._rows or self.gpu.lost:  # closed meanwhile, or failed
+    def _give_back(self, layout: LoopLayout, loop: DeviceSlots) -> None:
+        if loop not in self._loops or self.gpu.lost:  # closed meanwhile, or failed
             return
-        row.clear()
+        loop.clear()
         if self._idle:  # of a process that ran beside this one
             self._drop(self._idle[1])
-        self._idle = (plan, row)
+        self._idle = (layout, loop)
 
-    def _drop(self, row: DeviceRow) -> None:
-        row.state.free()
-        self._rows.remove(row)
-        if not self._rows:
+    def _drop(self, loop: DeviceSlots) -> None:
+        loop.state.free()
+        self._loops.remove(loop)
+        if not self._loops:
             self._unbind()
 
     def _unbind(self) -> None:
@@ -113,7 +114,7 @@ class GpuBackend:
         idle, self._idle = self._idle, None
         if idle:
             self._drop(idle[1])
-        if not self._rows:
+        if not self._loops:
             self._unbind()
 
     def close(self) -> None:
@@ -122,8 +123,8 @@ class GpuBackend:
         if not self.gpu.lost:
             self.gpu.wait()
         self._idle = None
-        for row in list(self._rows):
-            self._drop(row)
+        for loop in list(self._loops):
+            self._drop(loop)
         self._unbind()
         self.network.close()
         self.gpu.close()

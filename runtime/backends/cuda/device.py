@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ...errors import DeviceError, DeviceMemoryError, SetupError
+from ...errors import DeviceError, DeviceMemoryError, OptionsError
 from ...util.optional import require
 
 # What the packages of the gpu extra are built with.
@@ -43,6 +43,19 @@ def load_driver() -> Any:
         raise DeviceError(
             f"no NVIDIA driver ({name} cannot be loaded): install one where there is a GPU"
         ) from error
+
+
+def gpu_is_present() -> bool:
+    """Whether an NVIDIA driver finds a GPU, usable or not."""
+    try:
+        driver, count = load_driver(), ctypes.c_int()
+    except DeviceError:
+        return False
+    return (
+        not driver.cuInit(0)
+        and not driver.cuDeviceGetCount(ctypes.byref(count))
+        and count.value > 0
+    )
 
 
 def check_driver(index: int = 0, driver: Any = None) -> str:
@@ -118,14 +131,14 @@ class View:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, index: int | slice) -> View:
-        """One row, or the first rows: ``view[3]``, ``view[:3]``."""
-        row = self.nbytes // self.shape[0]
+        """One loop, or the first rows: ``view[3]``, ``view[:3]``."""
+        loop = self.nbytes // self.shape[0]
         if isinstance(index, slice):
             assert (index.start, index.step) == (None, None)
             assert 0 < index.stop <= self.shape[0]
             return View(self.address, (index.stop, *self.shape[1:]), self.dtype)
         assert 0 <= index < self.shape[0]
-        return View(self.address + index * row, self.shape[1:], self.dtype)
+        return View(self.address + index * loop, self.shape[1:], self.dtype)
 
 
 class Array(View):
@@ -184,7 +197,7 @@ class Gpu:
         It is not left current: what else the thread does with CUDA is not disturbed.
         """
         if threading.get_ident() != self._thread:
-            raise SetupError(
+            raise OptionsError(
                 "a GPU belongs to the thread that opened it: load a Segmenter in this thread"
             )
         if self.lost:

@@ -1,24 +1,24 @@
-// One step of the forward process for a row of slots: what anofpdm/runtime/host_row.py, select.py,
+// One step of the forward process for a loop of slots: what anofpdm/runtime/host_row.py, select.py,
 // anomaly_map.py and stop.py compute in NumPy, in the same order of operations and the same
 // precision. Compile without contracting multiply and add: then predictions and maps are the same to
 // the last bit, but for what log, sin and cos make of the noise's last bit.
 //
 // A step is  enter -> network -> update -> advance.  enter and update have one block a modality and
 // slot, advance has one thread a slot. Slots whose slice has left do nothing. THREADS, a power of
-// two, is the size of a block; ROW_BYTES what the caller takes sizeof(Row) to be.
+// two, is the size of a block; LOOP_BYTES what the caller takes sizeof(Loop) to be.
 
 typedef unsigned long long u64;
 
 struct Slot {
     u64 key;       // of the slice: what its noise depends on
     int visited;   // timesteps so far
-    int below;     // steps in a row on which M_t was far below its maximum
+    int below;     // steps in a loop on which M_t was far below its maximum
     int active;    // whether there is a slice that has not left
     int broken;    // whether the network's answer was infinite or undefined
 };
 
-// Everything a row needs. The fields of ROW in anofpdm/runtime/gpu/layout.py, in the same order.
-struct Row {
+// Everything a loop needs. The fields of LOOP in anofpdm/runtime/gpu/layout.py, in the same order.
+struct Loop {
     int channels, pixels, scored, steps;   // C, H * W, K modalities that count, n timesteps
     int ddpm, clip;
     int last;       // whether the map is the one at t_e, not the mean up to it (eq. 20)
@@ -39,7 +39,7 @@ struct Row {
     double *reports;                           // (S, 3 K + 1): M_t, MSE_h, MSE_0, and what happened
 };
 
-static_assert(sizeof(Row) == ROW_BYTES, "Row is not what layout.py says");
+static_assert(sizeof(Loop) == LOOP_BYTES, "Loop is not what layout.py says");
 
 enum { IDLE = 0, STEPPED = 1, LEFT = 2, BROKEN = 3 };   // see layout.py
 
@@ -78,80 +78,80 @@ __device__ inline void normal4(u64 seed, u64 key, long long t, u64 group, float 
 
 // ---- the first half of a step: where each slice stands when the network sees it
 
-extern "C" __global__ void enter(const Row *row)
+extern "C" __global__ void enter(const Loop *loop)
 {
     const int c = blockIdx.x, s = blockIdx.y;
-    const Slot slot = row->slots[s];
+    const Slot slot = loop->slots[s];
     if (!slot.active) return;
     const int i = slot.visited;
-    if (c == 0 && threadIdx.x == 0) row->t[s] = row->timesteps[i] - 1;
-    const int k = row->place[c];
+    if (c == 0 && threadIdx.x == 0) loop->t[s] = loop->timesteps[i] - 1;
+    const int k = loop->place[c];
     if (i == 0 && k >= 0) {
-        const long long map = ((long long)s * row->scored + k) * row->pixels;
-        for (int p = threadIdx.x; p < row->pixels; p += THREADS)
-            row->sum[map + p] = row->H[map + p] = 0;
-        if (threadIdx.x == 0) row->best[s * row->scored + k] = -1e300;
+        const long long map = ((long long)s * loop->scored + k) * loop->pixels;
+        for (int p = threadIdx.x; p < loop->pixels; p += THREADS)
+            loop->sum[map + p] = loop->H[map + p] = 0;
+        if (threadIdx.x == 0) loop->best[s * loop->scored + k] = -1e300;
     }
-    if (i > 0 && !row->ddpm) return;
-    const float *x0 = row->x0 + (long long)s * row->channels * row->pixels;
-    float *x_t = row->x_t + (long long)s * row->channels * row->pixels;
-    const long long first = (long long)c * row->pixels, end = first + row->pixels;
+    if (i > 0 && !loop->ddpm) return;
+    const float *x0 = loop->x0 + (long long)s * loop->channels * loop->pixels;
+    float *x_t = loop->x_t + (long long)s * loop->channels * loop->pixels;
+    const long long first = (long long)c * loop->pixels, end = first + loop->pixels;
     for (long long group = first / 4 + threadIdx.x; 4 * group < end; group += THREADS) {
         float noise[4];
-        normal4(row->seed, slot.key, row->timesteps[i], group, noise);
+        normal4(loop->seed, slot.key, loop->timesteps[i], group, noise);
         for (int j = 0; j < 4; j++) {
             const long long e = 4 * group + j;
             if (e >= first && e < end)
-                x_t[e] = row->signal[i] * x0[e] + row->noise[i] * noise[j];           // eq. 2
+                x_t[e] = loop->signal[i] * x0[e] + loop->noise[i] * noise[j];           // eq. 2
         }
     }
 }
 
 // ---- the second half: the two predictions, and everything that is made of them
 
-__device__ inline float clean(const Row *row, int i, float x_t, float eps)
+__device__ inline float clean(const Loop *loop, int i, float x_t, float eps)
 {
-    const float x = (x_t - row->noise[i] * eps) / row->signal[i];                     // eqs. 7, 10
-    if (!row->clip) return x;
+    const float x = (x_t - loop->noise[i] * eps) / loop->signal[i];                     // eqs. 7, 10
+    if (!loop->clip) return x;
     return x < -1 ? -1 : x > 1 ? 1 : x;
 }
 
-__device__ inline float guided(const Row *row, float eps_healthy, float eps_null)
+__device__ inline float guided(const Loop *loop, float eps_healthy, float eps_null)
 {
-    return row->one_plus_w * eps_healthy - row->w * eps_null;                         // eq. 6
+    return loop->one_plus_w * eps_healthy - loop->w * eps_null;                         // eq. 6
 }
 
-__device__ inline float sub_map(const Row *row, int i, float HGP, float UGP, float x0)
+__device__ inline float sub_map(const Loop *loop, int i, float HGP, float UGP, float x0)
 {
-    const float d = row->gradient ? HGP - UGP : HGP - x0;
-    return row->gradient ? d * d / row->norm[i] : d * d;                              // app. D, 19
+    const float d = loop->gradient ? HGP - UGP : HGP - x0;
+    return loop->gradient ? d * d / loop->norm[i] : d * d;                              // app. D, 19
 }
 
-extern "C" __global__ void update(const Row *row)
+extern "C" __global__ void update(const Loop *loop)
 {
     __shared__ double partial[3][THREADS];
     __shared__ int higher;
-    const int c = blockIdx.x, s = blockIdx.y, me = threadIdx.x, P = row->pixels;
-    const Slot slot = row->slots[s];
+    const int c = blockIdx.x, s = blockIdx.y, me = threadIdx.x, P = loop->pixels;
+    const Slot slot = loop->slots[s];
     if (!slot.active) return;
-    const int i = slot.visited, k = row->place[c], K = row->scored;
-    const long long here = ((long long)s * row->channels + c) * P;
+    const int i = slot.visited, k = loop->place[c], K = loop->scored;
+    const long long here = ((long long)s * loop->channels + c) * P;
     const long long map = ((long long)s * K + k) * P;   // not used where k < 0
-    const float *x0 = row->x0 + here, *eps_healthy = row->eps_healthy + here;
-    const float *eps_null = row->eps_null + here;
-    float *x_t = row->x_t + here;
+    const float *x0 = loop->x0 + here, *eps_healthy = loop->eps_healthy + here;
+    const float *eps_null = loop->eps_null + here;
+    float *x_t = loop->x_t + here;
 
     double sums[3] = {0, 0, 0};
     for (int p = me; p < P; p += THREADS) {
-        const float UGP = clean(row, i, x_t[p], eps_null[p]);
-        const float HGP = clean(row, i, x_t[p], guided(row, eps_healthy[p], eps_null[p]));
+        const float UGP = clean(loop, i, x_t[p], eps_null[p]);
+        const float HGP = clean(loop, i, x_t[p], guided(loop, eps_healthy[p], eps_null[p]));
         const float divergence = HGP - UGP, residual = HGP - x0[p], unguided = UGP - x0[p];
         sums[0] += (double)(divergence * divergence);                                 // eq. 12
         sums[1] += (double)(residual * residual);                                     // eq. 14
         sums[2] += (double)(unguided * unguided);                                     // eq. 16
-        if (!isfinite(eps_healthy[p]) || !isfinite(eps_null[p])) row->slots[s].broken = 1;
+        if (!isfinite(eps_healthy[p]) || !isfinite(eps_null[p])) loop->slots[s].broken = 1;
         if (k < 0) continue;
-        row->sum[map + p] += sub_map(row, i, HGP, UGP, x0[p]);
+        loop->sum[map + p] += sub_map(loop, i, HGP, UGP, x0[p]);
     }
 
     for (int q = 0; q < 3; q++) partial[q][me] = sums[q];
@@ -163,8 +163,8 @@ extern "C" __global__ void update(const Row *row)
     if (me == 0) {
         higher = 0;
         if (k >= 0) {
-            double *report = row->reports + (long long)s * (3 * K + 1);
-            double *best = row->best + (long long)s * K + k;
+            double *report = loop->reports + (long long)s * (3 * K + 1);
+            double *best = loop->best + (long long)s * K + k;
             for (int q = 0; q < 3; q++) report[q * K + k] = partial[q][0] / P;
             higher = report[k] > *best;
             if (higher) *best = report[k];                                            // eq. 21
@@ -173,37 +173,37 @@ extern "C" __global__ void update(const Row *row)
     __syncthreads();
 
     const float count = (float)(i + 1);
-    const int moves = !row->ddpm && i + 1 < row->steps;
+    const int moves = !loop->ddpm && i + 1 < loop->steps;
     for (int p = me; p < P; p += THREADS) {
-        const float UGP = clean(row, i, x_t[p], eps_null[p]);
-        if (higher && row->last) {
-            const float HGP = clean(row, i, x_t[p], guided(row, eps_healthy[p], eps_null[p]));
-            row->H[map + p] = sub_map(row, i, HGP, UGP, x0[p]);
+        const float UGP = clean(loop, i, x_t[p], eps_null[p]);
+        if (higher && loop->last) {
+            const float HGP = clean(loop, i, x_t[p], guided(loop, eps_healthy[p], eps_null[p]));
+            loop->H[map + p] = sub_map(loop, i, HGP, UGP, x0[p]);
         } else if (higher)
-            row->H[map + p] = row->sum[map + p] / count;                              // eq. 20
+            loop->H[map + p] = loop->sum[map + p] / count;                              // eq. 20
         if (moves) {                                                                  // eq. 4
-            const float direction = (x_t[p] - row->signal[i] * UGP) / row->noise[i];
-            x_t[p] = row->signal[i + 1] * UGP + row->noise[i + 1] * direction;
+            const float direction = (x_t[p] - loop->signal[i] * UGP) / loop->noise[i];
+            x_t[p] = loop->signal[i + 1] * UGP + loop->noise[i + 1] * direction;
         }
     }
 }
 
 // ---- the end of a step: who leaves
 
-extern "C" __global__ void advance(const Row *row)
+extern "C" __global__ void advance(const Loop *loop)
 {
-    const int s = blockIdx.y, K = row->scored;
+    const int s = blockIdx.y, K = loop->scored;
     if (threadIdx.x > 0) return;
-    Slot *slot = row->slots + s;
-    double *report = row->reports + (long long)s * (3 * K + 1);
+    Slot *slot = loop->slots + s;
+    double *report = loop->reports + (long long)s * (3 * K + 1);
     report[3 * K] = IDLE;
     if (!slot->active) return;
     int below = 1;
     for (int k = 0; k < K; k++)
-        if (!(report[k] < row->drop * row->best[(long long)s * K + k])) below = 0;
+        if (!(report[k] < loop->drop * loop->best[(long long)s * K + k])) below = 0;
     slot->below = below ? slot->below + 1 : 0;
     slot->visited += 1;
-    const int certain = row->patience > 0 && slot->below >= row->patience;
-    slot->active = !(certain || slot->visited == row->steps);
+    const int certain = loop->patience > 0 && slot->below >= loop->patience;
+    slot->active = !(certain || slot->visited == loop->steps);
     report[3 * K] = slot->broken ? BROKEN : slot->active ? STEPPED : LEFT;
 }

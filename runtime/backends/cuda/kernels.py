@@ -7,7 +7,7 @@ from importlib import resources
 
 from ...util.optional import require
 from .device import check_call
-from .layout import ROW
+from .layout import LOOP
 
 KERNELS = ("enter", "update", "advance")
 THREADS = 512
@@ -20,7 +20,7 @@ def source() -> str:
 
 def definitions(threads: int) -> list[str]:
     """What the source needs to be told, as compiler options."""
-    return [f"-DTHREADS={threads}", f"-DROW_BYTES={ROW.itemsize}"]
+    return [f"-DTHREADS={threads}", f"-DROW_BYTES={LOOP.itemsize}"]
 
 
 @functools.cache

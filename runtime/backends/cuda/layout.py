@@ -1,4 +1,4 @@
-"""What the host and the kernels both know: how a row of slots lies in memory."""
+"""What the host and the kernels both know: how a loop of slots lies in memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _INTEGERS = ("channels", "pixels", "scored", "steps", "ddpm", "clip",
              "last", "gradient", "patience")  # fmt: skip
 POINTERS = ("place", "timesteps", "signal", "noise", "norm", "x0", "x_t", "t", "eps_healthy",
             "eps_null", "sum", "H", "best", "slots", "reports")  # fmt: skip
-# struct Row in kernels.cu.
-ROW = np.dtype(
+# struct Loop in kernels.cu.
+LOOP = np.dtype(
     [(name, "i4") for name in _INTEGERS]
     + [("w", "f4"), ("one_plus_w", "f4"), ("drop", "f8"), ("seed", "u8")]
     + [(name, "u8") for name in POINTERS],
@@ -29,15 +29,15 @@ ROW = np.dtype(
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a row computes, and on what: slices of (channels, size, size)."""
+class LoopLayout:
+    """What a loop computes, and on what: slices of (channels, size, size)."""
 
     recipe: Recipe
     channels: int
     size: int
 
     def numbers(self) -> dict[str, float | np.float32]:
-        """The fields of :data:`ROW` that are not pointers."""
+        """The fields of :data:`LOOP` that are not pointers."""
         recipe = self.recipe
         process, rule, stop = recipe.process, recipe.rule, recipe.stop
         return {
@@ -57,7 +57,7 @@ class Plan:
         }
 
     def tables(self) -> dict[str, np.ndarray]:
-        """What the pointers of :data:`ROW` that never change point to."""
+        """What the pointers of :data:`LOOP` that never change point to."""
         recipe = self.recipe
         t = recipe.process.timesteps
         abar = recipe.process.schedule.abar[t - 1]

@@ -1,4 +1,4 @@
-"""The network as the device loop sees it: predictions for a row of slots, in the GPU's memory."""
+"""The network as the device loop sees it: predictions for a loop of slots, in the GPU's memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tensors:
 
     @classmethod
     def allocate(cls, gpu: Gpu, slots: int, channels: int, size: int) -> Tensors:
-        """Memory for a row of slots, zeroed."""
+        """Memory for a loop of slots, zeroed."""
         shape = (slots, channels, size, size)
         x_t, healthy, null = (gpu.array(shape, np.float32) for _ in range(3))
         return cls(x_t, gpu.array((slots,), np.int64), healthy, null)
@@ -55,7 +55,7 @@ class DeviceNetwork(Protocol):
     def longest(self) -> int | None: ...
 
     def widths(self, slots: int) -> tuple[int, ...]:
-        """The batch sizes to use for a row of so many slots: ascending, the last at least that."""
+        """The batch sizes to use for a loop of so many slots: ascending, the last at least that."""
         ...
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
@@ -81,10 +81,10 @@ class DeviceNetwork(Protocol):
         ...
 
 
-class FromHost:
+class HostDenoiser:
     """A network on a GPU as a :class:`anofpdm.runtime.backends.base.Denoiser` of the host's arrays.
 
-    For calibrations and ablations, which digest every step on the host.
+    For calibrations and ablations, which accumulator every step on the host.
     """
 
     def __init__(self, gpu: Gpu, network: DeviceNetwork, slots: int) -> None:

@@ -79,7 +79,7 @@ class OrtNetwork:
         return session
 
     def widths(self, slots: int) -> tuple[int, ...]:
-        """One slot, a quarter of the row, and the row."""
+        """One slot, a quarter of the loop, and the loop."""
         return tuple(sorted({1, -(-slots // 4), slots}))
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:

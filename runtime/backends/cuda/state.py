@@ -1,4 +1,4 @@
-"""What a row of slots has in the GPU's memory, and a step that works on it."""
+"""What a loop of slots has in the GPU's memory, and a step that works on it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import DTypeLike
 
 from .device import Array, Gpu
 from .kernels import KERNELS, THREADS, compile_kernels
-from .layout import POINTERS, ROW, SLOT, Plan
+from .layout import LOOP, POINTERS, SLOT, LoopLayout
 from .network import DeviceNetwork, Tensors
 
 
-class RowState:
-    """The state of a row: of constant size, however many steps a slice takes.
+class SlotState:
+    """The state of a loop: of constant size, however many steps a slice takes.
 
     ``x0``: (slots, C, H, W) float32; ``slots``: who is in each, (slots,) of
     :data:`anofpdm.runtime.backends.cuda.layout.SLOT`; ``reports``: (slots, 3 K + 1) float64, of the last
@@ -31,8 +31,8 @@ class RowState:
         If the GPU has too little memory for so many slots; then nothing of it is kept.
     """
 
-    def __init__(self, gpu: Gpu, network: DeviceNetwork, plan: Plan, slots: int) -> None:
-        self._gpu, self._plan, self._slots = gpu, plan, slots
+    def __init__(self, gpu: Gpu, network: DeviceNetwork, layout: LoopLayout, slots: int) -> None:
+        self._gpu, self._layout, self._slots = gpu, layout, slots
         self._held: dict[str, Array] = {}
         self.launches: dict[int, Callable[[], None]] = {}
         try:
@@ -49,45 +49,45 @@ class RowState:
         )
 
     def _allocate(self, batch: int) -> None:
-        plan, held, slots = self._plan, self._held, self._slots
-        size, K = (plan.size, plan.size), len(plan.recipe.scored)
-        self.tensors = Tensors.allocate(self._gpu, batch, plan.channels, plan.size)
+        layout, held, slots = self._layout, self._held, self._slots
+        size, K = (layout.size, layout.size), len(layout.recipe.scored)
+        self.tensors = Tensors.allocate(self._gpu, batch, layout.channels, layout.size)
         held |= vars(self.tensors)
-        held["x0"] = self._array((slots, plan.channels, *size))
+        held["x0"] = self._array((slots, layout.channels, *size))
         for name in ("sum", "H"):
             held[name] = self._array((slots, K, *size))
         held["best"] = self._array((slots, K), np.float64)
         held["slots"] = self._array((slots,), SLOT)
         held["reports"] = self._array((slots, 3 * K + 1), np.float64)
-        for name, table in plan.tables().items():
+        for name, table in layout.tables().items():
             held[name] = self._array(table.shape, table.dtype)
             self._gpu.send(table, held[name])
-        held["row"] = self._array((1,), ROW)
-        self._gpu.send(self._description(), held["row"])
+        held["loop"] = self._array((1,), LOOP)
+        self._gpu.send(self._description(), held["loop"])
 
     def _array(self, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> Array:
         return self._gpu.array(shape, dtype)
 
     def _description(self) -> np.ndarray:
-        """The struct Row of ``kernels.cu``."""
-        row = np.zeros(1, ROW)
-        for name, value in self._plan.numbers().items():
-            row[name] = value
+        """The struct Loop of ``kernels.cu``."""
+        loop = np.zeros(1, LOOP)
+        for name, value in self._layout.numbers().items():
+            loop[name] = value
         for name in POINTERS:
-            row[name] = self._held[name].address if name in self._held else 0
-        return row
+            loop[name] = self._held[name].address if name in self._held else 0
+        return loop
 
     def _ready(self, network: DeviceNetwork, width: int) -> Callable[[], None]:
         """A step of the first ``width`` slots, run once to warm up: nobody is in them yet."""
-        gpu, row = self._gpu, self._held["row"]
+        gpu, loop = self._gpu, self._held["loop"]
         predict = network.bind(self.tensors, width)
-        blocks = (self._plan.channels, min(width, self._slots))
+        blocks = (self._layout.channels, min(width, self._slots))
 
         def step() -> None:
-            gpu.launch("enter", blocks, THREADS, row)
+            gpu.launch("enter", blocks, THREADS, loop)
             predict()
-            gpu.launch("update", blocks, THREADS, row)
-            gpu.launch("advance", (1, blocks[1]), 1, row)
+            gpu.launch("update", blocks, THREADS, loop)
+            gpu.launch("advance", (1, blocks[1]), 1, loop)
 
         step()
         gpu.wait()

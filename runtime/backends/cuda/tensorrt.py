@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle.engines import flavour_of
-from ...errors import BundleError, DeviceError, SetupError
+from ...errors import BundleError, DeviceError, OptionsError
 from .device import Array, Gpu, short_of_memory
 from .network import Tensors
 
@@ -90,16 +90,16 @@ class TrtNetwork:
         return all(ask is None or ask(self._gpu.stream) for ask in asked)
 
     def widths(self, slots: int) -> tuple[int, ...]:
-        """The engine's batch sizes, up to the smallest that holds the row.
+        """The engine's batch sizes, up to the smallest that holds the loop.
 
         Raises
         ------
-        SetupError
-            If the row is longer than the engine's largest batch.
+        OptionsError
+            If the loop is longer than the engine's largest batch.
         """
         known = sorted(self._profiles)
         if slots > self.longest:
-            raise SetupError(
+            raise OptionsError(
                 f"the engine is for at most {self.longest} slots, not {slots}: use --slots "
                 f"{self.longest}, or {self._rebuild}"
             )

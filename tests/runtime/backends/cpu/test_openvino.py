@@ -1,0 +1,142 @@
+"""The network in bfloat16, and that nothing calibrated in FP32 is used with it."""
+
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import onnx
+import pytest
+from support import bundle, call, needs_bf16, toy_network
+
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
+from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
+from anofpdm.runtime.backends.device import open_device
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.options import Options, resolve
+from anofpdm.runtime.cli.infer import main as infer
+from anofpdm.runtime.errors import BundleError, DeviceError, MissingExtraError, OptionsError
+from anofpdm.runtime.segmenter import Segmenter
+
+RNG = np.random.default_rng(0)
+X, T = RNG.standard_normal((3, 1, 128, 128)).astype(np.float32), np.array([1, 200, 600])
+
+
+@pytest.fixture(scope="module")
+def bf16():
+    needs_bf16()
+    from anofpdm.runtime.backends.cpu.openvino import Bf16Denoiser
+
+    return Bf16Denoiser
+
+
+@pytest.fixture
+def twins():
+    """A calibration in FP32, and two in bfloat16, one of which visits the same timesteps."""
+    toy = bundle()
+    fast = toy.calibrations["fast"]
+    same = replace(fast, conditions=toy.conditions("ddim", 301, 60, "even", "bf16"), w=3.0)
+    other = replace(fast, conditions=toy.conditions("ddim", 301, 30, "even", "bf16"))
+    return replace(toy, calibrations={"fast": fast, "finer-bf16": other, "fast-bf16": same})
+
+
+def test_it_is_the_network_rounded(bf16):
+    """To 8 bits of mantissa: a relative error of some 2 to the power of -8, and not none."""
+    path = open_bundle(DEFAULT).network
+    want, got = np.stack(OnnxDenoiser(path, 1)(X, T)), np.stack(bf16(path, 1)(X, T))
+    assert got.dtype == np.float32
+    apart = np.abs(got - want).max() / np.abs(want).max()
+    assert 2**-11 < apart < 2**-6
+
+
+def test_it_depends_on_neither_threads_nor_the_batch(bf16):
+    path = open_bundle(DEFAULT).network
+    want, two = np.stack(bf16(path, 1)(X, T)), bf16(path, 2)
+    for batch in (3, 2, 1):
+        for _ in range(3):  # both ways
+            np.testing.assert_array_equal(np.stack(two(X[:batch], T[:batch])), want[:, :batch])
+
+
+def test_predictions_stay_when_others_are_made(bf16):
+    """They are no views of memory that is used again."""
+    network = bf16(open_bundle(DEFAULT).network, 1)
+    first = network(X[:1], T[:1])[0]
+    kept = first.copy()
+    network(X[1:2], T[1:2])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_networks_that_are_none_are_refused(bf16, tmp_path):
+    path = tmp_path / "unet.onnx"
+    path.write_bytes(b"not a network")
+    with pytest.raises(BundleError, match=r"unet\.onnx cannot be loaded: .*: export it again"):
+        bf16(path)
+    model = onnx.load(DEFAULT / "unet.onnx")
+    model.graph.output[1].name = model.graph.node[-1].output[0] = "other"
+    onnx.save(model, path)
+    with pytest.raises(BundleError, match=r"no network of ours, it lacks eps_"):
+        bf16(path)
+
+
+def test_a_wish_for_it_picks_the_twin_of_the_default(twins):
+    assert resolve(twins, Options()).preset == "fast"
+    assert resolve(twins, Options(precision="bf16")).preset == "fast-bf16"
+    assert resolve(twins, Options(precision="bf16", stride=30)).preset == "finer-bf16"
+    assert resolve(twins, Options(stride=60)).preset == "fast"
+    with pytest.raises(BundleError, match="stride 30, precision fp32"):
+        resolve(twins, Options(stride=30))  # bfloat16 is never taken unasked
+    found = resolve(twins, Options(preset="fast-bf16"))
+    assert found.as_json()["conditions"]["precision"] == "bf16"
+    assert str(found.calibration.conditions) == "ddim, L 301, stride 60, bf16"
+    with pytest.raises(BundleError, match="no calibration for precision bf16"):
+        resolve(twins, Options(preset="fast", precision="bf16"))
+    with pytest.raises(BundleError, match="no calibration for encoding ddim, precision bf16"):
+        resolve(bundle(), Options(precision="bf16"))
+    lowered = replace(twins, default="fast-bf16")
+    assert resolve(lowered, Options()).preset == "fast-bf16"
+    assert resolve(lowered, Options(stride=60)).preset == "fast-bf16"
+    assert resolve(lowered, Options(precision="fp32")).preset == "fast"
+    moved = {name: one for name, one in twins.calibrations.items() if name != "fast-bf16"}
+    again = {**moved, "again": moved["finer-bf16"]}
+    with pytest.raises(BundleError, match="name one of finer-bf16, again"):
+        resolve(replace(twins, calibrations=again), Options(precision="bf16"))
+
+
+def test_calibrations_go_with_the_precision_they_were_made_in(twins):
+    lowered = NumpyBackend(toy_network, precision="bf16")
+    assert Segmenter(twins, lowered, options=Options(precision="bf16")).setup.calibration.w == 3
+    with pytest.raises(OptionsError, match=r"preset fast was calibrated in fp32, .* as bf16"):
+        Segmenter(twins, lowered)
+    with pytest.raises(OptionsError, match=r"preset fast-bf16 was calibrated in bf16, .* as fp32"):
+        Segmenter(twins, NumpyBackend(toy_network), options=Options(precision="bf16"))
+
+
+def test_it_is_for_the_cpu(twins):
+    for device in ("cuda", "trt:1"):
+        with pytest.raises(OptionsError, match=f"for the CPU: choose a preset .* for {device}"):
+            open_device(device, twins, precision="bf16")
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    opened = open_bundle(DEFAULT)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'anofpdm\[bf16\]'"):
+        open_device("cpu", opened, precision="bf16")
+    old = SimpleNamespace(get_property=lambda device, name: ["FP32", "INT8"])
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: old))
+    with pytest.raises(DeviceError, match="does not compute in bfloat16: choose a preset"):
+        open_device("auto", opened, precision="bf16")
+
+
+def test_the_command_takes_it(bf16, tmp_path):
+    image = nib.load("examples/simulated_flair.nii.gz").slicer[:, :, 40:43]
+    nib.save(image, tmp_path / "flair.nii.gz")
+    printed = call(infer, tmp_path / "flair.nii.gz", "-o", tmp_path / "mask.nii.gz",
+                   "--preset", "fast-bf16", "--stats", tmp_path / "stats.json")  # fmt: skip
+    assert "device: cpu in bfloat16" in printed
+    assert "preset fast-bf16" in printed
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert stats["provenance"]["conditions"]["precision"] == "bf16"
+    assert "openvino" in stats["provenance"]["versions"]

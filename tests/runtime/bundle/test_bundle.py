@@ -1,0 +1,253 @@
+import dataclasses
+import json
+import os
+
+import pytest
+from support import write_toy_bundle
+
+from anofpdm.runtime.bundle.bundle import (
+    CALIBRATION,
+    MANIFEST,
+    NETWORK,
+    open_bundle,
+    write_calibration,
+    write_card_section,
+    write_manifest,
+)
+from anofpdm.runtime.bundle.calibration import EarlyStop
+from anofpdm.runtime.bundle.options import Options, resolve
+from anofpdm.runtime.errors import BundleError, OutputError
+from anofpdm.runtime.method.decision import LogisticDecision
+from anofpdm.runtime.util.files import sha256
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_toy_bundle(tmp_path / "toy.anofpdm")
+
+
+def edit(path, file, **changes):
+    """Change a JSON file of a bundle and keep the manifest's hashes right."""
+    content = json.loads((path / file).read_text())
+    content.update(changes)
+    (path / file).write_text(json.dumps(content))
+    if file != MANIFEST:
+        manifest = json.loads((path / MANIFEST).read_text())
+        manifest["files"][file] = sha256(path / file)
+        (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+def edit_preset(path, **changes):
+    """Change the calibration "fast"."""
+    held = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]
+    edit(path, CALIBRATION, presets={"fast": {**held, **changes}})
+
+
+def edit_conditions(path, **changes):
+    held = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]["conditions"]
+    edit_preset(path, conditions={**held, **changes})
+
+
+def refuse(path, message):
+    with pytest.raises(BundleError, match=message) as caught:
+        resolve(open_bundle(path), Options())
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_written_is_read(path):
+    bundle = open_bundle(path)
+    again = path.with_name("again")
+    again.mkdir()
+    for name in (NETWORK, CALIBRATION):
+        (again / name).write_bytes((path / name).read_bytes())
+    write_manifest(again, bundle.manifest)
+    assert open_bundle(again).manifest == bundle.manifest
+    assert open_bundle(again).calibrations == bundle.calibrations
+    assert open_bundle(again).default == bundle.default == "fast"
+
+
+def test_missing(tmp_path):
+    refuse(tmp_path / "nowhere", "does not exist")
+    refuse(tmp_path, "not a bundle")
+
+
+@pytest.mark.parametrize("file", [NETWORK, CALIBRATION])
+def test_altered(path, file):
+    with (path / file).open("ab") as stream:
+        stream.write(b" ")
+    refuse(path, f"{file} was altered")
+
+
+@pytest.mark.parametrize("file", [NETWORK, CALIBRATION])
+def test_incomplete(path, file):
+    (path / file).unlink()
+    refuse(path, f"lacks {file}")
+
+
+def test_another_schema(path):
+    edit(path, MANIFEST, schema_version=6)
+    refuse(path, "schema 6, this version of anofpdm reads 5: update anofpdm")
+    edit(path, MANIFEST, schema_version=4)
+    refuse(path, "schema 4, .* reads 5: export it again, and calibrate it")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 5}', '"x"', "\xff"])
+def test_damaged_manifest(path, text):
+    (path / MANIFEST).write_text(text, encoding="latin-1")
+    refuse(path, "manifest.json|schema None")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"w": "much"},
+        {"w": float("nan")},
+        {"decision": "x"},
+        {"M_max": []},
+        {"M_max": None},
+        {"extra": 1},
+        {"logistic": {"intercept": 0.0}},
+        {"logistic": {"intercept": 0.0, "alignment": float("inf"), "angle": 1.0}},
+        {"logistic": {"intercept": 0.0, "alignment": 1.0, "log_peak": 1.0}},
+        {"plausibility": {"mean": [1.0], "spread": [0.0], "limit": 1.0}},
+        {"plausibility": {"mean": [1.0, 2.0], "spread": [1.0], "limit": 1.0}},
+        {"peaks": {"at_L": 1.0}},
+        {"warnings": 1},
+    ],
+)
+def test_damaged_calibration(path, change):
+    edit_preset(path, **change)
+    refuse(path, "calibration.json is damaged")
+
+
+@pytest.mark.parametrize("change", [{"presets": {}}, {"default": "x"}, {"presets": None}])
+def test_damaged_calibrations(path, change):
+    edit(path, CALIBRATION, **change)
+    refuse(path, "calibration.json is damaged")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precision", "fp16"), ("clip", False), ("network_sha256", "f" * 64)],
+)
+def test_calibrated_under_other_conditions(path, name, value):
+    edit_conditions(path, **{name: value})
+    refuse(path, f"preset fast was made with {name} {value}")
+
+
+def test_calibrated_for_other_modalities(path):
+    edit_preset(path, M_max=[0.1, 0.2])
+    refuse(path, "is for 2 modalities, the bundle scores 1")
+
+
+@pytest.mark.parametrize(
+    "change", [{"stride": 0}, {"L": 0}, {"L": "x"}, {"encoding": "x"}, {"spacing": "x"}]
+)
+def test_impossible_conditions(path, change):
+    edit_conditions(path, **change)
+    refuse(path, "calibration.json is damaged")
+
+
+def test_longer_than_the_schedule(path):
+    edit_conditions(path, L=1001)
+    refuse(path, "goes to L = 1001, the schedule to 1000")
+
+
+def test_presets_live_beside_each_other(path):
+    bundle = open_bundle(path)
+    other = dataclasses.replace(bundle.calibrations["fast"], w=9.0)
+    write_calibration(bundle, "exact", other)
+    assert open_bundle(path).default == "fast"
+    write_calibration(open_bundle(path), "third", other, default=True)
+    again = open_bundle(path)
+    assert list(again.calibrations) == ["fast", "exact", "third"]
+    assert again.default == "third"
+    assert again.calibrations["fast"] == bundle.calibrations["fast"]
+    assert again.calibrations["exact"].w == 9.0
+
+
+def test_another_schedule_needs_another_calibration(path):
+    edit(path, MANIFEST, schedule={"T": 1000, "beta_first": 1e-4, "beta_last": 0.03})
+    refuse(path, "was made for other modalities, another grid or another schedule")
+
+
+def test_a_calibration_that_cannot_be_written_leaves_the_bundle_as_it_was(path, monkeypatch):
+    bundle = open_bundle(path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anofpdm.runtime.util.files.os.replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_calibration(bundle, "fast", dataclasses.replace(bundle.calibrations["fast"], w=9.0))
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_a_failing_second_rename_leaves_the_bundle_as_it_was(path, monkeypatch):
+    bundle, calls = open_bundle(path), []
+
+    def once(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        os.rename(source, target)
+
+    monkeypatch.setattr("anofpdm.runtime.util.files.os.replace", once)
+    with pytest.raises(OutputError, match="No space left"):
+        write_calibration(bundle, "x", bundle.calibrations["fast"])
+    monkeypatch.undo()
+    assert len(calls) == 2
+    assert open_bundle(path) == bundle
+
+
+def test_what_others_wrote_meanwhile_is_kept(path):
+    first, second = open_bundle(path), open_bundle(path)
+    write_calibration(first, "exact", first.calibrations["fast"])
+    write_calibration(second, "fastest", second.calibrations["fast"])
+    write_card_section(first, "## One", "\n\ntext")
+    write_card_section(second, "## Two", " on this\n\nmore")
+    write_card_section(second, "## One", "\n\nother text")
+    again = open_bundle(path)
+    assert list(again.calibrations) == ["fast", "exact", "fastest"]
+    assert again.manifest.model_card == "## Two on this\n\nmore\n\n## One\n\nother text\n"
+
+
+def test_a_network_that_was_replaced_meanwhile_is_not_given_the_calibration(path):
+    bundle = open_bundle(path)
+    (path / NETWORK).write_bytes(b"another")
+    files = {**bundle.manifest.files, NETWORK: sha256(path / NETWORK)}
+    write_manifest(path, dataclasses.replace(bundle.manifest, files=files))
+    with pytest.raises(BundleError, match="has got another network meanwhile"):
+        write_calibration(bundle, "fast", bundle.calibrations["fast"])
+
+
+@pytest.mark.parametrize("change", [{"scored": ["a", "a"]}, {"modalities": ["a", "a"]}])
+def test_modalities_named_twice(path, change):
+    edit(path, MANIFEST, **change)
+    refuse(path, "manifest.json is damaged")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"drop": 2.0}, {"Cos_w": "x"}, {"agreement": 1.5}, {"M_max": [0.0]}, {"M_max": [1.0, 1.0]},
+     {"accuracy": float("nan")}],
+)  # fmt: skip
+def test_damaged_early_stop(path, change):
+    stop = EarlyStop(0.8, 3, 0.5, LogisticDecision(1.0, 0.0, 0.0), (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
+    edit_preset(path, early_stop={**dataclasses.asdict(stop), **change})
+    refuse(path, "calibration.json")
+
+
+def test_uncalibrated(path):
+    manifest = json.loads((path / MANIFEST).read_text())
+    del manifest["files"][CALIBRATION]
+    edit(path, MANIFEST, files=manifest["files"])
+    refuse(path, "not calibrated: run anofpdm-calibrate")
+
+
+def test_names_that_lead_out_of_the_bundle_are_refused(path):
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path.parent / "secret").write_text("x")
+    edit(path, MANIFEST, files={**manifest["files"], "../secret": "0" * 64})
+    refuse(path, "lacks ../secret")
