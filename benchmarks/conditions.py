@@ -1,6 +1,4 @@
-"""What scans look like that users feed: one scan, its drawn lesions, and what is done to both."""
-
-from __future__ import annotations
+"""Scans as users have them: a scan with its drawn lesions, and what changes both."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,28 +12,28 @@ from nibabel.processing import resample_from_to, resample_to_output
 from numpy.typing import NDArray
 
 from anofpdm.runtime.errors import CohortError
-from anofpdm.runtime.volume.grid import Grid, from_grid, to_grid
+from anofpdm.runtime.volume.grid import Grid, to_grid
 from anofpdm.runtime.volume.nifti import load_image
-from anofpdm.runtime.volume.reader import read_values, read_volume, resample_onto, same_grid
+from anofpdm.runtime.volume.reader import read_volume, resample_onto, same_grid
+from anofpdm.runtime.volume.slicing import VolumeGeometry
+from anofpdm.runtime.volume.voxels import read_values
 from anofpdm.train.augment import rough_brain_mask
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 _NOISE_SHARE, _BIAS = 0.05, 0.3
 
 
 @dataclass(frozen=True)
 class Scan:
     """``values``: (X, Y, Z) float32; ``affine``: (4, 4), voxels to RAS+ millimetres; ``lesion``:
-    (X, Y, Z) bool, what was drawn."""
+    (X, Y, Z) bool, as drawn."""
 
-    values: Float32
-    affine: Float64
+    values: NDArray[np.float32]
+    affine: NDArray[np.float64]
     lesion: NDArray[np.bool_]
 
     @property
     def image(self) -> nib.Nifti1Image:
-        """What is segmented."""
+        """As it is segmented."""
         return nib.Nifti1Image(self.values, self.affine)
 
     @property
@@ -44,53 +42,41 @@ class Scan:
         return int(np.flatnonzero(io_orientation(self.affine)[:, 0] == 2)[0])
 
     @property
+    def upward_mm(self) -> float:
+        """The distance of axial slices."""
+        return float(voxel_sizes(self.affine)[self.upward])
+
+    @property
     def background(self) -> float:
         """The value of air."""
         return float(np.percentile(self.values, 1))
 
 
 def read_scan(path: Path, mask: Path) -> Scan:
-    """A 3-D scan and its lesions, all nonzero classes, on the scan's voxels.
-
-    Raises
-    ------
-    CohortError
-        If the scan has other than three dimensions.
-    VolumeError
-        If a file cannot be read.
-    """
+    """A 3-D scan and its lesions, all nonzero classes, on the scan's voxels. CohortError if it has
+    other than three dimensions, VolumeError if a file cannot be read."""
     image, drawn = load_image(path), load_image(mask)
     if len(image.shape) != 3 or len(drawn.shape) != 3:
         raise CohortError(f"{path} and its mask must be 3-D images: give one modality a file")
     lesion = read_values(drawn, str(mask)) != 0
     if not same_grid(image, drawn):
-        plain = nib.Nifti1Image(lesion.astype(np.uint8), drawn.affine)
-        lesion = np.asarray(resample_onto(plain, image, order=0).dataobj) != 0
+        drawn = nib.Nifti1Image(lesion.astype(np.uint8), drawn.affine)
+        lesion = np.asarray(resample_onto(drawn, image, order=0).dataobj) != 0
     return Scan(read_values(image, str(path)), np.asarray(image.affine, np.float64), lesion)
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Which axial slices are used: ``first_mm`` from the volume's first, then each ``step_mm``."""
-
-    first_mm: float
-    step_mm: float
-
-
-def levels(scan: Scan, most: int) -> Levels:
-    """Every k-th slice, so that ``most`` are left at the most."""
-    axis = scan.upward
-    step = -(-scan.values.shape[axis] // most)
-    spacing_mm = float(voxel_sizes(scan.affine)[axis])
-    return Levels(step // 2 * spacing_mm, step * spacing_mm)
+def levels(scan: Scan, most: int) -> tuple[float, float]:
+    """Every k-th axial slice, so that ``most`` are left at the most: millimetres from the volume's
+    first slice to the first of these, and between them."""
+    step = -(-scan.values.shape[scan.upward] // most)
+    return step // 2 * scan.upward_mm, step * scan.upward_mm
 
 
-def thinned(scan: Scan, used: Levels) -> Scan:
+def thinned(scan: Scan, levels_mm: tuple[float, float]) -> Scan:
     """These slices only; the same ones in the world after resampling."""
-    axis = scan.upward
-    spacing_mm = float(voxel_sizes(scan.affine)[axis])
-    start, step = round(used.first_mm / spacing_mm), max(round(used.step_mm / spacing_mm), 1)
-    kept = [slice(None)] * 3
+    axis, kept = scan.upward, [slice(None)] * 3
+    start, step = (round(mm / scan.upward_mm) for mm in levels_mm)
+    step = max(step, 1)
     kept[axis] = slice(start, None, step)
     scale, first = np.ones(3), np.zeros(3)
     scale[axis], first[axis] = step, start
@@ -99,37 +85,32 @@ def thinned(scan: Scan, used: Levels) -> Scan:
 
 
 def without_skull(scan: Scan) -> Scan:
-    """Air instead of everything outside a rough brain mask, made in the scan's own pixels."""
+    """Air instead of everything outside a rough brain mask, made in the scan's pixels."""
     volume = read_volume([scan.image], ["the scan"], 1)
     _, x, y, _ = volume.data.shape
-    own = Grid(max(x, y), volume.voxel_mm[0], min_foreground=0, center="image")
-    slices, placement = to_grid(volume.data, volume.voxel_mm, own)
-    masks = np.stack([rough_brain_mask(plane[0], own.pixel_mm) for plane in slices])
-    brain = volume.to_source(from_grid(masks, own, placement) >= 0.5)
-    values = np.where(brain, scan.values, np.float32(scan.background))
-    return replace(scan, values=values.astype(np.float32))
+    grid = Grid(max(x, y), volume.voxel_mm[0], min_foreground=0, center="image")
+    slices, placement = to_grid(volume.data, volume.voxel_mm, grid)
+    masks = np.stack([rough_brain_mask(plane[0], grid.pixel_mm) for plane in slices])
+    brain = VolumeGeometry(volume, grid, placement).to_source(masks) >= 0.5
+    return _changed(scan, np.where(brain, scan.values, scan.background))
 
 
 def resampled(scan: Scan, voxel_mm: tuple[float, float, float]) -> Scan:
     """Other voxels, along RAS+: values linearly, lesions to the nearest."""
     image = resample_to_output(scan.image, voxel_mm, order=1, cval=scan.background)
     drawn = nib.Nifti1Image(scan.lesion.astype(np.uint8), scan.affine)
-    lesion = resample_from_to(drawn, (image.shape, image.affine), order=0)
-    return Scan(
-        np.asarray(image.dataobj, np.float32), image.affine, np.asarray(lesion.dataobj) != 0
-    )
+    lesion = np.asarray(resample_from_to(drawn, (image.shape, image.affine), order=0).dataobj) != 0
+    return Scan(np.asarray(image.dataobj, np.float32), image.affine, lesion)
 
 
 def field_of_view(scan: Scan, mm: float) -> Scan:
     """Axial slices of ``mm`` by ``mm`` about the same centre: cut off, or padded with air."""
     values, lesion, first = scan.values, scan.lesion, np.zeros(3)
     for axis in {0, 1, 2} - {scan.upward}:
-        n = values.shape[axis]
+        n, kept, around = values.shape[axis], [slice(None)] * 3, [(0, 0)] * 3
         wanted = max(round(mm / float(voxel_sizes(scan.affine)[axis])), 1)
         first[axis] = start = (n - wanted) // 2
-        kept = [slice(None)] * 3
         kept[axis] = slice(max(start, 0), max(start, 0) + min(n, wanted))
-        around = [(0, 0)] * 3
         around[axis] = (max(-start, 0), max(wanted - n + start, 0))
         values = np.pad(values[tuple(kept)], around, constant_values=scan.background)
         lesion = np.pad(lesion[tuple(kept)], around)
@@ -143,20 +124,19 @@ def noisy(scan: Scan) -> Scan:
     head = signal > 0.1 * np.percentile(signal, 99)
     sigma = _NOISE_SHARE * np.median(signal[head])
     real, imaginary = sigma * rng.standard_normal((2, *signal.shape))
-    return _shown(scan, np.hypot(signal + real, imaginary))
+    return _changed(scan, np.hypot(signal + real, imaginary) + scan.background)
 
 
 def biased(scan: Scan) -> Scan:
     """A smooth field of up to 30 % more and less across the head."""
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in scan.values.shape), indexing="ij")
     field = 1 + _BIAS * np.sin(np.pi * (0.8 * x + 0.4 * y + 0.3 * z))
-    return _shown(scan, (scan.values - scan.background) * field)
+    return _changed(scan, (scan.values - scan.background) * field + scan.background)
 
 
 def inverted(scan: Scan) -> Scan:
     """Dark for bright, air included."""
-    high = np.percentile(scan.values, 99.9)
-    return replace(scan, values=np.clip(high - scan.values, 0, None).astype(np.float32))
+    return _changed(scan, np.clip(np.percentile(scan.values, 99.9) - scan.values, 0, None))
 
 
 def turned(scan: Scan, degrees: float, about: int) -> Scan:
@@ -164,22 +144,21 @@ def turned(scan: Scan, degrees: float, about: int) -> Scan:
     the volume's centre."""
     center = scan.affine @ [*((np.array(scan.values.shape) - 1) / 2), 1]
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    one, other = (axis for axis in range(3) if axis != about)
+    first, second = (axis for axis in range(3) if axis != about)
     matrix = np.eye(3)
-    matrix[[one, one, other, other], [one, other, one, other]] = cosine, -sine, sine, cosine
+    matrix[np.ix_([first, second], [first, second])] = [[cosine, -sine], [sine, cosine]]
     turn = from_matvec(matrix, center[:3] - matrix @ center[:3])
     return replace(scan, affine=turn @ scan.affine)
 
 
 def noise_alone(scan: Scan) -> Scan:
     """Rayleigh noise in place of a head, and no lesion."""
-    rng = np.random.Generator(np.random.Philox(1))
-    values = rng.rayleigh(100, scan.values.shape).astype(np.float32)
-    return replace(scan, values=values, lesion=np.zeros_like(scan.lesion))
+    values = np.random.Generator(np.random.Philox(1)).rayleigh(100, scan.values.shape)
+    return _changed(replace(scan, lesion=np.zeros_like(scan.lesion)), values)
 
 
-def _shown(scan: Scan, signal: Float64) -> Scan:
-    return replace(scan, values=(signal + scan.background).astype(np.float32))
+def _changed(scan: Scan, values: NDArray[np.floating]) -> Scan:
+    return replace(scan, values=values.astype(np.float32))
 
 
 Change = Callable[[Scan], Scan]

@@ -1,25 +1,15 @@
-"""What an ONNX graph costs: its nodes, and the FLOP of its products."""
-
-from __future__ import annotations
+"""The FLOP of an ONNX graph."""
 
 import math
 
-import onnx
 from onnx import ModelProto
 
 from anofpdm.runtime.backends.cpu.onnxruntime import load_onnxruntime
 
 
 def flop(model: ModelProto) -> int:
-    """Operations of all Conv, Gemm and MatMul nodes for a batch of 1, multiply and add apart.
-
-    What is done once per element (activations, normalisation, softmax) is not counted.
-
-    Raises
-    ------
-    ValueError
-        If the shape of such a product cannot be inferred.
-    """
+    """Operations of all Conv, Gemm and MatMul nodes for a batch of 1, multiply and add apart;
+    activations, normalisation and softmax are not counted. ValueError if a shape is not known."""
     load_onnxruntime()
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
@@ -41,13 +31,9 @@ def flop(model: ModelProto) -> int:
         first, second, out = *node.input[:2], node.output[0]
         if not {first, second, out} <= shapes.keys():
             raise ValueError(f"the shapes of {node.name} cannot be inferred")
-        total += 2 * _summands(node, shapes[first], shapes[second]) * math.prod(shapes[out])
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        summands = shapes[first][0 if transposed else -1]
+        if node.op_type == "Conv":
+            summands = math.prod(shapes[second][1:])
+        total += 2 * summands * math.prod(shapes[out])
     return total
-
-
-def _summands(node: onnx.NodeProto, first: list[int], second: list[int]) -> int:
-    """How many products are summed for one element of the output."""
-    if node.op_type == "Conv":
-        return math.prod(second[1:])
-    transposed = any(a.name == "transA" and a.i for a in node.attribute)
-    return first[0] if transposed else first[-1]

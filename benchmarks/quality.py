@@ -2,74 +2,54 @@
 
 ``python benchmarks/quality.py SLICES --bundle BUNDLE -o FOLDER``
 
-Writes each panel's data (``figure2a.csv`` to ``figure5d.csv``) and two pictures, and prints what
-one quotes of them. Figure 2: what the forward process says about healthy and unhealthy slices.
-Figure 5, the ablations: Dice and AUPRC of unhealthy slices, each segmented whatever the decision.
+Writes each panel's data (``figure2a.csv`` to ``figure5d.csv``) and two pictures. Figure 2: the
+forward process on healthy and unhealthy slices. Figure 5, the ablations: Dice and AUPRC of
+unhealthy slices, each segmented whatever the decision.
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import click
-from machine import table
+from common import PATH, open_split, table
 from panels import Figures, Panel, figures
 from plots import draw
 
-from anofpdm.calibrate.labelled import fitting
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
-from anofpdm.runtime.cli.arguments import reports_errors
+from anofpdm.runtime.cli.arguments import reports_errors, threads_option
 from anofpdm.runtime.cli.console import ProgressLine
-from anofpdm.runtime.errors import OutputError
 from anofpdm.runtime.util.files import whole_file
-from anofpdm.train.dataset import open_sliceset
 
 
 @click.command()
-@click.argument("slices", type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), default=DEFAULT)
+@click.argument("slices", type=PATH)
+@click.option("--bundle", type=PATH, default=DEFAULT)
 @click.option("--split", default="test", show_default=True)
 @click.option("--preset", help="One of the bundle's calibrations.  [default: the bundle's]")
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True,
               help="Use every k-th slice only.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
-@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), required=True)
+@threads_option
+@click.option("-o", "--output", "folder", type=PATH, required=True)
 @reports_errors
-def main(
-    slices: Path,
-    bundle: Path,
-    split: str,
-    preset: str | None,
-    every: int,
-    threads: int | None,
-    folder: Path,
-) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}: name a folder") from error
-    opened = open_bundle(bundle)
-    labelled = fitting(open_sliceset(slices), opened).split(split)
-    labelled = labelled.take(range(0, len(labelled), every))
-    denoiser = OnnxDenoiser(opened.network, threads)
-    found = figures(opened, denoiser, labelled, preset, ProgressLine("slices"))
-    for name, panel in found.panels.items():
-        with whole_file(folder / f"figure{name}.csv") as beside:
-            beside.write_text(panel.csv(), encoding="utf-8")
-    draw(found, folder)
+def main(slices, bundle, split, preset, every, threads, folder):
+    folder.mkdir(exist_ok=True)
+    bundle = open_bundle(bundle)
+    labelled = open_split(slices, bundle, split, every)
+    denoiser = OnnxDenoiser(bundle.network, threads)
+    result = figures(bundle, denoiser, labelled, preset, ProgressLine("slices"))
+    for name, panel in result.panels.items():
+        with whole_file(folder / f"figure{name}.csv") as temporary:
+            temporary.write_text(panel.csv(), encoding="utf-8")
+    draw(result, folder)
     patients = len(set(labelled.patients))
     click.echo(
-        f"{found.numbers['slices']} slices of {patients} patients of the {split} split, "
-        f"{found.numbers['unhealthy']} unhealthy; preset {preset or opened.default} of "
-        f"{opened.manifest.name}\n"
+        f"{result.numbers['slices']} slices of {patients} patients of the {split} split, "
+        f"{result.numbers['unhealthy']} unhealthy; preset {preset or bundle.default} of "
+        f"{bundle.manifest.name}\n\n{summary(result)}"
     )
-    click.echo(summary(found))
 
 
-def summary(found: Figures) -> str:
-    """A Markdown table of what one quotes, the best of each ablation among it."""
-    n, panels = found.numbers, found.panels
+def summary(result: Figures) -> str:
+    """A Markdown table of the figures quoted, the best of each ablation among them."""
+    n, panels = result.numbers, result.panels
     rows = [
         ["2a", "mean M_t is largest at t: healthy, unhealthy",
          f"{n['healthy_peak_t']}, {n['unhealthy_peak_t']}"],

@@ -1,301 +1,239 @@
-"""Cost against slices, L, pixels and threads, and memory against L and volumes:
-``python benchmarks/scaling.py``.
+"""Growth of time and memory, and use of the network's batch: ``python benchmarks/scaling.py PART``.
 
-Seconds are of the default model, for pixels of networks of its layout with random weights; every
-point is the median of repetitions, all points in turn in every round, so that whatever else the
-machine does meets all of them. Memory is what ``python benchmarks/memory.py`` found. With the
-points goes the exponent of a power law: 1 is in proportion, 0 does not depend on it.
+``time``: seconds against slices, L and threads, medians of rounds in which every point takes its
+turn, with the exponent of a power law (1: in proportion); ``memory``: peaks against L and volumes,
+and for volumes of 512 x 512 x 400 voxels of which four levels show a head, each in a new process;
+``slots``: the share of the batch's slots in use over a folder of cases, or parts of the example.
 """
-
-from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import click
+import common
+import nibabel as nib
 import numpy as np
-from graph import quartiles
-from machine import machine, table
-from networks import randomised
-from plots import save
-from processes import with_process
-from scaling_figure import draw
 
-from anofpdm.export.both_labels import BothLabels
-from anofpdm.export.onnx_file import export_onnx
 from anofpdm.export.phantom import phantom_slices
-from anofpdm.runtime.backends.base import Denoiser
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cpu.threads import usable_cores
 from anofpdm.runtime.bundle.bundle import DEFAULT, Bundle, open_bundle
-from anofpdm.runtime.cli.arguments import reports_errors
-from anofpdm.runtime.cli.console import ProgressLine
-from anofpdm.runtime.errors import OutputError, OptionsError
+from anofpdm.runtime.bundle.options import Options
+from anofpdm.runtime.cli.arguments import reports_errors, threads_option
+from anofpdm.runtime.cli.batch import Batch
+from anofpdm.runtime.cli.discovery import find_cases
+from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.method.process import Slice
 from anofpdm.runtime.segmenter import Segmenter
-from anofpdm.runtime.util.files import check_folder, write_json
-from anofpdm.train.config import UNetConfig
+from anofpdm.runtime.util.files import write_json
+from anofpdm.runtime.volume.nifti import load_image
 
-_RESULTS = Path(__file__).with_name("results")
-_LEAST_SLOTS = 4
-# Enough for a network to find its fastest way to share a batch.
-_FIRST_CALLS = 10
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large things are made: ``slices``, in fillings of the row of slots; ``L``, of which
-    every ``stride``-th timestep is visited; ``sides``, of a slice, in pixels."""
-
-    slices: tuple[int, ...]
-    L: tuple[int, ...]
-    sides: tuple[int, ...]
-    stride: int = 20
+BATCHES, LENGTHS, STRIDE, FIRST_CALLS = (1, 2, 4, 8), (100, 200, 300, 400, 500, 600), 20, 10
+PHANTOMS = [("ddim", 100, 1), ("ddim", 300, 1), ("ddim", 600, 1), ("ddpm", 600, 1),
+            ("ddim", 100, 4), ("ddim", 100, 16)]  # fmt: skip
+LARGE = [("int16", ".nii.gz"), ("int16", ".nii"), ("float32", ".nii.gz"), ("float32", ".nii")]
+LARGE_SHAPE, LARGE_MIB, MEMORY_STRIDE, LEVELS, SPREAD_MIB = (512, 512, 400), 2048, 4, 8, 16
+LEAST_SHARE = 0.95
+output_option = click.option("-o", "--output", type=common.PATH, default=common.RESULTS)
 
 
-FULL = Sizes((1, 2, 4, 8), (100, 200, 300, 400, 500, 600), (64, 128, 192, 256))
-QUICK = Sizes((1, 2), (40, 80), (64, 128))
-
-
-@dataclass(frozen=True)
-class Axis:
-    """``what`` grows; ``label``: with what stays; ``expected``: the exponent of perfect scaling."""
-
-    what: str
-    label: str
-    unit: str
-    expected: int
+@click.group()
+def main():
+    """Time, memory, slots in use; results are written to a folder, --output."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Slices to be analysed, as one point of a curve at ``size``."""
+    """The analysis of phantoms that all go to L, as a point of a curve."""
 
-    axis: Axis
-    size: int
+    what: str  # the quantity that grows: slices, L or threads
+    label: str  # what stays the same
+    size: int  # of that quantity
     segmenter: Segmenter
-    slices: Sequence[Slice]
-
-    def call(self) -> None:
-        """The network alone, once, on a full batch."""
-        x_t = np.stack([one.x0 for one in self.slices[: self.segmenter.backend.slots]])
-        self.segmenter.backend.denoiser(x_t, np.ones(len(x_t), np.int64))
-
-    def seconds(self) -> float:
-        """What it takes, once the threads of the network before have gone to sleep."""
-        self.call()
-        started = perf_counter()
-        for _ in self.segmenter.segment_slices(self.slices):
-            pass
-        return perf_counter() - started
+    slices: list[Slice]
 
 
-@click.command()
+@main.command("time")
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(min=1))
-@click.option("--threads", type=click.IntRange(min=1), help="At most.  [default: all cores]")
-@click.option("--memory", default=_RESULTS / "memory.json", type=click.Path(path_type=Path),
-              help="What memory.py found.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=_RESULTS,
-              help="Folder for scaling.json and scaling.png.")  # fmt: skip
-@click.option("--quick", is_flag=True, help="Few and small points, to try this; with -o FOLDER.")
+@threads_option
+@output_option
 @reports_errors
-def main(rounds: int, threads: int | None, memory: Path, output: Path, quick: bool) -> None:
-    if quick and output == _RESULTS:
-        raise OptionsError("--quick is no result: name a folder with -o")
-    check_folder(output)
-    remembered = read_memory(memory)
-    most = threads or usable_cores()
-    slots = max(_LEAST_SLOTS, most)
-    bundle = open_bundle(DEFAULT)
-    with tempfile.TemporaryDirectory() as temporary:
-        points = list(planned(bundle, QUICK if quick else FULL, most, slots, Path(temporary)))
-        curves = as_curves(points, measured(points, rounds))
-    about = {"bundle": bundle.manifest.name, "quick": quick, "rounds": rounds, "threads": most,
-             "slots": slots}  # fmt: skip
-    found = {
-        "machine": machine("torch", "onnx", "matplotlib"),
-        **about,
-        "memory_machine": remembered["machine"],
-        "curves": [*curves, *memory_curves(remembered)],
-    }
-    click.echo(table(HEAD, [line(curve) for curve in found["curves"]]))
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "scaling.json", found)
-    save(draw(found["curves"]), output / "scaling.png")
+def time(rounds, threads, output):
+    """Seconds against slices, L and threads."""
+    threads, bundle = threads or usable_cores(), open_bundle(DEFAULT)
+    curves = measure(plan(bundle, threads, max(4, threads)), rounds)
+    about = {"machine": common.machine(), "bundle": bundle.manifest.name, "rounds": rounds}
+    write_json(output / "scaling.json", {**about, "threads": threads, "curves": curves})
+    click.echo(common.table(HEAD, [line(curve) for curve in curves]))
 
 
-def planned(
-    bundle: Bundle, sizes: Sizes, threads: int, slots: int, folder: Path
-) -> Iterator[Point]:
-    """All points; networks of other sizes are exported to ``folder``, which must stay."""
-    networks = {count: OnnxDenoiser(bundle.network, count) for count in thread_counts(threads)}
-    side, stride = bundle.manifest.grid.size, sizes.stride
-    network, short = networks[threads], sizes.L[0]
-    steps = f"{len(range(0, short, stride))} steps"
-    square, held = f"{side} x {side} pixels", f"{threads} thread{'s' if threads > 1 else ''}"
-
-    axis = Axis("slices", f"{steps}, {square}, {held}", "s", 1)
-    for times in sizes.slices:
-        yield point(axis, times * slots, bundle, network, slots, times * slots, short, stride)
-    axis = Axis("L", f"stride {stride}, {slots} slices of {square}, {held}", "s", 1)
-    for L in sizes.L:
-        yield point(axis, L, bundle, network, slots, slots, L, stride)
-    axis = Axis("pixels", f"{slots} slices, one step, {held}, random weights", "s", 1)
-    for other in sizes.sides:
-        file = exported(bundle.manifest.architecture, other, folder)
-        resized = with_side(bundle, other)
-        yield point(axis, other**2, resized, OnnxDenoiser(file, threads), slots, slots, 1, 1)
-    axis = Axis("threads", f"{slots} slices, {steps}, {square}", "s", -1)
-    for count, one in networks.items():
-        yield point(axis, count, bundle, one, slots, slots, short, stride)
-
-
-def point(
-    axis: Axis,
-    size: int,
-    bundle: Bundle,
-    network: Denoiser,
-    slots: int,
-    slices: int,
-    L: int,
-    stride: int,
-) -> Point:
-    """Phantoms that all go to L."""
+def plan(bundle: Bundle, threads: int, slots: int) -> list[Point]:
+    """All points."""
     manifest = bundle.manifest
-    segmenter = Segmenter(with_process(bundle, "ddim", L, stride), NumpyBackend(network, slots))
-    phantoms = phantom_slices(slices, len(manifest.modalities), manifest.grid.size)
-    return Point(axis, size, segmenter, [Slice(i, x0) for i, x0 in enumerate(phantoms)])
+    counts = sorted({threads, *(2**i for i in range(threads.bit_length()))} - {0})
+    networks = {count: OnnxDenoiser(bundle.network, count) for count in counts}
+
+    def point(what: str, label: str, size: int, threads: int, slices: int, L: int) -> Point:
+        timesteps = common.with_process(bundle, "ddim", L, STRIDE)
+        segmenter = Segmenter(timesteps, NumpyBackend(networks[threads], slots))
+        phantoms = phantom_slices(slices, len(manifest.modalities), manifest.grid.size)
+        return Point(what, label, size, segmenter, [Slice(i, x) for i, x in enumerate(phantoms)])
+
+    short, cores, batch = LENGTHS[0], f"{threads} threads", f"{slots} slices"
+    sizes = [n * slots for n in BATCHES]
+    return [
+        *(point("slices", f"L = {short}, {cores}", n, threads, n, short) for n in sizes),
+        *(point("L", f"{batch}, {cores}", L, threads, slots, L) for L in LENGTHS),
+        *(point("threads", f"{batch}, L = {short}", n, n, slots, short) for n in counts),
+    ]
 
 
-def thread_counts(most: int) -> list[int]:
-    """1, 2, 4, ... and the most."""
-    return sorted({most, *(2**i for i in range(most.bit_length()))} - {0})
-
-
-def with_side(bundle: Bundle, side: int) -> Bundle:
-    """The bundle on slices of other pixels, of the same millimetres."""
-    grid = bundle.manifest.grid
-    finer = replace(grid, size=side, pixel_mm=grid.pixel_mm * grid.size / side)
-    return replace(bundle, manifest=replace(bundle.manifest, grid=finer))
-
-
-def exported(architecture: Mapping[str, Any], side: int, folder: Path) -> Path:
-    """A network of this layout with random weights, as ONNX."""
-    path = folder / f"unet{side}.onnx"
-    export_onnx(BothLabels(randomised(at_side(architecture, side)), "fp32"), path)
-    return path
-
-
-def at_side(architecture: Mapping[str, Any], side: int) -> UNetConfig:
-    """The layout for slices of ``side`` pixels; attention stays as deep in the network."""
-    listed: dict[str, Any] = {
-        name: tuple(v) if isinstance(v, list) else v for name, v in architecture.items()
-    }
-    config = UNetConfig(**listed)
-    deep = tuple(pixels * side // config.image_size for pixels in config.attention_resolutions)
-    return replace(config, image_size=side, attention_resolutions=deep)
-
-
-def measured(points: Sequence[Point], rounds: int) -> list[list[float]]:
-    """Seconds of each point, all points in turn in every round; what is done for the first time
-    takes longer, so that one round before is not counted."""
-    for one in {id(point.segmenter.backend.denoiser): point for point in points}.values():
-        for _ in range(_FIRST_CALLS):
-            one.call()
-    seconds: list[list[float]] = [[] for _ in points]
-    shown = ProgressLine("rounds")
-    for done in range(rounds + 1):
-        for times, one in zip(seconds, points, strict=True):
-            times.append(one.seconds())
-        shown(done, rounds)
-    return [times[1:] for times in seconds]
-
-
-def as_curves(points: Sequence[Point], seconds: Sequence[list[float]]) -> list[dict[str, Any]]:
-    """A curve for each axis: quartiles of the cost at each size."""
-    costs: dict[Axis, dict[int, list[float]]] = {}
-    for one, times in zip(points, seconds, strict=True):
-        costs.setdefault(one.axis, {})[one.size] = quartiles(np.array(times))
-    return [curve(axis, found) for axis, found in costs.items()]
-
-
-def curve(axis: Axis, costs: Mapping[int, list[float]]) -> dict[str, Any]:
-    """``costs``: first quartile, median, third, by size."""
-    return {
-        "what": axis.what,
-        "label": axis.label,
-        "unit": axis.unit,
-        "expected": axis.expected,
-        "exponent": exponent(list(costs), [cost[1] for cost in costs.values()]),
-        "points": [{"size": size, "cost": cost} for size, cost in costs.items()],
-    }
+def measure(points: list[Point], rounds: int) -> list[dict[str, Any]]:
+    """A curve for each quantity: quartiles of the seconds at each size, the exponent that fits and
+    that of perfect scaling. First, networks find their fastest way to share a batch."""
+    for point in points:
+        x_t = np.stack([item.x0 for item in point.slices[: point.segmenter.backend.slots]])
+        for _ in range(FIRST_CALLS):
+            point.segmenter.backend.denoiser(x_t, np.ones(len(x_t), np.int64))
+    curves: dict[str, dict[str, Any]] = {}
+    work = [lambda p=p: list(p.segmenter.segment_slices(p.slices)) for p in points]
+    for point, times in zip(points, common.in_turn(work, rounds), strict=True):
+        expected = -1 if point.what == "threads" else 1
+        new = {"what": point.what, "label": point.label, "expected": expected, "points": []}
+        place = {"size": point.size, "cost": common.quartiles(times)}
+        curves.setdefault(point.what, new)["points"].append(place)
+    for curve in curves.values():
+        medians = {place["size"]: place["cost"][1] for place in curve["points"]}
+        curve["exponent"] = exponent(list(medians), list(medians.values()))
+    return list(curves.values())
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float | None:
     """Of the power law that fits best, by least squares of logarithms; None for a single point."""
-    if len(sizes) < 2:
-        return None
-    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0]) if len(sizes) > 1 else None
 
 
-def read_memory(path: Path) -> dict[str, Any]:
-    """What memory.py found.
-
-    Raises
-    ------
-    OutputError
-        If it is not there.
-    """
-    if not path.is_file():
-        raise OutputError(f"{path} is not there: run 'python benchmarks/memory.py --json {path}'")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def memory_curves(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Peaks against L, for one volume, and against volumes, for the smallest L, in DDIM."""
-    rows = [row for row in found["rows"] if row["encoding"] == "ddim"]
-    least = min(row["L"] for row in rows)
-    one = {row["L"]: 3 * [row["peak_mib"]] for row in rows if row["volumes"] == 1}
-    many = {row["volumes"]: 3 * [row["peak_mib"]] for row in rows if row["L"] == least}
-    stride = f"stride {found['stride']}"
-    return [
-        curve(Axis("L", f"one volume, {stride}", "MiB", 0), one),
-        curve(Axis("volumes", f"L = {least}, {stride}", "MiB", 0), many),
-    ]
-
-
-HEAD = ["cost", "against", "of", "smallest", "largest", "size ratio", "cost ratio", "exponent",
+HEAD = ["seconds against", "of", "smallest", "largest", "size ratio", "cost ratio", "exponent",
         "perfect"]  # fmt: skip
 
 
-def line(found: Mapping[str, Any]) -> list[str]:
+def line(curve: dict[str, Any]) -> list[str]:
     """A row of the table."""
-    first, last = found["points"][0], found["points"][-1]
-    fitted = found["exponent"]
+    first, last, fitted = curve["points"][0], curve["points"][-1], curve["exponent"]
+    ratios = last["size"] / first["size"], last["cost"][1] / first["cost"][1]
     return [
-        "seconds" if found["unit"] == "s" else "peak memory",
-        found["what"],
-        found["label"],
-        _cost(first, found["unit"]),
-        _cost(last, found["unit"]),
-        f"{last['size'] / first['size']:.3g}",
-        f"{last['cost'][1] / first['cost'][1]:.3g}",
-        "one point only" if fitted is None else f"{fitted:.2f}",
-        str(found["expected"]),
-    ]
+        curve["what"], curve["label"],
+        *("{}: {:.3g} s [{:.3g}, {:.3g}]".format(place["size"], *np.array(place["cost"])[[1, 0, 2]])
+          for place in (first, last)), *(f"{ratio:.3g}" for ratio in ratios),
+        "one point only" if fitted is None else f"{fitted:.2f}", str(curve["expected"]),
+    ]  # fmt: skip
 
 
-def _cost(point: Mapping[str, Any], unit: str) -> str:
-    low, middle, high = point["cost"]
-    spread = f" [{low:.3g}, {high:.3g}]" if unit == "s" else ""
-    return f"{point['size']}: {middle:.3g} {unit}{spread}"
+@main.command("memory")
+@output_option
+@click.option("--phantoms", nargs=3, type=(str, int, int), hidden=True)
+@click.option("--volume", hidden=True)
+@reports_errors
+def memory(output, phantoms, volume):
+    """Peak memory; "above" is what came after loading."""
+    if phantoms or volume:
+        click.echo(json.dumps(memory_of(phantoms, volume)))
+        return
+    rows, large = [], []
+    for encoding, L, volumes in PHANTOMS:
+        peaks = common.run_separately(__file__, "memory", "--phantoms", encoding, L, volumes)
+        rows.append({"encoding": encoding, "L": L, "volumes": volumes, **peaks})
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, suffix in LARGE:
+            path = enlarged_example(Path(folder, f"head{suffix}"), np.dtype(kind))
+            peaks = common.run_separately(__file__, "memory", "--volume", path)
+            large.append({"voxels": kind, "file": suffix, **peaks})
+    for some in (rows, large):
+        click.echo(common.table(list(some[0]), [list(map(str, row.values())) for row in some]))
+    about = {"machine": common.machine(), "stride": MEMORY_STRIDE, "levels": LEVELS, "rows": rows}
+    write_json(output / "memory.json", {**about, "large_shape": LARGE_SHAPE, "large": large})
+    peaks = [row["peak_mib"] for row in rows]
+    if max(peaks) - min(peaks) > SPREAD_MIB:
+        raise click.ClickException(f"peaks differ by more than {SPREAD_MIB} MiB")
+    if max(row["peak_mib"] for row in large) > LARGE_MIB:
+        raise click.ClickException(f"a peak is above {LARGE_MIB} MiB")
+
+
+def memory_of(phantoms: tuple[str, int, int] | None, volume: str | None) -> dict[str, Any]:
+    """Peaks of this process: of segmenting a file with the fastest preset, or phantoms (encoding,
+    L, volumes), made as they are needed, with every fourth timestep up to L."""
+    if phantoms:
+        encoding, L, count = phantoms
+        bundle = common.with_process(open_bundle(DEFAULT), encoding, L, MEMORY_STRIDE)
+        segmenter, affine = Segmenter.load(bundle, device="cpu"), np.diag([1.875, 1.875, 5.0, 1.0])
+        slices = (phantom_slices(LEVELS, 1, 128, seed)[:, 0] for seed in range(count))
+        images = (nib.Nifti1Image(100 * (np.moveaxis(x, 0, 2) + 1), affine) for x in slices)
+    else:
+        segmenter = Segmenter.load(options=Options(preset="fastest"), device="cpu")
+        images = iter([load_image(Path(volume))])
+    before, began, steps = common.peak_mib(), perf_counter(), []
+    for result in segmenter.segment_many(images):
+        steps = [len(output.M) for output in result.slices]
+    peak, seconds = common.peak_mib(), perf_counter() - began
+    return {"slices": len(steps), "steps": steps[0], "peak_mib": round(peak),
+            "above_mib": round(peak - before), "seconds": round(seconds, 1)}  # fmt: skip
+
+
+def enlarged_example(path: Path, kind: np.dtype[Any]) -> Path:
+    """Four levels of the example volume with more pixels, and air above and below."""
+    image, values = load_image(common.EXAMPLE), np.zeros(LARGE_SHAPE, kind)
+    x, y = (np.arange(n) * m // n for n, m in zip(LARGE_SHAPE[:2], image.shape[:2], strict=True))
+    middle = LARGE_SHAPE[2] // 2
+    values[..., middle - 2 : middle + 2] = np.asarray(image.dataobj)[np.ix_(x, y, range(38, 42))]
+    nib.save(nib.Nifti1Image(values, np.diag([0.27, 0.33, 0.5, 1.0])), path)
+    return path
+
+
+@main.command("slots")
+@click.argument("folder", required=False, type=common.PATH)
+@click.option("--preset", default="fastest", show_default=True)
+@threads_option
+@output_option
+@reports_errors
+def slots(folder, preset, threads, output):
+    """The share of slots in use, which must be 95 %: where a slice leaves, another one enters."""
+    options, batches = Options(preset=preset), []
+    loaded = Segmenter.load(options=options, device="cpu", threads=threads)
+    backend, modalities = loaded.backend, loaded.bundle.manifest.modalities
+
+    def counted(x_t, t):
+        batches.append(len(x_t))
+        return backend.denoiser(x_t, t)
+
+    counting = NumpyBackend(counted, backend.slots, backend.device, backend.precision)
+    segmenter = Segmenter(loaded.bundle, counting, options=options)
+    with tempfile.TemporaryDirectory() as temporary:
+        cases = find_cases(folder or example_cases(Path(temporary, "cases")), modalities)
+        rows = Batch(segmenter, cases, Path(temporary, "results")).run()
+    if not batches:
+        raise VolumeError("no case could be segmented: nothing was measured")
+    segmented, share = sum(row["status"] == "ok" for row in rows), np.mean(batches) / backend.slots
+    result = {"preset": preset, "cases": len(cases), "segmented": segmented, "calls": len(batches),
+              "slots": backend.slots, "share": float(share)}  # fmt: skip
+    write_json(output / "slots.json", {"machine": common.machine(), **result})
+    click.echo(common.table(list(result), [[str(value) for value in result.values()]]))
+    if share < LEAST_SHARE:
+        raise click.ClickException(f"{share:.1%} of the slots were in use, below {LEAST_SHARE:.0%}")
+
+
+def example_cases(folder: Path) -> Path:
+    """Eight parts of the example volume, of numbers of levels that no batch divides."""
+    folder.mkdir()
+    image = load_image(common.EXAMPLE)
+    for i, levels in enumerate((9, 14, 11, 7, 13, 10, 15, 6)):
+        nib.save(image.slicer[:, :, 30 - 2 * i : 30 - 2 * i + levels], folder / f"case{i}.nii.gz")
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""A bundle without its weights, small enough to carry to a machine that reaches nothing, and with
+"""A bundle without its weights, small enough to carry to a machine without a network, and with
 random ones again: speed does not depend on them, and the FP16 network still has an FP32 twin."""
-
-from __future__ import annotations
 
 import json
 import shutil
@@ -15,11 +13,10 @@ from onnx import numpy_helper
 from anofpdm.runtime.bundle.bundle import MANIFEST, NETWORK, NETWORK_FP16
 from anofpdm.runtime.util.files import sha256
 
-_WEIGHTS = "weights.json"
-_LARGE = 1024
+_WEIGHTS, _LARGE = "weights.json", 1024
 
 
-def strip(bundle: Path, skeleton: Path) -> None:
+def strip_weights(bundle: Path, skeleton: Path) -> None:
     """Copy a bundle, its large weights replaced by their shapes, means and deviations."""
     skeleton.mkdir(parents=True)
     shutil.copy(bundle / MANIFEST, skeleton)
@@ -31,13 +28,10 @@ def strip(bundle: Path, skeleton: Path) -> None:
             values = numpy_helper.to_array(tensor)
             if values.size < _LARGE or values.dtype.kind != "f":
                 continue
-            described[tensor.name] = {
-                "shape": values.shape,
-                "dtype": values.dtype.name,
-                "mean": float(values.mean(dtype=np.float64)),
-                "deviation": float(values.std(dtype=np.float64)),
-            }
-            # What the two networks share they must share again.
+            mean, deviation = (float(f(values, dtype=np.float64)) for f in (np.mean, np.std))
+            shape = {"shape": values.shape, "dtype": values.dtype.name}
+            described[tensor.name] = {**shape, "mean": mean, "deviation": deviation}
+            # Weights that the two networks share must be shared again.
             twin = twins.get(tensor.name, twins.get(f"{tensor.name}_fp16", {}))
             described[tensor.name] |= {k: twin[k] for k in ("mean", "deviation") if k in twin}
             model.graph.initializer.remove(tensor)
@@ -46,19 +40,19 @@ def strip(bundle: Path, skeleton: Path) -> None:
     (skeleton / _WEIGHTS).write_text(json.dumps(known), encoding="utf-8")
 
 
-def flesh(skeleton: Path, bundle: Path) -> None:
+def fill_weights(skeleton: Path, bundle: Path) -> None:
     """A bundle with random weights: the same in both networks, and every time."""
     bundle.mkdir(parents=True)
     manifest = json.loads((skeleton / MANIFEST).read_text(encoding="utf-8"))
     manifest["files"] = {}
     for network, described in json.loads((skeleton / _WEIGHTS).read_text()).items():
         model = onnx.load(skeleton / network)
-        for name, one in described.items():
+        for name, weight in described.items():
             # Weights that are stored in FP16 in the FP32 network have this at their end.
             rng = np.random.default_rng(zlib.crc32(name.removesuffix("_fp16").encode()))
-            values = rng.standard_normal(one["shape"], np.float32)
-            values = values * np.float32(one["deviation"]) + np.float32(one["mean"])
-            made = numpy_helper.from_array(values.astype(one["dtype"]), name)
+            values = rng.standard_normal(weight["shape"], np.float32)
+            values = values * np.float32(weight["deviation"]) + np.float32(weight["mean"])
+            made = numpy_helper.from_array(values.astype(weight["dtype"]), name)
             model.graph.initializer.append(made)
         (bundle / network).write_bytes(model.SerializeToString())
         manifest["files"][network] = sha256(bundle / network)

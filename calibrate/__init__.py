@@ -1,1 +1,1 @@
-"""Everything that looks at labelled slices: calibration and evaluation."""
+"""Calibration and evaluation on labelled slices; imports ``runtime`` and ``train.dataset``."""

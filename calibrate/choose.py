@@ -22,34 +22,40 @@ _NEARLY_BEST = 0.99
 
 @dataclass(frozen=True)
 class Labels:
-    """Image-level labels of N slices."""
+    """Image-level labels of N slices, and the neighbours that their statistics are averaged over.
 
-    unhealthy: NDArray[np.bool_]  # (N,)
-    patients: NDArray[np.str_]  # (N,) whose they are
-    windows: Sequence[Window[int]] | None = None  # (N,) neighbours that count; None: slices alone
+    ``windows`` are those of :func:`anofpdm.runtime.refine.through_plane.neighbour_windows`.
+    """
+
+    unhealthy: NDArray[np.bool_]  # (N,) whether the slice shows a lesion
+    patients: NDArray[np.str_]  # (N,) patient of the slice
+    windows: Sequence[Window[int]] | None = None  # (N,) neighbour windows; None: no averaging
 
     def take(self, keep: NDArray[np.bool_]) -> Labels:
-        """Of these slices alone."""
+        """The labels where ``keep``, (N,), is true; neighbours that are not kept are dropped."""
         return Labels(self.unhealthy[keep], self.patients[keep], self._windows_of(keep))
 
     def _windows_of(self, keep: NDArray[np.bool_]) -> Sequence[Window[int]] | None:
-        """The windows of some slices, all of whose neighbours are among them."""
         if self.windows is None:
             return None
-        place = np.cumsum(keep) - 1
+        index = np.cumsum(keep) - 1
         return [
-            [(weight, int(place[i])) for weight, i in window if keep[i]]
+            [(weight, int(index[i])) for weight, i in window if keep[i]]
             for window, kept in zip(self.windows, keep, strict=True)
             if kept
         ]
 
-    def window_means(self, alone: SliceStatistics) -> SliceStatistics:
-        """The statistics of image-level decisions, averaged over each slice's window as the runtime
-        does; the map's peak is that of the window's map already."""
+    def window_means(self, statistics: SliceStatistics) -> SliceStatistics:
+        """Cosine and alignment averaged over each slice's window, as at inference.
+
+        The map's peak stays: the sweep computes it from the window's map.
+        """
         if self.windows is None:
-            return alone
+            return statistics
         return SliceStatistics(
-            self._average(alone.cosine), self._average(alone.alignment), alone.map_peak
+            self._average(statistics.cosine),
+            self._average(statistics.alignment),
+            statistics.map_peak,
         )
 
     def _average(self, values: Float64) -> Float64:
@@ -61,15 +67,13 @@ class Labels:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, among which candidates.
+    """The choice of L, w and decision, and the candidates it was made from."""
 
-    ``cross_validated``: accuracy of either decision on patients who took no part, neither in fitting
-    its thresholds nor in choosing L and w; None where that cannot be told.
-    """
-
-    decision: str
-    best: Candidate
-    candidates: tuple[Candidate, ...]
+    decision: str  # cosine or calibrated
+    best: Candidate  # the chosen L and w with their thresholds
+    candidates: tuple[Candidate, ...]  # every L and w, ascending
+    # By decision: accuracy on patients left out of the whole choice (L, w and thresholds); None
+    # where leaving out any patient leaves one class only.
     cross_validated: Mapping[str, float | None]
 
 
@@ -79,31 +83,31 @@ def choose(curves: Mapping[int, Curves], labels: Labels, decision: str | None = 
     Parameters
     ----------
     curves : by L
-    decision : ``cosine`` or ``calibrated``, whose accuracy decides; None for the one that does
-        better on patients who took no part in choosing
+    decision : ``cosine`` or ``calibrated``, whose accuracy is compared; None for the one that is
+        more accurate on left-out patients
 
     Raises
     ------
     CohortError
-        If there are no slices, the labels hold one class only, there are too few patients for the
-        decision, or the network ignores the labels.
+        If there are no slices, the labels are all of one class, there are too few patients for
+        the decision, or the network ignores the labels.
     """
     check_labels(labels.unhealthy, "the validation slices")
     candidates = _candidates(curves, labels)
     if decision == "calibrated" and candidates[0].calibrated_accuracy is None:
         raise CohortError(
-            "the calibrated decision is judged on patients that it was not fitted to: give slices "
-            "of both classes from two patients or more, or choose the cosine"
+            "the accuracy of the calibrated decision is measured on left-out patients: give "
+            "slices of both classes from two patients or more, or choose the cosine"
         )
-    best = _best_of_each(candidates)
-    found = _cross_validated(curves, labels)
-    chosen = decision or max(best, key=lambda name: found.get(name) or 0.0)
+    best = _best_by_decision(candidates)
+    accuracies = _cross_validated(curves, labels)
+    chosen = decision or max(best, key=lambda name: accuracies.get(name) or 0.0)
     if min(best[chosen].M_max) <= 0:
         raise CohortError(
             "the network answers the same with and without the label: train it longer, on slices "
             "of both classes"
         )
-    return Choice(chosen, best[chosen], candidates, found)
+    return Choice(chosen, best[chosen], candidates, accuracies)
 
 
 def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
@@ -123,18 +127,20 @@ def candidate(curves: Curves, L: int, w: float, labels: Labels) -> Candidate:
 
 
 def cross_validated(statistics: SliceStatistics, labels: Labels) -> float | None:
-    """Accuracy of the calibrated decision on slices of patients that were left out of its fit; None
-    if none can be. ``statistics``: of slices and their neighbours."""
-    right = []
-    for kept, judged in leave_patients_out(labels.patients, labels.unhealthy):
-        fitted = fit(statistics.take(kept), labels.unhealthy[kept])
-        log_odds = fitted.log_odds(statistics.take(judged))
-        right.append((log_odds >= 0) == labels.unhealthy[judged])
-    return float(np.concatenate(right).mean()) if right else None
+    """Accuracy of the calibrated decision on slices of patients left out of its fit.
+
+    None where no fit is possible. ``statistics`` are averaged over windows already.
+    """
+    correct = []
+    for fitted, tested in leave_patients_out(labels.patients, labels.unhealthy):
+        decision = fit(statistics.take(fitted), labels.unhealthy[fitted])
+        log_odds = decision.log_odds(statistics.take(tested))
+        correct.append((log_odds >= 0) == labels.unhealthy[tested])
+    return float(np.concatenate(correct).mean()) if correct else None
 
 
 def check_labels(unhealthy: NDArray[np.bool_], what: str) -> None:
-    """Raise CohortError unless there are slices of both classes."""
+    """Raise CohortError unless there are slices of both classes; ``what`` names them."""
     if not len(unhealthy):
         raise CohortError(f"{what}: there are none; calibration needs some of both classes")
     if unhealthy.all() or not unhealthy.any():
@@ -148,36 +154,38 @@ def _candidates(curves: Mapping[int, Curves], labels: Labels) -> tuple[Candidate
     return tuple(candidate(curves[L], L, w, labels) for L in sorted(curves) for w in curves[L].w)
 
 
-def _best_of_each(candidates: tuple[Candidate, ...]) -> dict[str, Candidate]:
-    """Of each decision that can be judged."""
-    judged = [name for name in DECISIONS if candidates[0].accuracy(name) is not None]
-    return {name: _best(candidates, name) for name in judged}
+def _best_by_decision(candidates: tuple[Candidate, ...]) -> dict[str, Candidate]:
+    """The best candidate of each decision whose accuracy is defined."""
+    defined = [name for name in DECISIONS if candidates[0].accuracy(name) is not None]
+    return {name: _best(candidates, name) for name in defined}
 
 
 def _best(candidates: tuple[Candidate, ...], decision: str) -> Candidate:
-    L = min(one.L for one in _nearly_best(candidates, decision))
-    at_L = tuple(one for one in candidates if one.L == L)
-    return max(_nearly_best(at_L, decision), key=lambda one: one.w)
+    L = min(nearly.L for nearly in _nearly_best(candidates, decision))
+    at_L = tuple(tried for tried in candidates if tried.L == L)
+    return max(_nearly_best(at_L, decision), key=lambda nearly: nearly.w)
 
 
 def _nearly_best(candidates: tuple[Candidate, ...], decision: str) -> list[Candidate]:
-    accuracies = [one.accuracy(decision) or 0.0 for one in candidates]
-    good = _NEARLY_BEST * max(accuracies)
-    return [one for one, found in zip(candidates, accuracies, strict=True) if found >= good]
+    accuracies = [tried.accuracy(decision) or 0.0 for tried in candidates]
+    least = _NEARLY_BEST * max(accuracies)
+    return [
+        tried for tried, accuracy in zip(candidates, accuracies, strict=True) if accuracy >= least
+    ]
 
 
 def _cross_validated(curves: Mapping[int, Curves], labels: Labels) -> dict[str, float | None]:
-    """The whole choice is made again for each group of patients, by the others alone."""
-    right: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in DECISIONS}
-    for kept, judged in leave_patients_out(labels.patients, labels.unhealthy):
-        others = {L: curves[L].take(kept) for L in curves}
-        theirs = labels.take(judged)
-        for name, best in _best_of_each(_candidates(others, labels.take(kept))).items():
-            found = decided_by(curves[best.L].take(judged), theirs, best, name)
-            right[name].append(found == theirs.unhealthy)
+    """The whole choice is repeated without each group of patients, and tested on that group."""
+    correct: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in DECISIONS}
+    for fitted, tested in leave_patients_out(labels.patients, labels.unhealthy):
+        others = {L: curves[L].take(fitted) for L in curves}
+        tested_labels = labels.take(tested)
+        for name, best in _best_by_decision(_candidates(others, labels.take(fitted))).items():
+            decisions = decided_by(curves[best.L].take(tested), tested_labels, best, name)
+            correct[name].append(decisions == tested_labels.unhealthy)
     return {
-        name: float(np.concatenate(found).mean()) if found else None
-        for name, found in right.items()
+        name: float(np.concatenate(parts).mean()) if parts else None
+        for name, parts in correct.items()
     }
 
 

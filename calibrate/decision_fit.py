@@ -1,4 +1,4 @@
-"""Fitting the image-level decision to labels, and judging it on patients left out of the fit."""
+"""Fitting the image-level decision to labels, and splits that leave patients out of the fit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from anofpdm.runtime.method.decision import LogisticDecision, SliceStatistics
 Float64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Names = NDArray[np.str_]
-# Half of it, times the squares of the weights of the standardised statistics, is added to the sum
-# of the slices' losses.
+# Half of it, times the squared weights of the standardised statistics, is added to the summed loss.
 _PENALTY = 3.0
 _FOLDS = 10
 
 
 def fit(statistics: SliceStatistics, unhealthy: Flags) -> LogisticDecision:
-    """LogisticDecision regression with a ridge penalty on the standardised statistics.
+    """Logistic regression with a ridge penalty on the standardised statistics.
 
     Parameters
     ----------
@@ -28,33 +27,39 @@ def fit(statistics: SliceStatistics, unhealthy: Flags) -> LogisticDecision:
     unhealthy : (N,) image-level labels, both classes
     """
     X = statistics.features().T
-    centre, scale = X.mean(axis=0), X.std(axis=0)
+    center, scale = X.mean(axis=0), X.std(axis=0)
     scale = np.where(scale > 1e-9, scale, 1.0)
-    Z, sign = (X - centre) / scale, np.where(unhealthy, 1.0, -1.0)
+    Z, sign = (X - center) / scale, np.where(unhealthy, 1.0, -1.0)
 
     def loss(parameters: Float64) -> tuple[float, Float64]:
         margin = sign * (parameters[0] + Z @ parameters[1:])
-        pull = -sign * np.exp(-np.logaddexp(0, margin))  # derivative of the loss by the score
-        gradient = np.concatenate([[pull.sum()], Z.T @ pull + _PENALTY * parameters[1:]])
+        slope = -sign * np.exp(-np.logaddexp(0, margin))  # derivative of the loss by the score
+        gradient = np.concatenate([[slope.sum()], Z.T @ slope + _PENALTY * parameters[1:]])
         ridge = _PENALTY / 2 * np.square(parameters[1:]).sum()
         return float(np.logaddexp(0, -margin).sum() + ridge), gradient
 
-    found = minimize(loss, np.zeros(1 + X.shape[1]), jac=True, method="BFGS").x
-    weights = found[1:] / scale
+    optimum = minimize(loss, np.zeros(1 + X.shape[1]), jac=True, method="BFGS").x
+    weights = optimum[1:] / scale
     return LogisticDecision(
-        float(found[0] - weights @ centre), *(float(weight) for weight in weights)
+        float(optimum[0] - weights @ center), *(float(weight) for weight in weights)
     )
 
 
 def leave_patients_out(patients: Names, unhealthy: Flags) -> Iterator[tuple[Flags, Flags]]:
-    """Which slices to fit to and which to judge, patient by patient or in ten groups of patients;
-    groups whose rest holds one class only are passed over."""
+    """Split slices, patient by patient or in ten groups of patients.
+
+    Groups without which the slices are all of one class are skipped.
+
+    Yields
+    ------
+    fitted, tested : (N,) bool each, the slices to fit to and those to test on
+    """
     names = np.unique(patients)
     for k in range(min(_FOLDS, len(names))):
-        judged = np.isin(patients, names[k::_FOLDS])
-        rest = unhealthy[~judged]
-        if rest.any() and not rest.all():
-            yield ~judged, judged
+        tested = np.isin(patients, names[k::_FOLDS])
+        remaining = unhealthy[~tested]
+        if remaining.any() and not remaining.all():
+            yield ~tested, tested
 
 
 def best_threshold(
@@ -62,8 +67,8 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The threshold of best accuracy for "unhealthy when the statistic is at most this".
 
-    Lies half-way between the two neighbouring values. Among equally accurate ones, the widest gap
-    between neighbours is taken.
+    It is the middle between two neighbouring values. Among equally accurate ones, the widest gap
+    between neighbours is chosen.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""``anofpdm-evaluate``: how good a bundle is on labelled slices."""
+"""``anofpdm-evaluate``: metrics of a bundle on slices with reference masks."""
 
 from __future__ import annotations
 
@@ -31,39 +31,42 @@ from anofpdm.runtime.util.files import writable_folder, write_json
 from anofpdm.train.dataset import open_sliceset
 
 from .evaluation import evaluate
-from .labelled import fitting
 
 _HEADING = "## Figures"
-
-
+# Options of the process select the calibration that was made for them.
 _OPTIONS = (
     preset_option,
-    click.option("--encoding", type=click.Choice(ENCODINGS), help="Needs a calibration for it."),
-    click.option("--length", "L", type=click.IntRange(min=1), help="L; needs a calibration."),
-    click.option("--stride", type=click.IntRange(min=1), help="Needs a calibration for it."),
-    click.option("--spacing", type=click.Choice(SPACINGS), help="Needs a calibration for it."),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="bf16: faster on CPUs that "
-                 "have it; needs a calibration.  [default: the preset's]"),
-    click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), help="Mean of the maps up to "
-                 "t_e, or the one at t_e.  [default: the calibration's]"),
-    click.option("--early-stop/--no-early-stop", default=None, help="Leave a slice when its peak "
-                 "is certain.  [default: where that was found safe]"),
-    click.option("--w", type=float, help="Ablation: a guidance strength that was calibrated."),
+    click.option("--encoding", type=click.Choice(ENCODINGS), help="Forward process: DDIM (eq. 4 "
+                 "of the paper) or DDPM (eq. 2).  [default: the preset's]"),
+    click.option("--length", "L", type=click.IntRange(min=1), help="L, the last timestep.  "
+                 "[default: the preset's]"),
+    click.option("--stride", type=click.IntRange(min=1), help="Step between visited timesteps.  "
+                 "[default: the preset's]"),
+    click.option("--spacing", type=click.Choice(SPACINGS), help="Spacing of the visited "
+                 "timesteps: even in t, or in log SNR.  [default: the preset's]"),
+    click.option("--precision", type=click.Choice(PRECISIONS), help="Precision of the network; "
+                 "bf16 is faster on CPUs that compute in it.  [default: the preset's]"),
+    click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), help="Anomaly map: the mean "
+                 "of the maps up to t_e, or the last of them.  [default: the calibration's]"),
+    click.option("--early-stop/--no-early-stop", default=None, help="Stop a slice after the peak "
+                 "of M_t.  [default: where the calibration calls it safe]"),
+    click.option("--w", type=float, help="Ablation: another calibrated guidance strength."),
     click.option("--sub-map", type=click.Choice(SUB_MAPS), default="residual", show_default=True,
-                 help="Ablation: what maps are made of."),
+                 help="Ablation: sub-anomaly map, the guided prediction's squared error or the "
+                 "squared difference of the predictions."),
     click.option("--t-e-ratio", type=float, default=1.0, show_default=True,
-                 help="Ablation: take the map at this multiple of t_e."),
-    click.option("--threshold", "Q", type=float, help="Ablation: cut the map here."),
+                 help="Ablation: multiple of t_e at which the map is taken."),
+    click.option("--threshold", "Q", type=float, help="Ablation: threshold of the anomaly map."),
 )  # fmt: skip
 
 
 def plan_options(body: Callable[..., None]) -> Callable[..., None]:
-    """Options that make a :class:`Options`, which the command receives as ``options``."""
+    """Add the options of a plan; the command receives them as ``options``, an :class:`Options`."""
 
     @functools.wraps(body)
     def wrapped(**arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in Options.__dataclass_fields__}
-        body(options=Options(**given), **arguments)
+        values = {name: arguments.pop(name) for name in Options.__dataclass_fields__}
+        body(options=Options(**values), **arguments)
 
     decorated: Callable[..., None] = wrapped
     for option in reversed(_OPTIONS):
@@ -74,9 +77,11 @@ def plan_options(body: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=OneLineCommand)
 @click.argument("slices", type=click.Path(path_type=Path))
 @bundle_option
-@click.option("--split", default="test", show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
-@click.option("--add-to-card", is_flag=True, help="Put the table into the bundle's model card.")
+@click.option("--split", default="test", show_default=True, help="Split of the slices.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="JSON file of the metrics."
+)
+@click.option("--add-to-card", is_flag=True, help="Write the table into the bundle's model card.")
 @plan_options
 @seed_option
 @device_option
@@ -109,13 +114,14 @@ def main(
     segmenter = Segmenter.load(
         bundle, options=options, device=device, threads=threads, slots=slots, seed=seed
     )
-    labelled = fitting(open_sliceset(slices), segmenter.bundle).split(split)
+    manifest = segmenter.bundle.manifest
+    labelled = open_sliceset(slices).require(manifest.modalities, manifest.grid).split(split)
     with segmenter:
         evaluation = evaluate(segmenter, labelled, ProgressLine("slices"))
     print_device(segmenter.backend)
     if json_path:
         settings = {
-            "bundle": segmenter.bundle.manifest.name,
+            "bundle": manifest.name,
             "split": split,
             "seed": seed,
             "device": segmenter.backend.device,
@@ -126,9 +132,8 @@ def main(
         text = f" on the {split} split\n\n{evaluation.table()}"
         write_card_section(segmenter.bundle, _HEADING, text)
     click.echo(evaluation.table())
-    if evaluation.unlike:
-        click.echo(
-            f"unlike the volumes of the calibration: {', '.join(evaluation.unlike)}", err=True
-        )
+    if evaluation.implausible:
+        names = ", ".join(evaluation.implausible)
+        click.echo(f"unlike the volumes of the calibration: {names}", err=True)
     for line in segmenter.plan.calibration.warnings:
         click.echo(f"warning of the calibration: {line}", err=True)

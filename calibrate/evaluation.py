@@ -1,4 +1,4 @@
-"""How good a bundle is on labelled slices whose lesions were drawn."""
+"""Evaluation of a bundle on slices with reference masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.train.dataset import SliceSet
 
 from .bootstrap import Bootstrap, Interval
-from .labelled import check_spacing
 from .metrics import area_under_roc, average_precision, dice, iou
 from .scores import DecisionScores, Evaluation, Scores, SliceScores
 
@@ -26,16 +25,16 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one slice contributes; ``scores``: the map's foreground pixels, ``positive``: lesion."""
+class _SliceResult:
+    """The result and the reference of one slice, for the metrics."""
 
-    patient: str
-    mask: Mask
-    gated: Mask
-    drawn: Mask
-    scores: NDArray[np.float32]
-    positive: Mask
-    MSE_0: NDArray[np.float64]
+    patient: str  # name of the patient
+    mask: Mask  # (S, S) whatever the decision
+    gated: Mask  # (S, S) empty where the decision is healthy
+    reference: Mask  # (S, S) drawn lesions
+    scores: NDArray[np.float32]  # (p,) smoothed anomaly map at the foreground pixels
+    positive: Mask  # (p,) reference at these pixels
+    MSE_0: NDArray[np.float64]  # (n, C) error of the unguided prediction (eq. 16)
 
 
 def evaluate(
@@ -44,24 +43,31 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
     every: int = 1,
 ) -> Evaluation:
-    """Segment labelled slices and compare with their masks, on the model's grid.
+    """Segment slices and compare them with their reference masks, on the model's grid.
 
-    Slices whose lesions were not drawn are left out; of the others every ``every``-th one is
-    compared, and those beside it are processed for its sake where neighbours count.
+    Slices without a reference mask are skipped.
+
+    Parameters
+    ----------
+    progress : called with the slices compared and their total
+    every : compare every k-th slice only; its neighbours are processed as well where the
+        calibration averages over them
 
     Raises
     ------
     CohortError
-        If none were drawn, or neighbours count and it is not known how far slices are apart.
+        If no slice has a reference mask, or the calibration averages over neighbours and the
+        distance between slices is unknown.
     """
     drawn = [i for i, record in enumerate(slices.records) if record.drawn]
     if not drawn:
         raise CohortError("the slices have no reference masks: nothing to compare with")
     slices = slices.take(drawn)
-    check_spacing(slices, segmenter.plan.calibration.neighbours_mm)
+    calibration = segmenter.plan.calibration
+    slices.require_spacing(calibration.neighbours_mm)
     compared = range(0, len(slices), every)
-    stream = _with_neighbours(slices, compared, segmenter.plan.calibration.neighbours_mm)
-    seen: dict[int, _Seen] = {}
+    stream = _with_neighbours(slices, compared, calibration.neighbours_mm)
+    results: dict[int, _SliceResult] = {}
     rows: dict[int, SliceScores] = {}
     for result in segmenter.segment_slices(stream):
         i = result.key
@@ -70,7 +76,7 @@ def evaluate(
         record, reference = slices.records[i], slices.mask(i)
         foreground = slices.x0(i).mean(axis=0) > _FOREGROUND
         gated = result.mask & result.unhealthy
-        seen[i] = _Seen(
+        results[i] = _SliceResult(
             record.patient,
             result.mask,
             gated,
@@ -92,87 +98,92 @@ def evaluate(
             dice(gated, reference),
             len(result.M),
         )
-        progress(len(seen), len(compared))
+        progress(len(results), len(compared))
     slices = slices.take(compared)
     ordered = tuple(rows[i] for i in compared)
-    everything = [seen[i] for i in compared]
-    boot, heads = Bootstrap(slices.patients), _by_patient(everything)
-    sick = [one for one, row in zip(everything, ordered, strict=True) if row.unhealthy]
+    everything = [results[i] for i in compared]
+    boot, by_patient = Bootstrap(slices.patients), _by_patient(everything)
+    unhealthy = [result for result, row in zip(everything, ordered, strict=True) if row.unhealthy]
     margins: dict[str, Callable[[SliceScores], float]] = {
         "cosine": lambda row: calibration.Cos_w - row.cosine,
         "calibrated": lambda row: row.probability - 0.5,
     }
-    calibration, known = segmenter.plan.calibration, segmenter.plan.calibration.plausibility
+    plausibility = calibration.plausibility
     return Evaluation(
-        unhealthy=_over_slices(boot, sick, gated=False),
-        unhealthy_gated=_over_slices(boot, sick, gated=True),
+        unhealthy=_over_slices(boot, unhealthy, gated=False),
+        unhealthy_gated=_over_slices(boot, unhealthy, gated=True),
         mixed=_over_slices(boot, everything, gated=True),
-        patients=_over_patients(boot, heads),
+        patients=_over_patients(boot, by_patient),
         decision=calibration.decision,
         decisions={
             name: _decision(boot, ordered, margin, in_use=name == calibration.decision)
             for name, margin in margins.items()
         },
         accuracy_all_healthy=float((~slices.unhealthy).mean()),
-        unlike=tuple(
+        implausible=tuple(
             name
-            for name, head in heads.items()
-            if known and known.excess([one.MSE_0 for one in head]) > 1
+            for name, volume in by_patient.items()
+            if plausibility and plausibility.excess([result.MSE_0 for result in volume]) > 1
         ),
         slices=ordered,
     )
 
 
 def _with_neighbours(slices: SliceSet, compared: range, width_mm: float) -> Iterator[Slice]:
-    """The slices that are compared, and those beside them that count."""
-    wanted = set(compared)
+    """The compared slices, and their neighbours within ``width_mm``."""
+    processed = set(compared)
     for i in compared:
         far = reach(width_mm, slices.records[i].slice_mm)
-        wanted.update(range(max(0, i - far), min(len(slices), i + far + 1)))
-    return (one for one in slices.slices() if one.key in wanted)
+        processed.update(range(max(0, i - far), min(len(slices), i + far + 1)))
+    return (item for item in slices.slices() if item.key in processed)
 
 
-def _by_patient(seen: list[_Seen]) -> dict[str, list[_Seen]]:
-    heads: dict[str, list[_Seen]] = {}
-    for one in seen:
-        heads.setdefault(one.patient, []).append(one)
-    return dict(sorted(heads.items()))
+def _by_patient(results: list[_SliceResult]) -> dict[str, list[_SliceResult]]:
+    by_patient: dict[str, list[_SliceResult]] = {}
+    for result in results:
+        by_patient.setdefault(result.patient, []).append(result)
+    return dict(sorted(by_patient.items()))
 
 
-def _over_slices(boot: Bootstrap, seen: list[_Seen], *, gated: bool) -> Scores:
-    pairs = [(one.gated if gated else one.mask, one.drawn) for one in seen]
-    owners = np.array([one.patient for one in seen], str)
-    scores, positive = [one.scores for one in seen], [one.positive for one in seen]
-    interval = boot.average_precision(owners, scores, positive)
-    return _scores(boot, owners, pairs, _auprc(seen), interval)
+def _over_slices(boot: Bootstrap, results: list[_SliceResult], *, gated: bool) -> Scores:
+    pairs = [(result.gated if gated else result.mask, result.reference) for result in results]
+    patients = np.array([result.patient for result in results], str)
+    scores, positive = [r.scores for r in results], [r.positive for r in results]
+    interval = boot.average_precision(patients, scores, positive)
+    return _scores(boot, patients, pairs, _auprc(results), interval)
 
 
-def _over_patients(boot: Bootstrap, heads: dict[str, list[_Seen]]) -> Scores:
-    sick = {name: head for name, head in heads.items() if any(one.drawn.any() for one in head)}
+def _over_patients(boot: Bootstrap, by_patient: dict[str, list[_SliceResult]]) -> Scores:
+    with_lesion = {
+        name: volume
+        for name, volume in by_patient.items()
+        if any(result.reference.any() for result in volume)
+    }
     pairs = [
-        (np.stack([one.gated for one in head]), np.stack([one.drawn for one in head]))
-        for head in sick.values()
+        (np.stack([r.gated for r in volume]), np.stack([r.reference for r in volume]))
+        for volume in with_lesion.values()
     ]
-    owners, own = np.array(list(sick), str), np.array([_auprc(head) for head in sick.values()])
-    return _scores(boot, owners, pairs, _mean(own), boot.mean(owners, own))
+    patients = np.array(list(with_lesion), str)
+    areas = np.array([_auprc(volume) for volume in with_lesion.values()])
+    return _scores(boot, patients, pairs, _mean(areas), boot.mean(patients, areas))
 
 
 def _scores(
     boot: Bootstrap,
-    owners: NDArray[np.str_],
+    patients: NDArray[np.str_],
     pairs: Sequence[tuple[Mask, Mask]],
     auprc: float,
     auprc_interval: Interval,
 ) -> Scores:
-    nothing = [(np.zeros_like(drawn), drawn) for _, drawn in pairs]
+    empty = [(np.zeros_like(reference), reference) for _, reference in pairs]
     overlaps = np.array([dice(*pair) for pair in pairs])
     return Scores(
         dice=_mean(overlaps),
         iou=_mean(iou(*pair) for pair in pairs),
-        empty_dice=_mean(dice(*pair) for pair in nothing),
-        empty_iou=_mean(iou(*pair) for pair in nothing),
+        empty_dice=_mean(dice(*pair) for pair in empty),
+        empty_iou=_mean(iou(*pair) for pair in empty),
         auprc=auprc,
-        dice_interval=boot.mean(owners, overlaps),
+        dice_interval=boot.mean(patients, overlaps),
         auprc_interval=auprc_interval,
     )
 
@@ -183,28 +194,28 @@ def _decision(
     margin: Callable[[SliceScores], float],
     in_use: bool,
 ) -> DecisionScores:
-    """Of the decision that calls slices unhealthy whose ``margin`` is at least 0; where it is in
-    use, but for those that leave as healthy."""
+    """Metrics of the decision that calls a slice unhealthy where ``margin`` is at least 0; of the
+    results themselves where it is ``in_use``."""
     margins = np.array([margin(row) for row in rows])
     unhealthy = np.array([row.unhealthy for row in rows])
     called = np.array([row.called_unhealthy for row in rows]) if in_use else margins >= 0
-    right = called == unhealthy
+    correct = called == unhealthy
     return DecisionScores(
-        accuracy=float(right.mean()),
-        accuracy_interval=boot.mean(np.array([row.patient for row in rows], str), right),
+        accuracy=float(correct.mean()),
+        accuracy_interval=boot.mean(np.array([row.patient for row in rows], str), correct),
         sensitivity=_mean(called[unhealthy]),
         specificity=_mean(~called[~unhealthy]),
         auroc=area_under_roc(margins, unhealthy),
     )
 
 
-def _auprc(seen: list[_Seen]) -> float:
-    if not seen:
+def _auprc(results: list[_SliceResult]) -> float:
+    if not results:
         return math.nan
-    scores = np.concatenate([one.scores for one in seen])
-    return average_precision(scores, np.concatenate([one.positive for one in seen]))
+    scores = np.concatenate([result.scores for result in results])
+    return average_precision(scores, np.concatenate([result.positive for result in results]))
 
 
 def _mean(values: Iterable[float]) -> float:
-    known = [float(value) for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
+    finite = [float(value) for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan

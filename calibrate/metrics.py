@@ -1,4 +1,4 @@
-"""Figures of merit for masks and anomaly maps."""
+"""Metrics of masks and anomaly maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where M_t peaks, and what to say where the paper's rules fail on a network."""
+"""Where M_t peaks, and warnings where the paper's rules fail on a network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anofpdm.runtime.bundle.calibration import PeakReport
 from .choose import Choice, Labels
 from .sweep import Curves
 
-# Of the unhealthy slices: where more have their largest M_t at L, t_e says where L is.
+# Share of the unhealthy slices whose M_t is largest at L; above it t_e only repeats L.
 _NO_PEAK = 0.5
 
 
@@ -25,7 +25,7 @@ def peak_report(curves: Curves, w: float, labels: Labels) -> PeakReport:
 
 
 def failures(curves: Curves, choice: Choice, labels: Labels) -> tuple[str, ...]:
-    """Where a rule of the paper fails: a line each, with what to do."""
+    """Where a rule of the paper fails: a line each, with the remedy."""
     best, lines = choice.best, []
     last, t_e = _t_e(curves, best.w)
     at_L = float((t_e[labels.unhealthy] == last).mean())
@@ -35,13 +35,13 @@ def failures(curves: Curves, choice: Choice, labels: Labels) -> tuple[str, ...]:
             f"timestep, {last}, so t_e (eq. 21) is where L is: train longer, with high noise, or "
             "compare several L"
         )
-    plain = max(labels.unhealthy.mean(), 1 - labels.unhealthy.mean())
-    judged = choice.cross_validated[choice.decision]
-    if judged is not None and judged <= plain:
+    majority = max(labels.unhealthy.mean(), 1 - labels.unhealthy.mean())
+    accuracy = choice.cross_validated[choice.decision]
+    if accuracy is not None and accuracy <= majority:
         lines.append(
-            f"no decision: the {choice.decision} is right on {judged:.1%} of the slices of patients "
-            f"that it was not fitted to, calling all the same on {plain:.1%}: masks of single "
-            "slices may be of use, decisions are not"
+            f"no decision: the {choice.decision} is right on {accuracy:.1%} of the slices of "
+            f"left-out patients, calling all the same on {majority:.1%}: masks of single slices "
+            "may be of use, decisions are not"
         )
     return tuple(lines)
 

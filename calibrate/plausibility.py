@@ -1,4 +1,7 @@
-"""What healthy slices look like to the network, and how far off a volume may be."""
+"""Fitting the plausibility check: how healthy slices look to the network, and how far off is far.
+
+The check itself is in :mod:`anofpdm.runtime.volume.plausibility`.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from anofpdm.runtime.volume.plausibility import Plausibility, log_curve
 from .choose import Labels
 
 _SMALLEST_SPREAD, _SMALLEST_LIMIT = 1e-3, 1e-3
-# A volume may be a little further off than any that the limit was taken from.
+# A volume may be a little further off than the furthest patient.
 _MARGIN = 1.1
 
 
 def fit_plausibility(MSE_0: NDArray[np.float64], labels: Labels) -> Plausibility | None:
     """The error curve of healthy slices, and the distance of the patient who is furthest off.
 
-    Each patient's distance is from the healthy slices of the others: it is what a new one's would
-    be. None where there are fewer than three patients.
+    Each patient's distance is from the healthy slices of the other patients, as a new patient's
+    would be. None where there are fewer than three patients.
 
     Parameters
     ----------
@@ -29,19 +32,20 @@ def fit_plausibility(MSE_0: NDArray[np.float64], labels: Labels) -> Plausibility
         return None
     distances = []
     for name in names:
-        own = labels.patients == name
-        others = _reference(MSE_0[~own & ~labels.unhealthy])
+        of_patient = labels.patients == name
+        others = _reference(MSE_0[~of_patient & ~labels.unhealthy])
         if others is None:
             return None
-        distances.append(np.median([others.distance(curve) for curve in MSE_0[own]]))
-    known = _reference(MSE_0[~labels.unhealthy])
-    assert known
+        distances.append(np.median([others.distance(curve) for curve in MSE_0[of_patient]]))
+    healthy = _reference(MSE_0[~labels.unhealthy])
+    assert healthy
     return Plausibility(
-        known.mean, known.spread, max(_SMALLEST_LIMIT, _MARGIN * float(max(distances)))
+        healthy.mean, healthy.spread, max(_SMALLEST_LIMIT, _MARGIN * float(max(distances)))
     )
 
 
 def _reference(MSE_0: NDArray[np.float64]) -> Plausibility | None:
+    """Mean and spread of curves, with a limit of 1; None for fewer than two."""
     if len(MSE_0) < 2:
         return None
     curves = log_curve(MSE_0)

@@ -1,4 +1,4 @@
-"""What a calibration found, in lines of text."""
+"""The result of a calibration in lines of text."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from .choose import Choice, Labels
 
 
 def report(choice: Choice, calibration: Calibration, labels: Labels) -> Iterator[str]:
-    """Every candidate, what was chosen, where M_t peaks, and what early stop would do."""
+    """Every candidate, the choice, where M_t peaks, and the effect of early stop."""
     for c in choice.candidates:
         yield (
             f"L {c.L:4d}  w {c.w:5g}  cosine: accuracy {c.cosine_accuracy:.3f}  "
-            f"calibrated: accuracy {_share(c.calibrated_accuracy)}"
+            f"calibrated: accuracy {_accuracy(c.calibrated_accuracy)}"
         )
-    judged = ", ".join(f"{name} {_share(choice.cross_validated.get(name))}" for name in DECISIONS)
-    yield f"accuracy on patients left out of the whole choice: {judged}"
+    cross_validated = ", ".join(
+        f"{name} {_accuracy(choice.cross_validated.get(name))}" for name in DECISIONS
+    )
+    yield f"accuracy on patients left out of the whole choice: {cross_validated}"
     best, unhealthy = choice.best, labels.unhealthy
     yield (
         f"chosen: {choice.decision}, L = {best.L}, w = {best.w:g}, accuracy "
-        f"{_share(best.accuracy(choice.decision))} on {len(unhealthy)} slices (calling all the "
+        f"{_accuracy(best.accuracy(choice.decision))} on {len(unhealthy)} slices (calling all the "
         f"same: {max(unhealthy.mean(), 1 - unhealthy.mean()):.3f})"
     )
-    tried = [one.w for one in choice.candidates if one.L == best.L]
-    if len(tried) > 1 and best.w == max(tried):
+    strengths = [c.w for c in choice.candidates if c.L == best.L]
+    if len(strengths) > 1 and best.w == max(strengths):
         yield f"w = {best.w:g} is the largest that was tried: larger ones may do as well (--w)"
     peaks = calibration.peaks
     if peaks:
@@ -48,5 +50,5 @@ def _early_stop(stop: EarlyStop | None) -> str:
     )
 
 
-def _share(accuracy: float | None) -> str:
+def _accuracy(accuracy: float | None) -> str:
     return "unknown" if accuracy is None else f"{accuracy:.3f}"

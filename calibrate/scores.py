@@ -1,4 +1,4 @@
-"""The figures of an evaluation, and the tables that show them."""
+"""The metrics of an evaluation, and their tables."""
 
 from __future__ import annotations
 
@@ -11,77 +11,66 @@ from .bootstrap import Interval
 
 @dataclass(frozen=True)
 class Scores:
-    """Means of Dice and IoU, the same for empty masks, and AUPRC over the foreground's pixels.
+    """Segmentation metrics, NaN where there is no lesion; intervals are 95 % ones over patients."""
 
-    AUPRC is that of the smoothed anomaly map, which is what masks are cut from, whatever the
-    decision; NaN without lesions. Intervals are 95 % ones over patients.
-    """
-
-    dice: float
-    iou: float
-    empty_dice: float
-    empty_iou: float
-    auprc: float
-    dice_interval: Interval
-    auprc_interval: Interval
+    dice: float  # mean over slices or patients
+    iou: float  # mean over slices or patients
+    empty_dice: float  # Dice of masks without a voxel, for comparison
+    empty_iou: float  # IoU of masks without a voxel
+    auprc: float  # of the foreground pixels of the smoothed anomaly map, not gated
+    dice_interval: Interval  # of dice
+    auprc_interval: Interval  # of auprc
 
 
 @dataclass(frozen=True)
 class SliceScores:
-    """One slice: the label, the decision and its statistics, Dice without and with the decision, and
-    how many timesteps were visited."""
+    """The label, decision and metrics of one slice."""
 
-    patient: str
-    level: int
-    unhealthy: bool
-    called_unhealthy: bool
-    cosine: float
-    alignment: float
-    map_peak: float
-    probability: float
-    dice: float
-    gated_dice: float
-    steps: int
+    patient: str  # name of the patient
+    level: int  # axial index in the scan
+    unhealthy: bool  # label
+    called_unhealthy: bool  # image-level decision
+    cosine: float  # statistic of the paper's decision (eq. 18)
+    alignment: float  # of guidance with the unguided error, -1..1
+    map_peak: float  # ln of the map's largest value
+    probability: float  # of being unhealthy, by the calibrated decision
+    dice: float  # of the mask whatever the decision
+    gated_dice: float  # of the mask that is empty where the decision is healthy
+    steps: int  # visited timesteps
 
 
 @dataclass(frozen=True)
 class DecisionScores:
-    """One decision: accuracy with its 95 % interval over patients, sensitivity, specificity, and the
-    area under the ROC curve of what it goes by."""
+    """Metrics of one image-level decision over slices."""
 
-    accuracy: float
-    accuracy_interval: Interval
-    sensitivity: float
-    specificity: float
-    auroc: float
+    accuracy: float  # share of slices with the right decision
+    accuracy_interval: Interval  # 95 % over patients
+    sensitivity: float  # share of the unhealthy slices
+    specificity: float  # share of the healthy slices
+    auroc: float  # area under the ROC curve of the decision's statistic
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a bundle on one split.
+    """Metrics of a bundle on one split.
 
-    ``unhealthy``: unhealthy slices, each segmented whatever the decision (the paper's set-up);
-    ``unhealthy_gated``: the same slices, empty where the decision is healthy; ``mixed``: all slices,
-    gated, where an empty mask on a healthy slice counts 1; ``patients``: gated, over all voxels of
-    a patient, mean over the patients with a lesion. AUPRC is pooled over the slices, and for
-    patients the mean of their own. ``decisions``: both, ``decision`` being the one in
-    use, where slices may leave as healthy, too; ``unlike``: patients said to be unlike those of the
-    calibration.
+    Gated masks are empty where the decision is healthy. An empty mask on a healthy slice has Dice
+    1. AUPRC is pooled over slices; for patients it is the mean of each patient's AUPRC.
     """
 
-    unhealthy: Scores
-    unhealthy_gated: Scores
-    mixed: Scores
-    patients: Scores
-    decision: str
-    decisions: dict[str, DecisionScores]
-    accuracy_all_healthy: float
-    unlike: tuple[str, ...]
-    slices: tuple[SliceScores, ...]
+    unhealthy: Scores  # unhealthy slices, not gated (the paper's set-up)
+    unhealthy_gated: Scores  # unhealthy slices, gated
+    mixed: Scores  # all slices, gated
+    patients: Scores  # all voxels of a patient, gated; mean over patients with a lesion
+    decision: str  # the decision in use, cosine or calibrated
+    decisions: dict[str, DecisionScores]  # both decisions, by name
+    accuracy_all_healthy: float  # of calling every slice healthy
+    implausible: tuple[str, ...]  # patients out of the calibration's distribution
+    slices: tuple[SliceScores, ...]  # every compared slice, in order
 
     @property
     def accuracy(self) -> float:
-        """Of the decision in use."""
+        """Accuracy of the decision in use."""
         return self.decisions[self.decision].accuracy
 
     def as_json(self) -> dict[str, Any]:
@@ -96,11 +85,11 @@ class Evaluation:
             ("all slices (mixed), gated", self.mixed),
             ("per patient (3-D), gated", self.patients),
         ]
-        patients = {one.patient for one in self.slices}
-        sick = sum(one.unhealthy for one in self.slices)
+        patients = {scores.patient for scores in self.slices}
+        unhealthy = sum(scores.unhealthy for scores in self.slices)
         lines = [
-            f"{len(self.slices)} slices of {len(patients)} patients, {sick} unhealthy; in brackets "
-            "95 % intervals over patients (bootstrap)",
+            f"{len(self.slices)} slices of {len(patients)} patients, {unhealthy} unhealthy; in "
+            "brackets 95 % intervals over patients (bootstrap)",
             "",
             "| | Dice | IoU | AUPRC | Dice, IoU of empty masks |",
             "|---|---|---|---|---|",

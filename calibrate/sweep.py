@@ -26,41 +26,41 @@ from anofpdm.train.dataset import SliceSet
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-_ALONE = Refinement()
+_NO_REFINEMENT = Refinement()
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What calibration looks at, for N slices, K candidates, n visited steps, C scored modalities.
+    """The curves of N slices, for K guidance strengths, n visited steps, C scored modalities."""
 
-    ``M``, ``MSE_h``: (N, K, n, C) float64; ``MSE_0``: (N, n, C); ``map_peak``: (N, K), that of the
-    map that is cut at the end; ``timesteps``: (n,), ``w``: (K,).
-    """
-
-    w: tuple[float, ...]
-    timesteps: NDArray[np.int64]
-    M: Float64
-    MSE_h: Float64
-    MSE_0: Float64
-    map_peak: Float64
+    w: tuple[float, ...]  # (K,) guidance strengths
+    timesteps: NDArray[np.int64]  # (n,) visited timesteps, ascending
+    M: Float64  # (N, K, n, C) divergence of the two predictions (eq. 12)
+    MSE_h: Float64  # (N, K, n, C) error of the healthy-guided prediction (eq. 14)
+    MSE_0: Float64  # (N, n, C) error of the unguided prediction (eq. 16)
+    map_peak: Float64  # (N, K) ln of the largest value of the map that is cut at the end
 
     def statistics(self, k: int, steps: NDArray[np.int64] | None = None) -> SliceStatistics:
-        """What decisions go by, of each slice alone but for the map's peak: (N,) each.
+        """The statistics of image-level decisions, of each slice without its neighbours: (N,) each.
 
-        ``k``: of which guidance strength; ``steps``: (N,) in 1..n, after how many of them each
-        slice is left (default: all). The map's peak is that of the end all the same: it is the same
-        map where t_e is kept.
+        Only the map's peak is that of the map of the whole window.
+
+        Parameters
+        ----------
+        k : index of the guidance strength
+        steps : (N,) in 1..n, the number of steps after which each slice stops; None for all. The
+            map's peak is still that of the full sweep, which is the same map where t_e is kept.
         """
         M, MSE_h, MSE_0 = self.M[:, k], self.MSE_h[:, k], self.MSE_0
         if steps is not None:
-            taken = (np.arange(M.shape[1]) < steps[:, None])[..., None]
-            M, MSE_h, MSE_0 = (np.where(taken, curve, 0) for curve in (M, MSE_h, MSE_0))
+            visited = (np.arange(M.shape[1]) < steps[:, None])[..., None]
+            M, MSE_h, MSE_0 = (np.where(visited, curve, 0) for curve in (M, MSE_h, MSE_0))
         return SliceStatistics(
             cosine(MSE_h, MSE_0), alignment(M, MSE_h, MSE_0), self.map_peak[:, k]
         )
 
     def take(self, slices: NDArray[np.bool_]) -> Curves:
-        """Of these slices alone."""
+        """The curves of the slices where ``slices``, (N,), is true."""
         return Curves(
             self.w,
             self.timesteps,
@@ -72,9 +72,11 @@ class Curves:
 
 
 class _SweepAccumulator:
-    """Records one slice for several w: what the runtime computes for each.
+    """Accumulates one slice for several guidance strengths, each as the runtime does.
 
-    ``ends``: the timesteps after which its maps are kept, in ``maps``: by end, by w, (C, H, W).
+    Parameters
+    ----------
+    ends : timesteps after which the maps are copied to ``maps``: by end, by w, (C, H, W)
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class _SweepAccumulator:
         self._ends = ends
 
     def add(self, step: Step, UGP: Float32) -> bool:
-        """Never lets a slice go: what a stopping rule would do is read off the curves."""
+        """Add a step; False, since no slice stops: stopping rules are applied to the curves."""
         for accumulator in self.by_w:
             accumulator.add(step, UGP)
         if step.t in self._ends:
@@ -101,15 +103,23 @@ def sweep(
     scored: tuple[int, ...],
     *,
     anomaly_map: str = "aggregate",
-    refinement: Refinement = _ALONE,
+    refinement: Refinement = _NO_REFINEMENT,
     seed: int = 0,
     slots: int = 4,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Curves:
     """Run the forward process over all slices and record the curves.
 
-    ``anomaly_map``: which map, see :class:`anofpdm.runtime.method.anomaly_map.MapRule`;
-    ``refinement``: what makes the map that is cut.
+    Parameters
+    ----------
+    w : guidance strengths
+    scored : positions of the modalities that the anomaly map is made of
+    anomaly_map : ``aggregate`` or ``last``, see
+        :class:`anofpdm.runtime.method.anomaly_map.MapRule`
+    refinement : how the map that is cut is made of the anomaly maps
+    seed : of the noise
+    slots : slices in the network's batch
+    progress : called with the slices done and their total
     """
     return sweeps(
         slices,
@@ -135,20 +145,23 @@ def sweeps(
     scored: tuple[int, ...],
     *,
     anomaly_map: str = "aggregate",
-    refinement: Refinement = _ALONE,
+    refinement: Refinement = _NO_REFINEMENT,
     seed: int = 0,
     slots: int = 4,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, Curves]:
-    """The curves of every L in ``lengths``: of one sweep to the largest, but where timesteps are
-    spaced by log SNR, which visits others for every L."""
-    wanted = sorted(set(lengths))
-    parts = [wanted] if process.spacing == "even" else [[L] for L in wanted]
+    """The curves of every L in ``lengths``; other parameters as for :func:`sweep`.
+
+    One sweep to the largest L serves all, except where timesteps are spaced by log SNR: there every
+    L visits other timesteps and needs its sweep.
+    """
+    ascending = sorted(set(lengths))
+    parts = [ascending] if process.spacing == "even" else [[L] for L in ascending]
     curves_by_L: dict[int, Curves] = {}
     for i, part in enumerate(parts):
-        whole = replace(process, L=part[-1])
-        one = _Sweep(whole, part, w, scored, MapRule(anomaly_map), refinement, seed, slots)
-        curves_by_L |= one.run(slices, denoiser, partial(_progress_of, progress, i, len(parts)))
+        longest = replace(process, L=part[-1])
+        shared = _Sweep(longest, part, w, scored, MapRule(anomaly_map), refinement, seed, slots)
+        curves_by_L |= shared.run(slices, denoiser, partial(_progress_of, progress, i, len(parts)))
     return curves_by_L
 
 
@@ -158,23 +171,22 @@ def _progress_of(
     progress(part * total + done, parts * total)
 
 
-# Of a slice, its views at every end, for every w.
+# The views of one slice: by end of the sweep, by w.
 _Views = list[list[SliceView]]
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    """One sweep, that may be cut at every one of ``lengths``; these ascend, up to that of the
-    process."""
+    """One sweep that yields the curves of several lengths."""
 
-    process: Process
-    lengths: Sequence[int]
-    w: tuple[float, ...]
-    scored: tuple[int, ...]
-    rule: MapRule
-    refinement: Refinement
-    seed: int
-    slots: int
+    process: Process  # to the largest of the lengths
+    lengths: Sequence[int]  # every L whose curves are recorded, ascending
+    w: tuple[float, ...]  # (K,) guidance strengths
+    scored: tuple[int, ...]  # positions of the modalities that the anomaly map is made of
+    rule: MapRule  # how the anomaly map is made
+    refinement: Refinement  # how the map that is cut is made of anomaly maps
+    seed: int  # of the noise
+    slots: int  # slices in the network's batch
 
     def run(
         self, slices: SliceSet, denoiser: Denoiser, progress: Callable[[int, int], None]
@@ -228,8 +240,8 @@ class _Sweep:
     def _peaks(
         self, complete: Iterable[tuple[Slice, Window[_Views]]]
     ) -> dict[int, list[list[float]]]:
-        """Of slices whose neighbours are done, by key: the peaks of the maps that are cut at every
-        end, for every w."""
+        """The peaks of the maps that are cut, by end, by w, of slices whose windows are complete,
+        by key."""
         return {
             item.key: [
                 [

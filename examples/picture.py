@@ -1,88 +1,189 @@
 """The README's picture: slices of a volume, the anomaly map, the mask and the reference.
 
 ``python examples/picture.py VOLUME REFERENCE_MASK PICTURE``
+
+Slices are drawn as radiologists look at them: the patient's right (R) on the left of the picture,
+the front on top, whatever the axes of the file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import SpatialImage
+from matplotlib.axes import Axes
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
 from anofpdm import Segmentation, Segmenter
 from anofpdm.calibrate.metrics import dice
-from anofpdm.runtime.volume.grid import Grid, masks_to_grid, to_grid
-from anofpdm.runtime.volume.reader import read_volume
 
 COLUMNS = 6
+MARGIN_MM = 5
+GRAY, BLUE, RED = "#b0b0b0", "deepskyblue", "#ff2d2d"
+Float64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 
 @click.command()
 @click.argument("volume", type=click.Path(path_type=Path))
 @click.argument("reference", type=click.Path(path_type=Path))
 @click.argument("picture", type=click.Path(path_type=Path))
-def main(volume: Path, reference: Path, picture: Path) -> None:
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+def main(volume: Path, reference: Path, picture: Path, threads: int | None) -> None:
     """Draw slices around the lesion."""
-    segmenter = Segmenter.load()
     image = nib.load(volume)
-    found = segmenter.segment(image)
+    result = Segmenter.load(device="cpu", threads=threads).segment(image)
     reference_mask = np.asarray(nib.load(reference).dataobj) > 0
-    slices, drawn = on_grid(image, reference_mask, segmenter.bundle.manifest.grid)
-    shown = np.flatnonzero(drawn.any(axis=(1, 2)))
-    first, last = max(shown[0] - 6, 0), min(shown[-1] + 6, len(slices) - 1)
-    columns = np.linspace(first, last, COLUMNS).round().astype(int)
-    extent = around_the_head(slices)
-    brightest = max(found.slices[i].H.max() for i in columns) / 2
-    figure, axes = plt.subplots(3, COLUMNS, figsize=(2 * COLUMNS, 6.9), facecolor="black")
-    for column, i in zip(axes.T, columns, strict=True):
-        result = found.slices[i]
-        flair = slices[i, 0][extent].T
-        for axis in column:
-            axis.imshow(flair, cmap="gray", vmin=-1, vmax=0.7, origin="lower")
-            axis.axis("off")
-        column[1].imshow(result.H[extent].T, cmap="inferno", vmin=0, vmax=brightest, origin="lower")
-        decision = "unhealthy" if result.unhealthy else "healthy"
-        column[0].set_title(f"slice {result.key}: {decision}", color="white", fontsize=8)
-        for mask, color in ((drawn[i], "deepskyblue"), (result.mask & result.unhealthy, "red")):
-            if mask.any():
-                column[2].contour(mask[extent].T, [0.5], colors=color, linewidths=1.4)
-    for axis, name in zip(axes[:, 0], ("FLAIR", "anomaly map H", "mask"), strict=True):
-        axis.text(0.03, 0.03, name, color="white", fontsize=9, transform=axis.transAxes)
-    figure.tight_layout(pad=0.3)
-    figure.savefig(picture, dpi=75, facecolor="black")
-    click.echo(figures(found, reference_mask))
-    there = drawn.any(axis=(1, 2))
-    marked = np.array([result.unhealthy for result in found.slices])
-    click.echo(f"{(there & marked).sum()} of {there.sum()} slices with the reference found; "
-               f"{(marked & ~there).sum()} others marked")  # fmt: skip
+    draw_slices(result, image.get_fdata(), reference_mask, image.affine, picture)
+    click.echo(figures(result, reference_mask))
+    click.echo(verdicts(result, radiological(reference_mask, image.affine)))
 
 
-def on_grid(image: SpatialImage, reference: Mask, grid: Grid) -> tuple[NDArray[np.float32], Mask]:
-    """The slices that are processed, (n, 1, size, size), and the reference on them, (n, size,
-    size)."""
-    canonical = read_volume([image], ["the volume"], 1)
-    slices, placement = to_grid(canonical.data, canonical.voxel_mm, grid)
-    return slices, masks_to_grid(canonical.from_source(reference), grid, placement)
+def draw_slices(
+    result: Segmentation, values: Float64, reference: Mask, affine: Float64, picture: Path
+) -> None:
+    """Draw columns of FLAIR, anomaly map and mask, from below the lesion to above it."""
+    flair, heat, mask, drawn = (
+        radiological(array, affine)
+        for array in (values, result.anomaly_map().get_fdata(), result.mask > 0, reference)
+    )
+    unhealthy = {one.key: one.unhealthy for one in result.slices}
+    window, aspect = around_head(flair, affine), pixel_aspect(affine)
+    levels = around_lesion(drawn, sorted(unhealthy))
+    white = white_level(flair)
+    brightest = float(np.percentile(heat[levels][drawn[levels]], 99))
+    size = (2 * COLUMNS, 6 * panel_ratio(flair[0][window], aspect) + 0.3)
+    figure, axes = plt.subplots(3, COLUMNS, figsize=size, facecolor="black")
+    for column, level in zip(axes.T, levels, strict=True):
+        draw_flair(column[0], flair[level][window], white, aspect)
+        draw_map(column[1], heat[level][window], brightest, aspect)
+        draw_flair(column[2], flair[level][window], white, aspect)
+        outline(column[2], drawn[level][window], BLUE)
+        outline(column[2], mask[level][window], RED)
+        verdict = "unhealthy" if unhealthy[level] else "healthy"
+        column[0].set_title(f"slice {level}: {verdict}", color="white", fontsize=11, pad=4)
+    for axis, name in zip(axes[:, 0], ("FLAIR", "anomaly map H", "mask, reference"), strict=True):
+        caption(axis, name)
+    figure.subplots_adjust(0.002, 0.002, 0.998, 1 - 0.28 / size[1], wspace=0.02, hspace=0.02)
+    figure.savefig(picture, dpi=100, facecolor="black")
+    plt.close(figure)
 
 
-def around_the_head(slices: NDArray[np.float32]) -> tuple[slice, slice]:
-    """The window of a slice that shows the head on every one."""
-    window = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 2)))
-    height = np.flatnonzero((slices[:, 0] > -0.9).any(axis=(0, 1)))
-    return slice(window[0] - 3, window[-1] + 4), slice(height[0] - 3, height[-1] + 4)
+def radiological(array: NDArray[T], affine: Float64) -> NDArray[T]:
+    """Axial slices of an (X, Y, Z) array, from the feet up: (slices, rows, columns), rows leading
+    to the patient's back and columns to the patient's left.
+
+    Parameters
+    ----------
+    affine : of the array; its closest canonical orientation says where the axes lead
+    """
+    canonical = apply_orientation(array, io_orientation(affine))
+    return np.asarray(canonical[::-1, ::-1].transpose(2, 1, 0))
 
 
-def figures(found: Segmentation, reference: Mask) -> str:
+def pixel_aspect(affine: Float64) -> float:
+    """Height over width of a pixel of :func:`radiological`."""
+    order = np.argsort(io_orientation(affine)[:, 0])
+    width, height, _ = voxel_sizes(affine)[order]
+    return float(height / width)
+
+
+def around_head(flair: Float64, affine: Float64) -> tuple[slice, slice]:
+    """The window of rows and columns that shows the head on every slice."""
+    head = (flair > 0.1 * np.percentile(flair, 99)).sum(axis=0) > 1
+    margin = round(MARGIN_MM / float(voxel_sizes(affine).min()))
+    rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
+    return (
+        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
+        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+    )
+
+
+def around_lesion(drawn: Mask, processed: list[int]) -> list[int]:
+    """Evenly chosen levels of the processed slices, from below a lesion to above it."""
+    lesion = np.flatnonzero(drawn.any(axis=(1, 2)))
+    beyond = max(len(lesion) // 6, 1)
+    first, last = lesion[0] - beyond, lesion[-1] + beyond
+    near = [level for level in processed if first <= level <= last]
+    places = np.linspace(0, len(near) - 1, COLUMNS).round().astype(int)
+    return [near[place] for place in places]
+
+
+def white_level(flair: Float64) -> float:
+    """The brightness that is drawn white: at least twice the median, for brains without scalp."""
+    head = flair[flair > 0.2 * np.percentile(flair, 99)]
+    return float(max(np.percentile(head, 99.7), 2 * np.median(head)))
+
+
+def panel_ratio(plane: NDArray[T], aspect: float) -> float:
+    """Height over width of a picture of a slice."""
+    return aspect * plane.shape[0] / plane.shape[1]
+
+
+def draw_flair(axis: Axes, plane: Float64, white: float, aspect: float) -> None:
+    """Draw a slice of :func:`radiological` in gray, with its sides."""
+    axis.imshow(plane, cmap="gray", vmin=0, vmax=white, aspect=aspect, interpolation="bilinear")
+    label_sides(axis)
+
+
+def draw_map(axis: Axes, plane: Float64, brightest: float, aspect: float) -> None:
+    """Draw a slice of the anomaly map, with its sides."""
+    axis.imshow(
+        plane, cmap="inferno", vmin=0, vmax=brightest, aspect=aspect, interpolation="bilinear"
+    )
+    label_sides(axis)
+
+
+def outline(axis: Axes, mask: Mask, color: str, style: str = "solid") -> None:
+    """Draw the outline of a mask, if there is any."""
+    if mask.any():
+        axis.contour(mask.astype(float), [0.5], colors=color, linestyles=style, linewidths=1.4)
+
+
+def label_sides(axis: Axes) -> None:
+    """Mark the patient's right (R) and left (L) on a slice of :func:`radiological`."""
+    axis.axis("off")
+    for x, letter, side in ((0.03, "R", "left"), (0.97, "L", "right")):
+        axis.text(
+            x, 0.97, letter, color=GRAY, fontsize=10, ha=side, va="top", transform=axis.transAxes
+        )
+
+
+def caption(axis: Axes, text: str) -> None:
+    """Write into the lower left corner."""
+    axis.text(
+        0.03, 0.02, text, color="white", fontsize=11, transform=axis.transAxes,
+        bbox={"facecolor": "black", "alpha": 0.7, "pad": 2, "linewidth": 0},
+    )  # fmt: skip
+
+
+def figures(result: Segmentation, reference: Mask) -> str:
     """What one quotes of a segmented volume."""
     return (
-        f"{found.volume_ml:.1f} ml marked, {found.unhealthy_slices} of {len(found.slices)} slices; "
-        f"Dice with the reference {dice(found.mask.astype(bool), reference):.2f}"
+        f"{result.volume_ml:.1f} ml marked, {result.unhealthy_slices} of {len(result.slices)} "
+        f"slices; Dice with the reference {dice(result.mask > 0, reference):.2f}"
+    )
+
+
+def verdicts(result: Segmentation, drawn: Mask) -> str:
+    """How many slices with the reference are called unhealthy, and how many others.
+
+    Parameters
+    ----------
+    drawn : the reference, as :func:`radiological` has it
+    """
+    lesion = np.array([drawn[one.key].any() for one in result.slices])
+    unhealthy = np.array([one.unhealthy for one in result.slices])
+    return (
+        f"{(lesion & unhealthy).sum()} of {lesion.sum()} slices with the reference marked; "
+        f"{(unhealthy & ~lesion).sum()} others marked"
     )
 
 

@@ -1,1 +1,1 @@
-"""Checkpoint -> ONNX -> a bundle that was verified against PyTorch."""
+"""Export of a checkpoint to a verified bundle; imports ``runtime`` and ``train``."""

@@ -1,4 +1,4 @@
-"""What is exported: the U-Net asked twice, with both labels in one batch. And its reference."""
+"""The exported network, which predicts with both labels in one batch, and its reference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from .fold import fold
 class BothLabels(nn.Module):
     """``(x_t, t) -> (eps_healthy, eps_null)``; the labels are constants, the batch doubles inside.
 
-    ``precision``: ``fp32``, or ``fp16`` for a network in float16 whose group normalisations,
-    inputs and outputs stay in float32. ``folded``: with the simplifications of
-    :mod:`anofpdm.export.fold`, which change ``unet``; without them it is for comparison.
+    Parameters
+    ----------
+    unet : the trained network; modified in place
+    precision : ``fp32``, or ``fp16`` for a network in float16 whose group normalisations, inputs
+        and outputs stay in float32
+    folded : whether to apply the simplifications of :mod:`anofpdm.export.fold`
     """
 
     label_rows: Tensor
@@ -42,23 +45,23 @@ class BothLabels(nn.Module):
         self.register_buffer("label_rows", rows, persistent=False)
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """See the bundle contract: x_t (B, C, H, W) float32, t (B,) int64, 0-based."""
-        which = torch.cat([torch.zeros_like(t), torch.ones_like(t)])
+        """Both predictions, (B, C, H, W), of x_t (B, C, H, W) float32, t (B,) int64, 0-based."""
+        label = torch.cat([torch.zeros_like(t), torch.ones_like(t)])
         twice_x, twice_t = torch.cat([x_t, x_t]), torch.cat([t, t])
-        eps = self.unet.predict(twice_x, twice_t, self.label_rows, which)
-        # Slices, not chunk(2): that would fix the batch when it is exported.
+        eps = self.unet.predict(twice_x, twice_t, self.label_rows, label)
+        # Slices, not chunk(2), which would fix the batch in the export.
         return eps[: t.shape[0]], eps[t.shape[0] :]
 
 
 def torch_denoiser(unet: UNet) -> Denoiser:
-    """The PyTorch network behind the runtime's protocol: two calls, no shared batch."""
+    """The PyTorch network as a :class:`Denoiser`, called once for each label."""
 
     def denoise(
         x_t: NDArray[np.float32], t: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        x, when = torch.from_numpy(x_t), torch.from_numpy(t - 1)
+        x, t_0 = torch.from_numpy(x_t), torch.from_numpy(t - 1)  # 0-based
         with torch.no_grad():
-            both = [unet(x, when, torch.full_like(when, label)) for label in (HEALTHY, NULL)]
+            both = [unet(x, t_0, torch.full_like(t_0, label)) for label in (HEALTHY, NULL)]
         return both[0].numpy(), both[1].numpy()
 
     return denoise

@@ -1,4 +1,4 @@
-"""Checkpoint in, verified bundle out."""
+"""Writing a checkpoint as a bundle, verified against PyTorch."""
 
 from __future__ import annotations
 
@@ -44,33 +44,36 @@ def write_bundle(
     Parameters
     ----------
     path : the bundle's folder; must not exist
-    fp16 : whether it gets a network typed in float16 as well, for GPUs
-    store_fp16 : of the other one; see :func:`anofpdm.export.onnx_file.export_onnx`
-    scored : the modalities that count for the anomaly map; default all
+    name : of the model
+    fp16 : whether to add a network typed in float16, for GPUs
+    store_fp16 : whether the float32 network stores its weights in float16, see
+        :func:`anofpdm.export.onnx_file.export_onnx`
+    scored : the modalities that the anomaly map is made of; None for all
+    model_card : Markdown
 
     Returns
     -------
-    how far each network, by file name, is from PyTorch
+    parity of each network with PyTorch, by file name
 
     Raises
     ------
     ParityError
-        If ONNX Runtime disagrees with PyTorch; then nothing is written.
+        If ONNX Runtime differs from PyTorch; then nothing is written.
     OutputError
         If the folder exists or cannot be made.
     """
     if path.exists():
         raise OutputError(f"{path} exists: remove it or name another with -o")
     unet, schedule = checkpoint.network(), Schedule()
-    beside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        beside.mkdir(parents=True)
+        temporary.mkdir(parents=True)
         network = BothLabels(copy.deepcopy(unet), "fp32")
-        export_onnx(network, beside / NETWORK, store_fp16)
-        parity = {NETWORK: _compare(unet, beside / NETWORK, schedule)}
+        export_onnx(network, temporary / NETWORK, store_fp16)
+        parity = {NETWORK: _compare(unet, temporary / NETWORK, schedule)}
         parity[NETWORK].check(FP16_TOLERANCE if store_fp16 else FP32_TOLERANCE)
         if fp16:
-            parity[NETWORK_FP16] = _add_fp16(unet, beside / NETWORK_FP16, schedule, store_fp16)
+            parity[NETWORK_FP16] = _add_fp16(unet, temporary / NETWORK_FP16, schedule, store_fp16)
         manifest = Manifest(
             name=name,
             modalities=checkpoint.modalities,
@@ -80,7 +83,7 @@ def write_bundle(
             L=min(600, schedule.T),
             clip=True,
             precision="fp32",
-            files={name: sha256(beside / name) for name in parity},
+            files={name: sha256(temporary / name) for name in parity},
             architecture=asdict(checkpoint.unet),
             provenance={
                 "anofpdm": __version__,
@@ -92,15 +95,15 @@ def write_bundle(
                 "iterations": checkpoint.step or None,
                 "weights_stored_as": "fp16" if store_fp16 else "fp32",
             },
-            parity={name: asdict(figures) for name, figures in parity.items()},
+            parity={name: asdict(differences) for name, differences in parity.items()},
             model_card=model_card,
         )
-        write_manifest(beside, manifest)
-        beside.rename(path)
+        write_manifest(temporary, manifest)
+        temporary.rename(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return parity
 
 
@@ -110,11 +113,11 @@ def _compare(unet: UNet, path: Path, schedule: Schedule) -> Parity:
     return compare(NumpyBackend(torch_denoiser(unet), 3), exported, trial)
 
 
-def _add_fp16(unet: UNet, path: Path, schedule: Schedule, shares: bool) -> Parity:
-    """``shares``: whether the other network holds its weights in float16, too."""
+def _add_fp16(unet: UNet, path: Path, schedule: Schedule, store_fp16: bool) -> Parity:
+    """Export the float16 network; its weights are shared if the float32 one stores float16."""
     otherwise = "nothing was written: --no-fp16 leaves this network out"
     export_onnx(BothLabels(copy.deepcopy(unet), "fp16"), path)
-    if shares:
+    if store_fp16:
         share_weights(path, path.with_name(NETWORK))
     try:
         parity = _compare(unet, path, schedule)

@@ -1,4 +1,4 @@
-"""What can be exported: checkpoints of anofpdm-train, and those of the reference implementation."""
+"""Reading checkpoints of anofpdm-train, and state_dicts of the reference implementation."""
 
 from __future__ import annotations
 
@@ -20,58 +20,57 @@ from anofpdm.train.unet import UNet
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """What the weights of a reference U-Net do not tell; None for the default.
+    """The part of the configuration that a reference state_dict lacks; None for the default.
 
-    ``modalities``: names of the channels in their order, which must be given; ``heads`` of its
-    attention (4), ``image_size`` (128), ``pixel_mm`` (240 / image_size) and ``axes`` (LP) of the
-    slices it was trained on. Our own checkpoints know all of them: what is given must agree.
+    Checkpoints of anofpdm-train have all of it: values that are given must be the same.
     """
 
-    modalities: tuple[str, ...] | None = None
-    heads: int | None = None
-    image_size: int | None = None
-    pixel_mm: float | None = None
-    axes: str | None = None
+    modalities: tuple[str, ...] | None = None  # names of the channels, in order; no default
+    heads: int | None = None  # of the attention; default 4
+    image_size: int | None = None  # pixels a side of the training slices; default 128
+    pixel_mm: float | None = None  # their spacing; default 240 / image_size
+    axes: str | None = None  # directions of their rows and columns, see Grid; default LP
 
 
-def read_source(path: Path, asked: CheckpointOptions = CheckpointOptions()) -> Checkpoint:
-    """Read a checkpoint of either kind, without running code that it may hold.
+def read_source(path: Path, options: CheckpointOptions = CheckpointOptions()) -> Checkpoint:
+    """Read a checkpoint of either kind, without running code that it may have.
 
     Raises
     ------
     CheckpointError
-        If it is neither, holds anything but data, or does not fit what is given.
+        If it is neither, has anything but data, or does not fit the options.
     """
     content = read_data(path)
     if isinstance(content, dict) and MARK in content:
         checkpoint = parse_checkpoint(content, path)
-        _check(path, "--modalities", asked.modalities, checkpoint.modalities)
-        _check(path, "--heads", asked.heads, checkpoint.unet.num_heads)
-        _check(path, "--image-size", asked.image_size, checkpoint.unet.image_size)
-        _check(path, "--pixel-mm", asked.pixel_mm, checkpoint.grid.pixel_mm)
-        _check(path, "--axes", asked.axes, checkpoint.grid.axes)
+        _check(path, "--modalities", options.modalities, checkpoint.modalities)
+        _check(path, "--heads", options.heads, checkpoint.unet.num_heads)
+        _check(path, "--image-size", options.image_size, checkpoint.unet.image_size)
+        _check(path, "--pixel-mm", options.pixel_mm, checkpoint.grid.pixel_mm)
+        _check(path, "--axes", options.axes, checkpoint.grid.axes)
         return checkpoint
     if not is_reference(content):
         raise CheckpointError(
             f"{path} is neither a checkpoint of anofpdm-train nor a state_dict of the reference "
             "U-Net: give model.pt of the one or ema_*.pt of the other"
         )
-    if asked.modalities is None:
+    if options.modalities is None:
         raise CheckpointError(
             f"{path} is a state_dict of the reference U-Net and does not name its channels: add "
             "--modalities, in the order of training, for instance flair,t1,t1ce,t2"
         )
-    grid = reference_grid(asked.image_size or 128)
-    grid = replace(grid, pixel_mm=asked.pixel_mm or grid.pixel_mm, axes=asked.axes or grid.axes)
-    return reference_checkpoint(content, path, asked.modalities, asked.heads or 4, grid)
+    grid = reference_grid(options.image_size or 128)
+    grid = replace(grid, pixel_mm=options.pixel_mm or grid.pixel_mm, axes=options.axes or grid.axes)
+    return reference_checkpoint(content, path, options.modalities, options.heads or 4, grid)
 
 
-def _check(path: Path, option: str, given: object, held: object) -> None:
-    if given is not None and given != held:
-        shown, known = (
-            ",".join(value) if isinstance(value, tuple) else value for value in (given, held)
+def _check(path: Path, name: str, given: object, trained: object) -> None:
+    """Raise CheckpointError if the option ``name`` is given and not that of the training."""
+    if given is not None and given != trained:
+        ours, theirs = (
+            ",".join(value) if isinstance(value, tuple) else value for value in (given, trained)
         )
-        raise CheckpointError(f"{option} {shown}: {path} was trained with {known}; leave it out")
+        raise CheckpointError(f"{name} {ours}: {path} was trained with {theirs}; leave it out")
 
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -82,15 +81,15 @@ _STEP = re.compile(r"(?:model|ema_[0-9.]+_)(\d+)\.pt")
 
 @dataclass(frozen=True)
 class ReferenceCheckpoint(Checkpoint):
-    """Weights of the reference implementation; ``train`` holds defaults that mean nothing."""
+    """Weights of the reference implementation; ``train`` is a placeholder."""
 
     def training(self) -> None:
-        """Not known: such a file holds weights only."""
+        """None: the file has weights only."""
         return
 
 
 def is_reference(content: Any) -> bool:
-    """Whether what a file holds looks like weights of the reference U-Net or of its kin."""
+    """Whether the content of a file looks like a state_dict of the reference U-Net."""
     if not isinstance(content, Mapping) or not content:
         return False
     if not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items()):
@@ -109,14 +108,15 @@ def reference_checkpoint(
 
     The reference implementation gives networks of two or three modalities three outputs, and
     twice as many with learned variances. The first outputs are the noise of the modalities; the
-    others are cut off.
+    others are removed.
 
     Parameters
     ----------
     content : weights by name, float16 or float32; names may begin with ``module.``
-    path : the file it was read from, for messages and provenance
-    modalities : the names of the input channels, in their order
-    grid : of the slices that it was trained on
+    path : file of the weights, for messages and provenance
+    modalities : names of the input channels, in order
+    heads : of the attention
+    grid : of the training slices
 
     Raises
     ------
@@ -142,7 +142,7 @@ def reference_checkpoint(
         )
     for name, tensor in state.items():
         if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds what is not a finite floating number")
+            raise CheckpointError(f"{path}: {name} has values that are not finite floating numbers")
     weights = {name: tensor.to(torch.float32) for name, tensor in state.items()}
     for name in ("out.2.weight", "out.2.bias"):
         weights[name] = weights[name][:channels].clone()
@@ -206,7 +206,7 @@ def read_config(shapes: Shapes, heads: int = 4, image_size: int = 128) -> UNetCo
 
 
 def _levels(shapes: Shapes) -> list[list[tuple[str, int, bool]]]:
-    """Per level its residual blocks: a parameter's name, the width, whether attention follows."""
+    """The residual blocks by level: name of a parameter, width, whether attention follows."""
     levels: list[list[tuple[str, int, bool]]] = [[]]
     for i in range(1, len(shapes)):
         conv, down = f"input_blocks.{i}.0.in_layers.2.weight", f"input_blocks.{i}.0.op.weight"
@@ -223,21 +223,21 @@ def _levels(shapes: Shapes) -> list[list[tuple[str, int, bool]]]:
 
 
 def _compare(shapes: Shapes, config: UNetConfig) -> None:
-    """Every parameter of the network must be there, in its shape, and no other."""
+    """Raise ValueError unless names and shapes are those of the network."""
     with torch.device("meta"):
-        wanted = {name: tuple(p.shape) for name, p in UNet(config).state_dict().items()}
+        expected = {name: tuple(p.shape) for name, p in UNet(config).state_dict().items()}
     network = (
         f"a reference U-Net of width {config.base_width}, multipliers "
         f"{','.join(map(str, config.channel_mult))} and {config.num_res_blocks} residual blocks "
         "a level"
     )
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if name not in shapes:
             raise ValueError(f"{name} is missing for {network}")
         if shapes[name] != shape:
             raise ValueError(f"{name} has shape {shapes[name]}, not {shape} as in {network}")
     for name in shapes:
-        if name not in wanted:
+        if name not in expected:
             raise ValueError(f"{name} does not belong to {network}")
 
 
@@ -249,6 +249,6 @@ def _size(shapes: Shapes, name: str, axis: int) -> int:
 
 
 def _bare_names(content: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without the prefix that ``DistributedDataParallel`` puts before every name."""
+    """The content without the prefix of ``DistributedDataParallel``."""
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in content.items()}

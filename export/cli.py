@@ -1,4 +1,4 @@
-"""``anofpdm-export``: a checkpoint in, a bundle out; ``engine``: a TensorRT engine for it."""
+"""``anofpdm-export``: from a checkpoint to a bundle; ``engine``: a TensorRT engine for it."""
 
 from __future__ import annotations
 
@@ -20,93 +20,108 @@ from .tensorrt.build import SLOTS
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--gpu", "index", default=0, show_default=True, type=click.IntRange(min=0),
-              help="Its number.")  # fmt: skip
-@click.option("--flavour", type=click.Choice(list(FLAVOURS)), help="[default: the first that is "
-              "installed]")  # fmt: skip
+              help="Number of the GPU.")  # fmt: skip
+@click.option("--flavour", type=click.Choice(list(FLAVOURS)), help="Kind of TensorRT.  "
+              "[default: the first that is installed]")  # fmt: skip
 @click.option("--slots", default=",".join(map(str, SLOTS)), show_default=True,
-              help="Batch sizes, each with a profile of its own.")  # fmt: skip
-@click.option("--workspace-mib", type=click.IntRange(min=1), help="The most scratch memory a layer "
-              "may use.  [default: all there is]")  # fmt: skip
+              help="Batch sizes, with commas; each has an optimization profile.")  # fmt: skip
+@click.option("--workspace-mib", type=click.IntRange(min=1), help="Limit of the scratch memory of "
+              "a layer, in MiB.  [default: none]")  # fmt: skip
 @reports_errors
 def engine(
-    bundle: Path, index: int, flavour: str | None, slots: str, workspace_mib: int | None
+    path: Path, index: int, flavour: str | None, slots: str, workspace_mib: int | None
 ) -> None:
-    """Build a TensorRT engine for a bundle, verify it, and put it there.
+    """Build a TensorRT engine for a bundle, verify it, and write it into the bundle.
 
-    It is for this kind of GPU and this version of TensorRT. PyTorch is not needed.
+    The engine is for this kind of GPU and this version of TensorRT. PyTorch is not needed.
 
     Example: anofpdm-export engine model.anofpdm
     """
-    opened, counts = open_bundle(bundle), _counts(slots)
+    bundle, slot_counts = open_bundle(path), _slot_counts(slots)
     with Gpu(index) as gpu:
         # Imported here: TensorRT crashes rather than fails where there is no driver.
         from .tensorrt.verify import build_on
 
         trt = load_tensorrt(flavour)
-        shown = ProgressLine("building")
-        made = build_on(
+        line = ProgressLine("building")
+        built = build_on(
             gpu,
             trt,
-            opened,
-            counts,
+            bundle,
+            slot_counts,
             workspace_mib=workspace_mib,
-            progress=lambda phase, share: shown(round(100 * share), 100),
+            progress=lambda phase, share: line(round(100 * share), 100),
         )
-    click.echo(describe(made, bundle))
+    click.echo(describe(built, path))
 
 
-def build_if_possible(bundle: Path) -> str:
-    """What :func:`engine` says, or why none was built and how it can be."""
-    opened = open_bundle(bundle)
+def build_if_possible(path: Path) -> str:
+    """Build an engine for the bundle at ``path`` with the defaults of :func:`engine`.
+
+    Returns
+    -------
+    its description
+
+    Raises
+    ------
+    AnofpdmError
+        If there is no GPU or no TensorRT, or the engine cannot be built.
+    """
+    bundle = open_bundle(path)
     with Gpu(0) as gpu:
         from .tensorrt.verify import build_on
 
-        return describe(build_on(gpu, load_tensorrt(), opened), bundle)
+        return describe(build_on(gpu, load_tensorrt(), bundle), path)
 
 
-def describe(made: Engine, bundle: Path) -> str:
-    """What was made, in a line."""
+def describe(built: Engine, path: Path) -> str:
+    """A line about an engine in the bundle at ``path``."""
     return (
-        f"engine {made.file_name} in {bundle}; against the FP32 network on the CPU: "
-        f"{Parity(**made.parity)}"
+        f"engine {built.file_name} in {path}; against the FP32 network on the CPU: "
+        f"{Parity(**built.parity)}"
     )
 
 
-def _counts(text: str) -> tuple[int, ...]:
+def _slot_counts(text: str) -> tuple[int, ...]:
     try:
-        counts = tuple(sorted({int(part) for part in text.split(",")}))
+        slots = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        counts = ()
-    if not counts or counts[0] < 1:
+        slots = ()
+    if not slots or slots[0] < 1:
         raise OptionsError(f"--slots {text}: give whole numbers from 1, with commas between them")
-    return counts
+    return slots
 
 
 @click.group(
     cls=OneLineGroup, invoke_without_command=True, subcommand_metavar="[COMMAND [ARGS]...]"
 )
-@click.option("--ckpt", type=click.Path(path_type=Path), help="The checkpoint.  [required]")
-@click.option("--modalities", help="Channels in order, with commas: of a reference checkpoint.")
-@click.option("--heads", type=click.IntRange(min=1), help="Of its attention.  [default: 4]")
-@click.option("--image-size", type=click.IntRange(min=8), help="Of its slices.  [default: 128]")
-@click.option("--pixel-mm", type=click.FloatRange(min=0, min_open=True), help="Their spacing.  "
-              "[default: 240 / image size, as for BraTS]")  # fmt: skip
-@click.option("--axes", type=click.Choice(["LP", "RA"]), help="Where their rows and columns lead: "
-              "left and back, or right and front.  [default: LP, as BraTS]")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="[default: CKPT.anofpdm]")
+@click.option("--ckpt", type=click.Path(path_type=Path), help="Checkpoint.  [required]")
+@click.option("--modalities", help="Names of the channels of a reference checkpoint, in order, "
+              "with commas.")  # fmt: skip
+@click.option("--heads", type=click.IntRange(min=1), help="Attention heads of a reference "
+              "checkpoint.  [default: 4]")  # fmt: skip
+@click.option("--image-size", type=click.IntRange(min=8), help="Pixels a side of its slices.  "
+              "[default: 128]")  # fmt: skip
+@click.option("--pixel-mm", type=click.FloatRange(min=0, min_open=True), help="Spacing of the "
+              "pixels.  [default: 240 / image size, as for BraTS]")  # fmt: skip
+@click.option("--axes", type=click.Choice(["LP", "RA"]), help="Directions of rows and "
+              "columns: left and posterior, or right and anterior.  "
+              "[default: LP, as in BraTS]")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle.  "
+              "[default: CKPT.anofpdm]")  # fmt: skip
 @click.option("--weights", type=click.Choice(["fp32", "fp16"]), default="fp32",
-              show_default=True, help="What the weights are stored in; the network computes in "
+              show_default=True, help="Precision of the stored weights; the network computes in "
               "fp32.")  # fmt: skip
-@click.option("--fp16/--no-fp16", default=True, show_default=True, help="Add a network that "
-              "computes in fp16, for TensorRT engines.")  # fmt: skip
-@click.option("--scored", help="Modalities that count for the map, with commas.  [default: all]")
-@click.option("--name", help="What the model is called.  [default: the output's name]")
+@click.option("--fp16/--no-fp16", default=True, show_default=True, help="Network that computes "
+              "in fp16, for TensorRT engines.")  # fmt: skip
+@click.option("--scored", help="Modalities of the anomaly map, with commas.  [default: all]")
+@click.option("--name", help="Name of the model.  [default: the output's name]")
 @click.option(
     "--model-card",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A Markdown file.",
+    help="Markdown file of the model card.",
 )
 @click.version_option(package_name="anofpdm")
 @reports_errors
@@ -128,7 +143,7 @@ def main(
 ) -> None:
     """Export a checkpoint to ONNX, and verify it against PyTorch.
 
-    It is one of anofpdm-train, or a state_dict of the reference implementation.
+    The checkpoint is one of anofpdm-train, or a state_dict of the reference implementation.
 
     Example: anofpdm-export --ckpt run/model.pt -o model.anofpdm
 
@@ -139,21 +154,21 @@ def main(
             raise click.UsageError(f"--ckpt does not go with {context.invoked_subcommand}", context)
         return
     if ckpt is None:
-        wanted = next(one for one in context.command.params if one.name == "ckpt")
-        raise click.MissingParameter(ctx=context, param=wanted)
+        missing = next(param for param in context.command.params if param.name == "ckpt")
+        raise click.MissingParameter(ctx=context, param=missing)
     for module in ("torch", "onnx", "onnxscript"):
         require(module, "export")
     load_onnxruntime()
     from .bundle_writer import write_bundle
     from .checkpoints import CheckpointOptions, read_source
 
-    asked = CheckpointOptions(_names(modalities, "--modalities"), heads, image_size, pixel_mm, axes)
-    checkpoint = read_source(ckpt, asked)
+    names = _names(modalities, "--modalities")
+    checkpoint = read_source(ckpt, CheckpointOptions(names, heads, image_size, pixel_mm, axes))
     path = output or ckpt.with_suffix(".anofpdm")
     chosen = _names(scored, "--scored") or checkpoint.modalities
     if not set(chosen) <= set(checkpoint.modalities):
-        known = ", ".join(checkpoint.modalities)
-        raise AnofpdmError(f"--scored {scored}: the modalities are {known}")
+        modalities = ", ".join(checkpoint.modalities)
+        raise AnofpdmError(f"--scored {scored}: the modalities are {modalities}")
     parity = write_bundle(
         checkpoint,
         path,
@@ -166,9 +181,9 @@ def main(
     if checkpoint.training() is None:
         grid = checkpoint.grid
         click.echo(
-            f"note: slices are taken to be {grid.size} x {grid.size} pixels of {grid.pixel_mm:g} "
-            f"mm, rows and columns leading to {grid.axes}, each scaled by itself: --pixel-mm and "
-            "--axes say otherwise",
+            f"note: assuming slices of {grid.size} x {grid.size} pixels of {grid.pixel_mm:g} mm, "
+            f"rows and columns leading to {grid.axes}, each scaled by itself: --pixel-mm and "
+            "--axes change this",
             err=True,
         )
     click.echo(f"bundle in {path}; against PyTorch: {parity[NETWORK]}")

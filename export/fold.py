@@ -1,4 +1,4 @@
-"""Exact simplifications of the U-Net for the two labels that are ever asked.
+"""Exact simplifications of the U-Net for the two labels of the export, healthy and null.
 
 The label row c of *healthy* is a constant, so the keys and values of its context tokens are
 constants too. The null label's row is zero: its 4 * base_width context tokens are all the same,
@@ -31,7 +31,7 @@ class FoldedAttention(nn.Module):
         self.heads, self.norm, self.proj_out = block.heads, block.norm, block.proj_out
         self.qkv = nn.Conv1d(block.qkv.in_channels, block.qkv.out_channels, 1)
         head = block.qkv.in_channels // self.heads
-        # Per head: its q, k, v; of the context its k, v.
+        # The channels are ordered by head: q, k, v each, and k, v for the context.
         scale = torch.tensor([head**-0.25, head**-0.25, 1.0]).repeat_interleave(head)
         of_pixels, of_tokens = scale.repeat(self.heads), scale[head:].repeat(self.heads)
         pixel_bias, token_bias = block.qkv.bias, block.encoder_kv.bias
@@ -58,7 +58,7 @@ class FoldedAttention(nn.Module):
         half = batch // 2
         logit = torch.zeros(1 + pixels, dtype=x.dtype)
         logit[0] = math.log(self.copies)
-        # Slices, not chunk(2): that would fix the batch when it is exported.
+        # Slices, not chunk(2), which would fix the batch in the export.
         h = torch.cat(
             [
                 _attend(qkv[:half], self.healthy_kv),

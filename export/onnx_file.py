@@ -1,4 +1,4 @@
-"""The ONNX file: exported, checked, and optionally with its weights stored in half the space."""
+"""The ONNX file: export, check, and weights stored in float16."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def export_onnx(network: BothLabels, path: Path, store_fp16: bool = False) -> No
 
     Parameters
     ----------
-    store_fp16 : keep large float32 weights as float16 and cast them when the file is loaded; the
-        network still computes in float32
+    store_fp16 : store large float32 weights in float16 and cast them when the file is loaded; the
+        network computes in float32 all the same
 
     Raises
     ------
@@ -65,12 +65,13 @@ def export_onnx(network: BothLabels, path: Path, store_fp16: bool = False) -> No
 
 
 def forget_traces(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes about nodes: stack traces, with paths of the machine."""
+    """Remove the exporter's stack traces, which contain paths of the machine."""
     graph = model.graph
-    held = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info]
-    for one in held:
-        del one.metadata_props[:]
-        one.doc_string = ""
+    annotated = [graph, *graph.node, *graph.initializer, *graph.input, *graph.output,
+                 *graph.value_info]  # fmt: skip
+    for item in annotated:
+        del item.metadata_props[:]
+        item.doc_string = ""
 
 
 def halve_weights(model: onnx.ModelProto) -> None:

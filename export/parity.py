@@ -1,4 +1,4 @@
-"""Does a network do what the one it was made from does, where it matters? Needs no torch."""
+"""Parity of an exported network with its original, in the whole loop. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,19 +28,13 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two networks are apart on fixed slices.
+    """The differences between two networks on fixed slices."""
 
-    ``eps``: largest absolute difference, relative to the largest value; ``M_t`` and ``H``: so, too,
-    of the worst slice; ``t_e``: share of slices whose t_e is the same within one visited step;
-    ``dice``: between the masks of all slices taken together: on a single one with nothing to find a
-    component of just the smallest size may come or go.
-    """
-
-    eps: float
-    M_t: float
-    H: float
-    t_e: float
-    dice: float
+    eps: float  # largest absolute difference of the noise, relative to its largest value
+    M_t: float  # the same for M_t, of the worst slice
+    H: float  # the same for the anomaly map, of the worst slice
+    t_e: float  # share of slices with the same t_e, within one visited step
+    dice: float  # between all masks as one; in one slice a smallest component may come or go
 
     def __str__(self) -> str:
         return (
@@ -49,14 +43,14 @@ class Parity:
         )
 
     def beyond(self, tolerance: Parity) -> list[str]:
-        """The figures that exceed their tolerances."""
-        found = []
+        """The differences beyond their tolerances, as text."""
+        lines = []
         for name, value in asdict(self).items():
             limit = getattr(tolerance, name)
             fails = value < limit if name in ("t_e", "dice") else value > limit
             if fails or not np.isfinite(value):
-                found.append(f"{name} {value:.3g}, tolerance {limit:.3g}")
-        return found
+                lines.append(f"{name} {value:.3g}, tolerance {limit:.3g}")
+        return lines
 
     def check(
         self,
@@ -65,12 +59,15 @@ class Parity:
         reference: str = "PyTorch",
         otherwise: str = "nothing was written",
     ) -> None:
-        """Raise ParityError, naming the figure, if any exceeds its tolerance.
+        """Raise ParityError if a difference is beyond its tolerance.
 
-        ``what`` was compared with ``reference``, ``otherwise`` ends the message.
+        Parameters
+        ----------
+        what, reference : names of the compared networks for the message
+        otherwise : end of the message
         """
-        for figure in self.beyond(tolerance):
-            raise ParityError(f"{what} differs from {reference}: {figure}; {otherwise}")
+        for difference in self.beyond(tolerance):
+            raise ParityError(f"{what} differs from {reference}: {difference}; {otherwise}")
 
 
 FP32_TOLERANCE = Parity(eps=1e-4, M_t=1e-3, H=1e-3, t_e=1.0, dice=0.99)
@@ -79,13 +76,12 @@ FP16_TOLERANCE = Parity(eps=2e-2, M_t=2e-2, H=2e-2, t_e=0.98, dice=0.98)
 
 @dataclass(frozen=True)
 class Trial:
-    """What networks are compared on: ``x0``, (n, C, size, size) float32, ``recipe`` and the
-    quantiles ``a`` and ``b`` of Algorithm 1."""
+    """The slices and the process of a comparison."""
 
-    x0: Float32
-    recipe: Recipe
-    a: float = _A
-    b: float = _B
+    x0: Float32  # (n, C, size, size) slices in [-1, 1]
+    recipe: Recipe  # the process
+    a: float = _A  # smallest quantile of Algorithm 1
+    b: float = _B  # largest quantile of Algorithm 1
 
     @classmethod
     def short(cls, channels: int, size: int, schedule: Schedule) -> Trial:
@@ -96,46 +92,43 @@ class Trial:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Trial:
-        """Sixteen phantom slices, and what the bundle's default calibration does with a slice where
-        it does so in few steps; otherwise six timesteps."""
+        """Sixteen phantom slices; the process of the bundle's default calibration if it has at most
+        20 steps, else six timesteps."""
         manifest = bundle.manifest
         trial = cls.short(len(manifest.modalities), manifest.grid.size, manifest.schedule)
         recipe = replace(trial.recipe, scored=manifest.scored_channels)
         if bundle.default:
-            setup = resolve(bundle, Options())
-            if len(setup.process.timesteps) <= _STEPS:
-                recipe = Recipe(setup.process, setup.calibration.w, recipe.scored, setup.rule)
+            plan = resolve(bundle, Options())
+            if len(plan.process.timesteps) <= _STEPS:
+                recipe = Recipe(plan.process, plan.calibration.w, recipe.scored, plan.rule)
         return cls(phantom_slices(_MANY, *trial.x0.shape[1:3]), recipe)
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a network says on a trial: ``eps``, noise predictions; ``curves``, a slice each."""
+    """The results of a network on a trial."""
 
-    eps: tuple[Float32, ...]
-    curves: tuple[SliceCurves, ...]
+    eps: tuple[Float32, ...]  # noise predictions, (B, C, size, size) each
+    curves: tuple[SliceCurves, ...]  # (n,) of every slice
 
 
 def observe(backend: Backend, trial: Trial) -> Observed:
-    """Run a trial.
-
-    Batches of several sizes are used, so a batch that was fixed by mistake shows.
-    """
+    """Run a trial. Predictions are in batches of several sizes, so that a fixed batch fails."""
     x0, T = trial.x0, trial.recipe.process.schedule.T
     eps: list[Float32] = []
     for batch, first in ((1, 1), (_SLICES, 250), (3, T - 400)):
         eps += backend.denoiser(x0[:batch], np.minimum(first + 100 * np.arange(batch), T))
     stream = backend.run(trial.recipe, (Slice(i, x) for i, x in enumerate(x0)))
     curves = sorted(stream, key=lambda pair: pair[0].key)
-    return Observed(tuple(eps), tuple(found for _, found in curves))
+    return Observed(tuple(eps), tuple(of_slice for _, of_slice in curves))
 
 
 def compare(reference: Observed | Backend, other: Backend, trial: Trial) -> Parity:
-    """How far a network, and where it runs, is from another, or from what that one has said."""
+    """The parity of a backend with another one, or with results of that other one."""
     want_all = reference if isinstance(reference, Observed) else observe(reference, trial)
     got_all = observe(other, trial)
     eps = max(_relative(want, got) for want, got in zip(want_all.eps, got_all.eps, strict=True))
-    M_max = np.max([found.M.max(axis=0) for found in want_all.curves], axis=0).clip(_TINY)
+    M_max = np.max([curves.M.max(axis=0) for curves in want_all.curves], axis=0).clip(_TINY)
     timesteps = trial.recipe.process.timesteps
     worst = {"M_t": 0.0, "H": 0.0}
     kept, masks = [], []
@@ -149,15 +142,15 @@ def compare(reference: Observed | Backend, other: Backend, trial: Trial) -> Pari
 
 
 def pooled_dice(masks: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> float:
-    """Dice of many pairs of masks taken together; 1 where all are empty."""
-    common = sum(int((one & two).sum()) for one, two in masks)
-    total = sum(int(one.sum() + two.sum()) for one, two in masks)
+    """Dice of many pairs of masks as one pair; 1 where all are empty."""
+    common = sum(int((a & b).sum()) for a, b in masks)
+    total = sum(int(a.sum() + b.sum()) for a, b in masks)
     return 2 * common / total if total else 1.0
 
 
-def _mask(found: SliceCurves, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:
-    Q = threshold(found.H, found.M.max(axis=0), M_max, trial.a, trial.b).Q
-    return cut(median(found.H.mean(axis=0)), Q)
+def _mask(curves: SliceCurves, M_max: NDArray[np.float64], trial: Trial) -> NDArray[np.bool_]:
+    Q = threshold(curves.H, curves.M.max(axis=0), M_max, trial.a, trial.b).Q
+    return cut(median(curves.H.mean(axis=0)), Q)
 
 
 def _relative(want: NDArray[np.floating], got: NDArray[np.floating]) -> float:

@@ -1,4 +1,4 @@
-"""Slices that look roughly like heads, made of nothing: to compare networks on."""
+"""Synthetic slices that look roughly like heads, to compare networks on."""
 
 from __future__ import annotations
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+QUOTED = 200  # characters of a library's error
+
 
 def one_line(reason: object, longest: int | None = None) -> str:
-    """An error or a text in one line; of an error without words, its type."""
-    line = " ".join(str(reason).split()) or type(reason).__name__
+    """An error or a text in one line, cut at ``longest``; of an error without words, its type."""
+    wordless = "no reason given" if isinstance(reason, str) else type(reason).__name__
+    line = " ".join(str(reason).split()) or wordless
     return line if longest is None or len(line) <= longest else f"{line[:longest]}..."
 
 

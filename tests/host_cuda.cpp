@@ -5,8 +5,8 @@
 #include <thread>
 #include <vector>
 
-struct Place { int x, y; };
-static thread_local Place threadIdx, blockIdx;
+struct Index { int x, y; };
+static thread_local Index threadIdx, blockIdx;
 static std::barrier<> *meeting;
 static void __syncthreads() { meeting->arrive_and_wait(); }
 static unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
@@ -20,20 +20,26 @@ using std::isfinite;
 
 #include "kernels.cu"
 
+// The noise of a slice at a timestep: 4 groups float32 in the order of (C, H, W).
+extern "C" void noise(u64 seed, u64 key, long long t, long long groups, float *out)
+{
+    for (long long group = 0; group < groups; group++) normal4(seed, key, t, group, out + 4 * group);
+}
+
 extern "C" void run(const char *name, int columns, int rows, int threads, const Loop *loop)
 {
     void (*kernel)(const Loop *) = name[0] == 'e' ? enter : name[0] == 'u' ? update : advance;
-    std::barrier<> here(threads);
-    meeting = &here;
+    std::barrier<> barrier(threads);
+    meeting = &barrier;
     std::vector<std::thread> team;
     for (int me = 0; me < threads; me++)
-        team.emplace_back([=, &here] {
+        team.emplace_back([=, &barrier] {
             threadIdx = {me, 0};
             for (int block = 0; block < columns * rows; block++) {
                 blockIdx = {block % columns, block / columns};
                 kernel(loop);
-                here.arrive_and_wait();
+                barrier.arrive_and_wait();
             }
         });
-    for (auto &one : team) one.join();
+    for (auto &thread : team) thread.join();
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import subprocess
 import tempfile
 import weakref
@@ -12,8 +13,10 @@ from collections import deque
 from functools import cache
 
 import numpy as np
+import pytest
 from support import ROOT
 
+from anofpdm.runtime.backends.cpu import numpy_loop
 from anofpdm.runtime.backends.cuda.backend import GpuBackend
 from anofpdm.runtime.backends.cuda.device import Array
 from anofpdm.runtime.backends.cuda.kernels import THREADS, definitions
@@ -26,21 +29,39 @@ def host_kernels(threads):
     with tempfile.TemporaryDirectory() as folder:
         command = ["g++", "-std=c++20", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-pthread",
                    "-Wl,-Bsymbolic", "-Wall", "-Werror", *definitions(threads),
-                   f"-I{ROOT / 'runtime' / 'backends' / 'cuda'}", str(ROOT / "tests" / "host_cuda.cpp"),
+                   f"-I{ROOT / 'runtime/backends/cuda'}", str(ROOT / "tests/host_cuda.cpp"),
                    "-o", f"{folder}/kernels.so"]  # fmt: skip
         subprocess.run(command, check=True)
         library = ctypes.CDLL(f"{folder}/kernels.so")
     library.run.argtypes = [ctypes.c_char_p, *[ctypes.c_int] * 3, ctypes.c_void_p]
+    library.noise.argtypes = [ctypes.c_uint64] * 2 + [ctypes.c_longlong] * 2 + [ctypes.c_void_p]
     return library
 
 
+def kernel_noise(seed, key, t, shape):
+    """The noise of kernels.cu; slice_noise but for the last bit of log, sin and cos, which NumPy
+    computes in other ways on other CPUs."""
+    count = math.prod(shape)
+    noise = np.empty(-(-count // 4) * 4, np.float32)
+    host_kernels(1).noise(seed, key, t, len(noise) // 4, noise.ctypes.data)
+    return noise[:count].reshape(shape)
+
+
+@contextlib.contextmanager
+def same_noise():
+    """The loop in NumPy with the noise of kernels.cu: then maps are the same to the last bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numpy_loop, "slice_noise", kernel_noise)
+        yield
+
+
 class Allocation:
-    """Memory that is given back when nobody holds it."""
+    """Memory that is freed with the last reference to it."""
 
     def __init__(self, gpu, nbytes):
         self.memory = np.zeros(nbytes + 256, np.uint8)
         gpu.used += nbytes
-        weakref.finalize(self, gpu.given_back, nbytes)
+        weakref.finalize(self, gpu.freed, nbytes)
 
     def __int__(self):
         return -(-self.memory.ctypes.data // 256) * 256
@@ -53,23 +74,26 @@ def memory(view):
 
 
 class HostGpu:
-    """See anofpdm.runtime.backends.cuda.device.Gpu. ``patience``: how many questions "is it done?" until the
-    next piece of work is; None: work is done only for who waits. ``nbytes``: of its memory."""
+    """A stand-in for anofpdm.runtime.backends.cuda.device.Gpu.
+
+    ``patience``: after how many queries of events the next piece of work is done; None: work is
+    done only when somebody waits. ``nbytes``: of its memory.
+    """
 
     name, compute_capability, driver, index, stream = "Host", "9.0", "13.0", 0, 0
     lost = False
 
     def __init__(self, patience=None, nbytes=2**31, threads=1):
         self.patience, self.nbytes, self.threads, self.used = patience, nbytes, threads, 0
-        self.asked = 0
+        self.queries = 0
         self.launches = 0
         self.locked = []
         self.queue, self.captured = deque(), None
 
-    def given_back(self, nbytes):
+    def freed(self, nbytes):
         self.used -= nbytes
 
-    def ask(self, work):
+    def enqueue(self, work):
         (self.queue if self.captured is None else self.captured).append(work)
 
     def array(self, shape, dtype):
@@ -80,34 +104,34 @@ class HostGpu:
         return Array(Allocation(self, nbytes), shape, dtype)
 
     def page_locked(self, shape, dtype):
-        made = np.empty(shape, dtype)
-        made.view(np.uint8)[...] = 0xFF
-        self.locked.append(made)
-        return made
+        array = np.empty(shape, dtype)
+        array.view(np.uint8)[...] = 0xFF
+        self.locked.append(array)
+        return array
 
     def is_locked(self, array):
-        return any(np.may_share_memory(array, one) for one in self.locked)
+        return any(np.may_share_memory(array, other) for other in self.locked)
 
     def upload(self, source, target):
         assert source.nbytes == target.nbytes
         assert self.is_locked(source)
-        self.ask(lambda: memory(target).__setitem__(..., source.reshape(target.shape)))
+        self.enqueue(lambda: memory(target).__setitem__(..., source.reshape(target.shape)))
 
     def send(self, source, target):
         assert (source.nbytes, source.dtype) == (target.nbytes, target.dtype)
-        self.ask(lambda: memory(target).__setitem__(..., source.reshape(target.shape)))
+        self.enqueue(lambda: memory(target).__setitem__(..., source.reshape(target.shape)))
         self.wait()
 
     def download(self, source, target):
         assert source.nbytes == target.nbytes
         target.view(np.uint8)[...] = 0xFF
-        self.ask(lambda: target.__setitem__(..., memory(source).reshape(target.shape)))
+        self.enqueue(lambda: target.__setitem__(..., memory(source).reshape(target.shape)))
         if not self.is_locked(target):
             self.wait()
 
     def event(self, timed=False):
         mark = HostEvent(self)
-        self.ask(mark.reach)
+        self.enqueue(mark.reach)
         return mark
 
     def wait(self):
@@ -124,7 +148,7 @@ class HostGpu:
     def launch(self, name, blocks, threads, argument):
         assert threads in (THREADS, 1)
         threads = min(threads, self.threads)
-        self.ask(lambda: self.library.run(name.encode(), *blocks, threads, argument.address))
+        self.enqueue(lambda: self.library.run(name.encode(), *blocks, threads, argument.address))
 
     def capture(self, work):
         self.captured = []
@@ -152,8 +176,8 @@ class HostEvent:
         self.reached = True
 
     def done(self):
-        self.gpu.asked += 1
-        if self.gpu.patience and self.gpu.asked % self.gpu.patience == 0 and self.gpu.queue:
+        self.gpu.queries += 1
+        if self.gpu.patience and self.gpu.queries % self.gpu.patience == 0 and self.gpu.queue:
             self.gpu.queue.popleft()()
         return self.reached
 
@@ -172,7 +196,7 @@ class HostNetwork:
 
     def __init__(self, gpu, function, capturable=True, nbytes=0, widths=None):
         self.gpu, self.function, self.capturable = gpu, function, capturable
-        self.nbytes, self.known, self.held, self.longest = nbytes, widths, [], None
+        self.nbytes, self.known, self.bindings, self.longest = nbytes, widths, [], None
 
     def widths(self, slots):
         known = self.known or {1, slots}
@@ -181,21 +205,21 @@ class HostNetwork:
 
     def bind(self, tensors, width):
         size = self.nbytes * width
-        self.held.append(self.gpu.array((size,), np.uint8) if size else None)
-        held = self.held
+        self.bindings.append(self.gpu.array((size,), np.uint8) if size else None)
+        bindings = self.bindings
 
         def compute():
-            assert held, "used after it was released"
-            x_t, t = (memory(one[:width]) for one in (tensors.x_t, tensors.t))
+            assert bindings, "used after it was released"
+            x_t, t = (memory(array[:width]) for array in (tensors.x_t, tensors.t))
             healthy, null = self.function(x_t.copy(), t + 1)
             memory(tensors.eps_healthy[:width])[...] = healthy
             memory(tensors.eps_null[:width])[...] = null
 
-        return lambda: self.gpu.ask(compute)
+        return lambda: self.gpu.enqueue(compute)
 
     def release(self):
-        self.held.clear()
-        self.held = []
+        self.bindings.clear()
+        self.bindings = []
 
     def close(self):
         self.release()
@@ -203,6 +227,6 @@ class HostNetwork:
 
 def on_gpu(function, channels, size, slots=4, network=None, **gpu):
     """A backend whose GPU is the host; ``network``: options of HostNetwork, ``gpu``: of HostGpu."""
-    made = HostGpu(**gpu)
-    return GpuBackend(made, HostNetwork(made, function, **network or {}), "host", channels, size,
-                      slots)  # fmt: skip
+    host = HostGpu(**gpu)
+    bound = HostNetwork(host, function, **network or {})
+    return GpuBackend(host, bound, "host", channels, size, slots)

@@ -1,4 +1,4 @@
-"""TensorRT with a builder of the test's own: what it is asked for, without what it costs."""
+"""TensorRT with a builder that records its calls and builds nothing."""
 
 from types import ModuleType
 
@@ -7,14 +7,14 @@ from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK_FP16
 LIGHT = DEFAULT / NETWORK_FP16
 
 
-class Watched:
-    """Something of TensorRT's with attributes of the test's own."""
+class Wrapped:
+    """An object of TensorRT's with some attributes replaced."""
 
-    def __init__(self, real, **own):
-        self.__dict__.update(real=real, own=own)
+    def __init__(self, real, **replaced):
+        self.__dict__.update(real=real, replaced=replaced)
 
     def __getattr__(self, name):
-        return self.own[name] if name in self.own else getattr(self.real, name)
+        return self.replaced[name] if name in self.replaced else getattr(self.real, name)
 
     def __setattr__(self, name, value):
         setattr(self.real, name, value)
@@ -23,20 +23,20 @@ class Watched:
 class Recorder:
     """A module like TensorRT: its parser and its configurations, with another builder.
 
-    ``build``: what becomes of ``build_serialized_network(log)``; ``cache(held)``: whether a timing
-    cache of these bytes (can be made, fits).
+    ``build``: what becomes of ``build_serialized_network(log)``; ``cache(content)``: whether a
+    timing cache of these bytes (can be made, fits).
     """
 
-    def __init__(self, trt, build=lambda log: b"engine", cache=lambda held: (True, True)):
+    def __init__(self, trt, build=lambda log: b"engine", cache=lambda content: (True, True)):
         self.profiles, self.caches, self.config = [], [], None
         self.module = ModuleType("tensorrt")
         self.module.__dict__.update({**trt.__dict__, "__name__": "tensorrt"}, __version__="11.4.0")
         del self.module.ComputeCapability
 
-        def create_timing_cache(held):
-            made, fits = cache(held)
-            self.caches.append(held)
-            return Watched(None, serialize=lambda: held + b"+", fits=fits) if made else None
+        def create_timing_cache(content):
+            valid, fits = cache(content)
+            self.caches.append(content)
+            return Wrapped(None, serialize=lambda: content + b"+", fits=fits) if valid else None
 
         def builder(log):
             real = trt.Builder(log)
@@ -44,7 +44,7 @@ class Recorder:
 
             def create_builder_config():
                 self.config = real.create_builder_config()
-                return Watched(
+                return Wrapped(
                     self.config,
                     create_timing_cache=create_timing_cache,
                     set_timing_cache=lambda cache, ignore: not ignore and cache.fits,
@@ -57,7 +57,7 @@ class Recorder:
             def build_serialized_network(network, config):
                 return build(log)
 
-            return Watched(
+            return Wrapped(
                 real,
                 create_builder_config=create_builder_config,
                 create_optimization_profile=create_optimization_profile,

@@ -1,4 +1,4 @@
-"""What all commands have in common."""
+"""Errors, help and version of all commands."""
 
 from importlib import import_module
 
@@ -15,18 +15,18 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_wrong_options_are_told_in_one_line(name):
-    said = call(import_module(COMMANDS[name]).main, "--nothing-of-the-kind", code=2)
-    assert said.startswith("error: No such option")
-    assert said.endswith("(--help lists the options)\n")
-    assert said.count("\n") == 1
+def test_wrong_options_end_in_one_line(name):
+    message = call(import_module(COMMANDS[name]).main, "--nothing-of-the-kind", code=2)
+    assert message.startswith("error: No such option")
+    assert message.endswith("(--help lists the options)\n")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["anofpdm-train", "anofpdm-export", "anofpdm-evaluate"])
 def test_what_is_missing_is_named(name):
-    said = call(import_module(COMMANDS[name]).main, code=2)
-    assert said.startswith("error: Missing ")
-    assert said.count("\n") == 1
+    message = call(import_module(COMMANDS[name]).main, code=2)
+    assert message.startswith("error: Missing ")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)

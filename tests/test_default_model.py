@@ -3,42 +3,40 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from support import ROOT, shared
+from support import ROOT, SUMMATION, shared
 
-from anofpdm import Segmenter
+from anofpdm import Options, Segmenter
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.train.cohort import assign_splits, read_cohort
 from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.prepare import prepare
 
 
-def test_the_simulated_lesion_of_the_example_is_found():
-    image = nib.load(ROOT / "examples/simulated_flair.nii.gz")
-    lesion = np.asarray(nib.load(ROOT / "examples/simulated_mask.nii.gz").dataobj) > 0
-    mask = Segmenter.load().segment(image).mask.astype(bool)
-    assert mask[lesion].mean() > 5 * mask[~lesion].mean()
-    assert 2 * (mask & lesion).sum() / (mask.sum() + lesion.sum()) > 0.4
-
-
 def test_a_mask_depends_on_volume_bundle_and_seed_alone():
-    """Not on the batch, on other volumes or on threads, but for the network's own rounding: M_t may
-    differ by 1e-5 and a voxel in a thousand may flip. (Where this was written: by nothing.)"""
+    """Not on the batch, other volumes or threads, but for the order in which the network sums.
+
+    That changes predictions by SUMMATION of the largest. M_t is the mean square of a difference
+    that is some 0.02 of it: it changes by 2 * SUMMATION / 0.02 at most (Cauchy-Schwarz), and maps
+    likewise, so that a voxel in a hundred may flip. Another seed changes M_t by more.
+    """
     image, other = (
-        nib.load(ROOT / f"examples/{name}_flair.nii.gz").slicer[:, :, 40:45]
-        for name in ("simulated", "ms")
+        nib.load(ROOT / f"examples/{name}.nii.gz").slicer[:, :, 26:29]
+        for name in ("flair", "flair_before")
     )
-    want = Segmenter.load(threads=1, slots=1).segment(image, every_slice=True)
+    options = Options(preset="fastest")
+    want = Segmenter.load(options=options, threads=1, slots=1).segment(image, every_slice=True)
     assert want.mask.any()
+    tolerance = 2 * SUMMATION / 0.02
     for threads, slots in ((1, 3), (2, 1), (2, 16)):
-        segmenter = Segmenter.load(threads=threads, slots=slots)
+        segmenter = Segmenter.load(options=options, threads=threads, slots=slots)
         alone = segmenter.segment(image, every_slice=True)
         among = list(segmenter.segment_many([other, image, other], every_slice=True))[1]
         for got in (alone, among):
-            for one, two in zip(got.slices, want.slices, strict=True):
-                np.testing.assert_allclose(one.M, two.M, rtol=1e-5)
+            for result, first in zip(got.slices, want.slices, strict=True):
+                np.testing.assert_allclose(result.M, first.M, rtol=tolerance)
             assert (got.mask != want.mask).sum() <= want.mask.sum() / 1000
-    reseeded = Segmenter.load(seed=1).segment(image, every_slice=True)
-    assert not np.allclose(reseeded.slices[0].M, want.slices[0].M, rtol=1e-5)
+    reseeded = Segmenter.load(options=options, seed=1).segment(image, every_slice=True)
+    assert not np.allclose(reseeded.slices[0].M, want.slices[0].M, rtol=tolerance)
 
 
 @pytest.mark.slow
@@ -50,8 +48,8 @@ def test_dice_on_unseen_patients(tmp_path):
     cases = [case for case in cases if case.split == "test"]
     grid = segmenter.bundle.manifest.grid
     prepare(cases, ("flair",), grid, tmp_path / "slices", {}, lambda done, total: None)
-    found = evaluate(segmenter, open_sliceset(tmp_path / "slices").split("test"))
-    assert sum(row.unhealthy for row in found.slices) == 129
-    assert found.unhealthy.dice >= 0.57
-    assert found.unhealthy.auprc >= 0.67
-    assert found.accuracy >= 0.80
+    evaluation = evaluate(segmenter, open_sliceset(tmp_path / "slices").split("test"))
+    assert sum(row.unhealthy for row in evaluation.slices) == 129
+    assert evaluation.unhealthy.dice >= 0.57
+    assert evaluation.unhealthy.auprc >= 0.67
+    assert evaluation.accuracy >= 0.80

@@ -1,5 +1,5 @@
 """On a real GPU: both networks in the device loop against the FP32 network on the CPU, and the
-commands. Without one, tests/runtime/test_gpu_row.py runs the same loop on the host."""
+commands. Without one, tests/runtime/backends/cuda/test_loop.py runs the same loop on the host."""
 
 import shutil
 import threading
@@ -42,8 +42,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(no_gpu()), reason=no_gpu(
 
 @pytest.fixture
 def gpu():
-    with Gpu(0) as opened:
-        yield opened
+    with Gpu(0) as gpu:
+        yield gpu
 
 
 def test_copies_events_and_graphs(gpu):
@@ -73,12 +73,12 @@ def backend(request, tmp_path):
             pytest.skip(str(error))
         done = CliRunner().invoke(export, ["engine", str(bundle), "--slots", "1,4,16"])
         assert done.exit_code == 0, done.output
-    opened = open_device(request.param, open_bundle(bundle), slots=16)
-    yield opened
-    opened.close()
+    backend = open_device(request.param, open_bundle(bundle), slots=16)
+    yield backend
+    backend.close()
 
 
-def test_the_loop_finds_what_the_cpu_finds(backend):
+def test_the_loop_computes_what_the_cpu_computes(backend):
     bundle = open_bundle(DEFAULT)
     on_the_cpu = NumpyBackend(OnnxDenoiser(bundle.network))
     parity = compare(on_the_cpu, backend, Trial.of(bundle))
@@ -92,47 +92,47 @@ def test_early_stop_other_maps_and_two_streams_at_once(backend, encoding):
     recipe = Recipe(process, 30.0, (0,), MapRule("last", "gradient"), StopRule(0.9, 1), 7)
     x0 = phantom_slices(40, 1, 128)
     around = NumpyBackend(backend.denoiser, 16)
-    want = {item.key: found for item, found in around.run(recipe, stream(x0))}
+    want = {item.key: curves for item, curves in around.run(recipe, stream(x0))}
     pairs = list(zip(backend.run(recipe, stream(x0)), backend.run(recipe, stream(x0)),
                      strict=True))  # fmt: skip
-    assert len({len(found.M) for found in want.values()}) > 1
-    for one in (0, 1):
-        got = {pair[one][0].key: pair[one][1] for pair in pairs}
-        for key, found in want.items():
-            np.testing.assert_allclose(got[key].M, found.M, rtol=5e-3)
-            np.testing.assert_allclose(got[key].H, found.H, atol=5e-3 * found.H.max())
+    assert len({len(curves.M) for curves in want.values()}) > 1
+    for results in zip(*pairs, strict=True):
+        got = {item.key: curves for item, curves in results}
+        for key, curves in want.items():
+            np.testing.assert_allclose(got[key].M, curves.M, rtol=5e-3)
+            np.testing.assert_allclose(got[key].H, curves.H, atol=5e-3 * curves.H.max())
 
 
 def stream(x0):
-    return (Slice(i, one) for i, one in enumerate(x0))
+    return (Slice(i, x) for i, x in enumerate(x0))
 
 
 def test_closing_with_an_open_stream_and_opening_again():
     bundle = open_bundle(DEFAULT)
     recipe = Recipe(Process(Schedule(), 301, 10), 30.0, (0,))
     for _ in range(2):
-        opened = open_device("cuda", bundle, slots=8)
-        found = opened.run(recipe, stream(phantom_slices(20, 1, 128)))
-        next(found)
-        opened.close()
-        found.close()
+        backend = open_device("cuda", bundle, slots=8)
+        results = backend.run(recipe, stream(phantom_slices(20, 1, 128)))
+        next(results)
+        backend.close()
+        results.close()
 
 
 def test_too_many_slots_are_halved():
-    opened = open_device("cuda", open_bundle(DEFAULT), slots=2**17)
+    backend = open_device("cuda", open_bundle(DEFAULT), slots=2**17)
     recipe = Recipe(Process(Schedule(), 301, 100), 30.0, (0,))
-    assert len(list(opened.run(recipe, stream(phantom_slices(3, 1, 128))))) == 3
-    assert opened.slots < 2**17
-    assert "does not hold 131072 slots" in opened.notes[0]
-    opened.close()
+    assert len(list(backend.run(recipe, stream(phantom_slices(3, 1, 128))))) == 3
+    assert backend.slots < 2**17
+    assert "does not hold 131072 slots" in backend.notes[0]
+    backend.close()
 
 
 def test_a_thread_that_opened_a_gpu_may_end(gpu):
     failed = []
 
     def work():
-        held = Gpu(0)
-        held.array((10,), np.uint8)
+        second = Gpu(0)
+        second.array((10,), np.uint8)
         try:
             gpu.wait()
         except OptionsError as error:
@@ -147,7 +147,7 @@ def test_a_thread_that_opened_a_gpu_may_end(gpu):
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_the_mask_of_the_example(device, tmp_path):
-    volume = str(ROOT / "examples" / "simulated_flair.nii.gz")
+    volume = str(ROOT / "examples" / "flair.nii.gz")
     done = CliRunner().invoke(infer, [volume, "-o", str(tmp_path / "m.nii.gz"), "--device", device])
     assert done.exit_code == 0, done.output
     want = Segmenter.load(device="cpu").segment(nib.load(volume)).mask > 0

@@ -1,5 +1,5 @@
 """The whole path once, two modalities of which one is scored: cohort -> checkpoint -> bundle ->
-calibration -> figures -> mask."""
+calibration -> metrics -> mask."""
 
 import dataclasses
 import json
@@ -46,10 +46,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def calibrated(folder):
-    said = call(calibrate, folder / "run/slices", "--bundle", folder / "m.anofpdm",
+    output = call(calibrate, folder / "run/slices", "--bundle", folder / "m.anofpdm",
                 "--stride", 50, "--length", "101,201", "--w", "1,3")  # fmt: skip
-    assert "chosen: " in said
-    assert "M_t peaks at t = " in said
+    assert "chosen: " in output
+    assert "M_t peaks at t = " in output
     return folder / "m.anofpdm"
 
 
@@ -63,83 +63,87 @@ def test_run_folder_describes_itself(folder):
 def test_calibration_names_its_conditions_and_candidates(calibrated):
     bundle = open_bundle(calibrated)
     assert bundle.default == "fast"
-    held = bundle.calibrations["fast"]
-    assert held.conditions == bundle.conditions("ddim", held.conditions.L, 50)
-    assert held.conditions.L in (101, 201)
-    assert len(held.candidates) == 4
-    assert held.slices["split"] == "val"
-    left_out = held.slices["left_out_accuracy"]
-    assert left_out[held.decision] == max(value for value in left_out.values() if value is not None)
-    assert 0 <= held.peaks.at_L <= 1
-    assert held.plausibility is None  # of two patients
+    calibration = bundle.calibrations["fast"]
+    assert calibration.conditions == bundle.conditions("ddim", calibration.conditions.L, 50)
+    assert calibration.conditions.L in (101, 201)
+    assert len(calibration.candidates) == 4
+    assert calibration.slices["split"] == "val"
+    left_out = calibration.slices["left_out_accuracy"]
+    assert left_out[calibration.decision] == max(
+        value for value in left_out.values() if value is not None
+    )
+    assert 0 <= calibration.peaks.at_L <= 1
+    assert calibration.plausibility is None  # of two patients
 
 
 def test_what_goes_beyond_the_paper_is_kept_and_calibrated_with(folder, calibrated, tmp_path):
-    """Off unless asked for; then the curves, and so M_max, are those of slices shown flip_tta."""
-    held = open_bundle(calibrated).calibrations["fast"]
-    assert (held.threshold, held.neighbours_mm, held.flip_tta) == ("algorithm-1", 0.0, False)
-    assert held.guided_mm == 0.0
+    """Off by default; with it the curves, and so M_max, are those of flipped slices."""
+    paper = open_bundle(calibrated).calibrations["fast"]
+    assert paper.threshold_rule == "algorithm-1"
+    assert (paper.neighbours_mm, paper.flip_tta) == (0.0, False)
+    assert paper.guided_mm == 0.0
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     alike = [folder / "run/slices", "--bundle", other, "--stride", 50, "--length", 101, "--w", "3"]
     call(calibrate, *alike, "--preset", "plain")
     call(calibrate, *alike, "--preset", "beyond", "--threshold-rule", "mean-with-otsu",
-         "--neighbours", 12, "--flip_tta", "--guided", 9)  # fmt: skip
+         "--neighbours", 12, "--flip-tta", "--guided", 9)  # fmt: skip
     made = open_bundle(other).calibrations
     beyond = made["beyond"]
-    assert (beyond.threshold, beyond.neighbours_mm, beyond.flip_tta) == ("mean-with-otsu", 12.0, True)
+    assert beyond.threshold_rule == "mean-with-otsu"
+    assert (beyond.neighbours_mm, beyond.flip_tta) == (12.0, True)
     assert beyond.guided_mm == 9.0
     assert beyond.M_max != made["plain"].M_max
     assert beyond.Cos_w != made["plain"].Cos_w
     assert beyond.conditions == made["plain"].conditions
-    # The decision was fitted to the very numbers that the runtime goes by.
+    # The decision was fitted to the statistics of the runtime.
     slices = open_sliceset(folder / "run/slices").split("val")
     segmenter = Segmenter.load(other, options=Options(preset="beyond"))
-    found = sorted(segmenter.segment_slices(slices.slices()), key=lambda one: one.key)
-    seen = SliceStatistics(*(np.array([getattr(one, name) for one in found])
+    results = sorted(segmenter.segment_slices(slices.slices()), key=lambda result: result.key)
+    statistics = SliceStatistics(*(np.array([getattr(result, name) for result in results])
                         for name in ("cosine", "alignment", "map_peak")))  # fmt: skip
-    fitted = fit(seen, slices.unhealthy)
-    log_odds = [one.log_odds for one in found]
-    np.testing.assert_allclose(fitted.log_odds(seen), log_odds, rtol=1e-3, atol=1e-3)
+    fitted = fit(statistics, slices.unhealthy)
+    log_odds = [result.log_odds for result in results]
+    np.testing.assert_allclose(fitted.log_odds(statistics), log_odds, rtol=1e-3, atol=1e-3)
 
 
-def test_what_the_calibration_warns_of_is_said_then_and_when_it_is_used(
+def test_warnings_of_the_calibration_are_printed_by_it_and_by_evaluation(
     folder, calibrated, tmp_path, monkeypatch
 ):
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     monkeypatch.setattr("anofpdm.calibrate.cli.failures", lambda *args: ("no peak: x",))
-    known = Plausibility((9.0,), (1.0,), 1.0)
-    monkeypatch.setattr("anofpdm.calibrate.cli.fit_plausibility", lambda *args: known)
+    limits = Plausibility((9.0,), (1.0,), 1.0)
+    monkeypatch.setattr("anofpdm.calibrate.cli.fit_plausibility", lambda *args: limits)
     arguments = [folder / "run/slices", "--bundle", other]
-    said = call(calibrate, *arguments, "--stride", 50, "--length", 1, "--w", "1")
-    assert "warning: no peak: x\n" in said
+    output = call(calibrate, *arguments, "--stride", 50, "--length", 1, "--w", "1")
+    assert "warning: no peak: x\n" in output
     assert open_bundle(other).calibrations["fast"].warnings == ("no peak: x",)
-    said = call(evaluate, *arguments)
-    assert "warning of the calibration: no peak: x\n" in said
-    assert "unlike the volumes of the calibration: P06, P07\n" in said
+    output = call(evaluate, *arguments)
+    assert "warning of the calibration: no peak: x\n" in output
+    assert "unlike the volumes of the calibration: P06, P07\n" in output
 
 
 def test_without_lengths_hundreds_up_to_the_manifests_L_are_tried(folder, calibrated, tmp_path):
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     call(calibrate, folder / "run/slices", "--bundle", other, "--stride", 100, "--w", "1",
          "--decision", "cosine", "--preset", "p")  # fmt: skip
-    held = open_bundle(other).calibrations["p"]
-    assert [one.L for one in held.candidates] == [200, 300, 400, 500, 600]
-    assert held.decision == "cosine"
+    calibration = open_bundle(other).calibrations["p"]
+    assert [tried.L for tried in calibration.candidates] == [200, 300, 400, 500, 600]
+    assert calibration.decision == "cosine"
 
 
 def test_every_L_of_log_snr_spacing_is_swept(folder, calibrated, tmp_path):
     other = shutil.copytree(calibrated, tmp_path / "m.anofpdm")
     call(calibrate, folder / "run/slices", "--bundle", other, "--stride", 100, "--w", "1",
          "--spacing", "log-snr", "--length", "201,301", "--preset", "p")  # fmt: skip
-    held = open_bundle(other).calibrations["p"]
-    assert [one.L for one in held.candidates] == [201, 301]
+    calibration = open_bundle(other).calibrations["p"]
+    assert [tried.L for tried in calibration.candidates] == [201, 301]
 
 
 def test_evaluation_prints_a_table_and_writes_json(calibrated, folder, tmp_path):
-    said = call(evaluate, folder / "run/slices", "--bundle", calibrated, "--json",
+    output = call(evaluate, folder / "run/slices", "--bundle", calibrated, "--json",
                 tmp_path / "figures.json")  # fmt: skip
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert f"| {figures['unhealthy']['dice']:.3f} [" in said
+    assert f"| {figures['unhealthy']['dice']:.3f} [" in output
     assert figures["split"] == "test"
 
 
@@ -162,8 +166,8 @@ def test_inference_with_the_new_bundle(calibrated, tmp_path):
     for given in ([flair, t2], ["--t2", t2, "--flair", flair], [four], [case],
                   ["--modality", f"t2={t2}", "--flair", flair]):  # fmt: skip
         out = tmp_path / "m.nii.gz"
-        said = call(infer, *given, "-o", out, "--bundle", half, "--every-slice")
-        assert f"mask in {out}" in said
+        output = call(infer, *given, "-o", out, "--bundle", half, "--every-slice")
+        assert f"mask in {out}" in output
         mask = nib.load(out)
         assert np.array_equal(np.asarray(mask.dataobj), want.mask)
         assert np.allclose(mask.affine, images[0].affine)
@@ -174,8 +178,8 @@ def test_inference_with_the_new_bundle(calibrated, tmp_path):
 def test_a_note_says_what_was_resampled(calibrated, tmp_path):
     flair = save(tmp_path / "f.nii.gz", head((32, 32, 6)))
     t2 = save(tmp_path / "t.nii.gz", head((16, 16, 6)), np.diag([15.0, 15.0, 5.0, 1.0]))
-    said = call(infer, flair, t2, "-o", tmp_path / "m.nii.gz", "--bundle", calibrated)
-    assert f"note: {t2} was resampled onto the grid of {flair}" in said
+    output = call(infer, flair, t2, "-o", tmp_path / "m.nii.gz", "--bundle", calibrated)
+    assert "note: t.nii.gz was resampled onto the grid of f.nii.gz\n" in output
 
 
 @pytest.mark.parametrize(
@@ -194,9 +198,9 @@ def test_a_note_says_what_was_resampled(calibrated, tmp_path):
 def test_bad_choices_at_inference(calibrated, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "f.nii.gz", head((32, 32, 6)))
-    said = call(infer, *options, "-o", "m.nii.gz", "--bundle", calibrated, code=2)
-    assert message in said
-    assert said.count("\n") == 1
+    output = call(infer, *options, "-o", "m.nii.gz", "--bundle", calibrated, code=2)
+    assert message in output
+    assert output.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["f.nii.gz"]
 
 
@@ -205,9 +209,9 @@ def test_set_ups_from_the_command_line(folder, calibrated, tmp_path):
     slices = folder / "run/slices"
     for options in (["--encoding", "ddpm"], ["--anomaly-map", "last", "--preset", "last"],
                     ["--stride", "60", "--spacing", "log-snr", "--preset", "snr"]):  # fmt: skip
-        said = call(calibrate, slices, "--bundle", calibrated, "--stride", 50, "--length", 101,
+        output = call(calibrate, slices, "--bundle", calibrated, "--stride", 50, "--length", 101,
                     "--w", "1,3", *options)  # fmt: skip
-        assert "written to" in said
+        assert "written to" in output
     bundle = open_bundle(calibrated)
     assert list(bundle.calibrations) == ["fast", "ddpm-fast", "last", "snr"]
     call(calibrate, slices, "--bundle", calibrated, "--stride", 50, "--length", 101, "--w", "1,3",
@@ -215,11 +219,11 @@ def test_set_ups_from_the_command_line(folder, calibrated, tmp_path):
     last, mean = (open_bundle(calibrated).calibrations[name] for name in ("last", "mean"))
     assert last.candidates[0].Cos_w == mean.candidates[0].Cos_w
     assert last.candidates[0].logistic != mean.candidates[0].logistic  # each knows its own map
-    for held in (last, mean):
-        own = next(one for one in held.candidates if one.w == held.w)
-        assert held.logistic == own.logistic
+    for calibration in (last, mean):
+        chosen = next(tried for tried in calibration.candidates if tried.w == calibration.w)
+        assert calibration.logistic == chosen.logistic
     assert bundle.default == "fast"
-    for options, found in (
+    for options, expected in (
         (["--encoding", "ddpm", "--w", "1"], {"preset": "ddpm-fast", "w": 1.0}),
         (["--preset", "last"], {"anomaly_map": {"anomaly_map": "last"}}),
         (["--preset", "snr"], {"conditions": {"spacing": "log-snr"}}),
@@ -228,7 +232,7 @@ def test_set_ups_from_the_command_line(folder, calibrated, tmp_path):
         figures = tmp_path / "figures.json"
         call(evaluate, slices, "--bundle", calibrated, "--json", figures, *options)
         written = json.loads(figures.read_text())
-        for name, value in found.items():
+        for name, value in expected.items():
             if isinstance(value, dict):
                 assert value.items() <= written[name].items()
             else:
@@ -237,8 +241,8 @@ def test_set_ups_from_the_command_line(folder, calibrated, tmp_path):
 
 def test_the_same_training_command_resumes(folder):
     before = load_checkpoint(folder / "run/model.pt")
-    said = call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--iterations", 30)
-    assert "iteration" not in said
+    output = call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--iterations", 30)
+    assert "iteration" not in output
     after = load_checkpoint(folder / "run/model.pt")
     assert before.step == after.step == 30
     assert all(torch.equal(after.weights[name], value) for name, value in before.weights.items())
@@ -256,23 +260,23 @@ def test_slices_prepared_for_a_bundle_fit_it(folder, tmp_path):
     call(train, folder / "cohort", "-o", tmp_path / "p", "--bundle", bundle)
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["slices"]
     for option in (["--modalities", "flair"], ["--pixel-mm", "2"], ["--iterations", "9"]):
-        said = call(train, folder / "cohort", "-o", tmp_path / "p", "--bundle", bundle, *option,
+        output = call(train, folder / "cohort", "-o", tmp_path / "p", "--bundle", bundle, *option,
                     code=2)  # fmt: skip
-        assert "leave out the other options" in said
+        assert "leave out the other options" in output
     slices = open_sliceset(tmp_path / "p/slices")
     assert (slices.modalities, slices.grid) == (("flair", "t2"), grid)
-    said = call(calibrate, tmp_path / "p/slices", "--bundle", bundle, "--stride", 100,
+    output = call(calibrate, tmp_path / "p/slices", "--bundle", bundle, "--stride", 100,
                 "--length", 201, "--w", "1")  # fmt: skip
-    assert "as preset fast" in said
+    assert "as preset fast" in output
 
 
 def test_another_cohort_or_other_options_need_another_folder(folder):
     config = (folder / "run/config.json").read_text()
     other = write_cohort(folder / "other", 8, ("flair", "t2"))
-    said = call(train, other, "-o", folder / "run", *SMALL, "--iterations", 30, code=2)
-    assert "was prepared from cohort with seed 0: name another" in said
-    said = call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--lr", "0.1", code=2)
-    assert "made with other options" in said
+    output = call(train, other, "-o", folder / "run", *SMALL, "--iterations", 30, code=2)
+    assert "was prepared from cohort with seed 0: name another" in output
+    output = call(train, folder / "cohort", "-o", folder / "run", *SMALL, "--lr", "0.1", code=2)
+    assert "made with other options" in output
     assert (folder / "run/config.json").read_text() == config
 
 
@@ -292,9 +296,9 @@ def test_another_cohort_or_other_options_need_another_folder(folder):
 )
 def test_bad_calibration_options(folder, calibrated, options, message):
     before = {path.name: path.read_bytes() for path in calibrated.iterdir()}
-    said = call(calibrate, folder / "run/slices", "--bundle", calibrated, *options, code=2)
-    assert message in said
-    assert said.count("\n") == 1
+    output = call(calibrate, folder / "run/slices", "--bundle", calibrated, *options, code=2)
+    assert message in output
+    assert output.count("\n") == 1
     assert {path.name: path.read_bytes() for path in calibrated.iterdir()} == before
 
 
@@ -307,8 +311,8 @@ def test_bad_training_options(tmp_path):
 
 
 def test_dry_run_does_nothing(tmp_path):
-    said = call(train, tmp_path, "-o", tmp_path / "r", "--dry-run", "--lr", "0.5")
-    assert json.loads(said)["train"]["lr"] == 0.5
+    output = call(train, tmp_path, "-o", tmp_path / "r", "--dry-run", "--lr", "0.5")
+    assert json.loads(output)["train"]["lr"] == 0.5
     assert not (tmp_path / "r").exists()
 
 

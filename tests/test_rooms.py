@@ -8,12 +8,32 @@ import zipfile
 import pytest
 from support import ROOT
 
-BELOW = {
+# Which room may import which. calibrate reads the labelled slices that train prepares.
+ROOMS = {
     "runtime": {"runtime"},
-    "calibrate": {"runtime", "calibrate"},
+    "calibrate": {"runtime", "calibrate", "train.dataset"},
     "train": {"runtime", "train"},
     "export": {"runtime", "train", "export"},
 }
+# The same inside runtime/: packages and modules, from the ground floor up.
+RUNTIME = {
+    "errors": set(),
+    "method": set(),
+    "util": {"errors"},
+    "refine": {"method"},
+    "volume": {"errors", "method", "util"},
+    "bundle": {"errors", "method", "refine", "util", "volume"},
+    "backends": {"errors", "bundle", "method", "util"},
+    "results": {"bundle", "volume"},
+    "pipeline": {"backends", "bundle", "method", "refine", "results"},
+    "streaming": {"errors", "bundle", "method", "pipeline", "results", "volume"},
+    "segmenter": {"errors", "backends", "bundle", "method", "pipeline", "refine", "results",
+                  "streaming", "volume"},
+    "dicom": {"errors", "util"},
+    "report": {"errors", "bundle", "results", "util", "volume"},
+    "cli": {"errors", "backends", "bundle", "dicom", "report", "results", "segmenter", "util",
+            "volume"},
+}  # fmt: skip
 
 
 def imported(path):
@@ -30,20 +50,62 @@ def imported(path):
             yield from (f"{module.rstrip('.')}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("room", BELOW)
+@pytest.mark.parametrize("room", ROOMS)
 def test_imports_only_go_down(room):
     files = sorted((ROOT / room).rglob("*.py"))
     assert len(files) > 2
     for path in files:
         for name in imported(path):
             parts = name.split(".")
-            assert parts[0] not in BELOW, f"{path} imports {name}: write anofpdm.{name}"
+            assert parts[0] not in ROOMS, f"{path} imports {name}: write anofpdm.{name}"
             if parts[0] == "anofpdm" and len(parts) > 1 and parts[1] != "__version__":
-                assert parts[1] in BELOW[room], f"{path} imports {name}"
-            if room in ("runtime", "calibrate"):
+                allowed = {parts[1], ".".join(parts[1:3])} & ROOMS[room]
+                assert allowed, f"{path} imports {name}"
+            if room in ("runtime", "calibrate") or path.name == "dataset.py":
                 assert parts[0] not in ("torch", "onnx"), f"{path} imports {name}"
             # It reports usage unless load_onnxruntime() imports it.
             assert parts[0] != "onnxruntime", f"{path} imports {name}"
+
+
+def test_inside_the_runtime_imports_only_go_down():
+    folder = ROOT / "runtime"
+    entries = {path.name.removesuffix(".py") for path in folder.iterdir()}
+    assert entries - {"__init__", "__pycache__", "default.anofpdm"} == set(RUNTIME)
+    below = set()
+    for entry, allowed in RUNTIME.items():
+        assert allowed <= below, f"{entry} may import what stands above it"
+        below.add(entry)
+        package = folder / entry
+        for path in sorted(package.rglob("*.py")) or [package.with_suffix(".py")]:
+            for name in imported(path):
+                parts = name.split(".")
+                if parts[:2] == ["anofpdm", "runtime"] and len(parts) > 2:
+                    assert parts[2] in {entry, *allowed}, f"{path} imports {name}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    modules = {}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            modules[".".join(("anofpdm", *parts)).removesuffix(".__init__")] = path
+    needs = {
+        name: {other for other in imported(path) if other in modules and other != name}
+        for name, path in modules.items()
+    }
+    while free := [name for name, others in needs.items() if not others]:
+        needs = {name: others.difference(free) for name, others in needs.items() if others}
+    assert not needs
+
+
+def test_only_entry_points_import_the_command_line():
+    entry_points = {"runtime/cli", "calibrate/cli.py", "calibrate/evaluate_cli.py", "train/cli.py",
+                    "export/cli.py"}  # fmt: skip
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            place = path.relative_to(ROOT).as_posix()
+            if not place.startswith(tuple(entry_points)):
+                assert not any(name.startswith("anofpdm.runtime.cli") for name in imported(path))
 
 
 def test_importing_the_runtime_loads_nothing_heavy():
@@ -76,9 +138,9 @@ def test_wheel_holds_the_package_and_no_plain_rooms(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"anofpdm"}
-    for name in ("py.typed", "runtime/forward.py", "train/unet.py", "calibrate/choose.py",
-                 "export/parity.py", "runtime/gpu/kernels.cu", "runtime/default.anofpdm/unet.onnx",
-                 "runtime/default.anofpdm/unet_fp16.onnx", "export/engine.py",
+    for name in ("py.typed", "runtime/method/process.py", "train/unet.py", "calibrate/choose.py",
+                 "export/parity.py", "runtime/backends/cuda/kernels.cu", "runtime/default.anofpdm/unet.onnx",
+                 "runtime/default.anofpdm/unet_fp16.onnx", "export/tensorrt/build.py",
                  "runtime/dicom/series.py", "runtime/default.anofpdm/manifest.json",
                  "runtime/report/page.css", "runtime/report/page.py"):  # fmt: skip
         assert f"anofpdm/{name}" in names

@@ -1,5 +1,7 @@
-"""The equations of the paper in float64, slice by slice, everything stored. Shares no code with
-the runtime; slow and obvious on purpose."""
+"""The equations of the paper in float64, slice by slice, everything stored.
+
+Shares no code with the runtime; slow and obvious on purpose.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,27 @@ def alpha_bar(T=1000):
         product *= 1 - beta
         values.append(product)
     return values  # values[t - 1] belongs to timestep t
+
+
+def noised(x0, noise, abar):
+    """Eq. 2."""
+    return np.sqrt(abar) * x0 + np.sqrt(1 - abar) * noise
+
+
+def clean(x_t, eps, abar):
+    """Eqs. 7 and 10, before clipping."""
+    return (x_t - np.sqrt(1 - abar) * eps) / np.sqrt(abar)
+
+
+def guided(eps_healthy, eps_null, w):
+    """Eq. 6."""
+    return (1 + w) * eps_healthy - w * eps_null
+
+
+def encoded(x_t, x0, abar, abar_next):
+    """Eq. 4."""
+    eps = (x_t - np.sqrt(abar) * x0) / np.sqrt(1 - abar)
+    return np.sqrt(abar_next) * x0 + np.sqrt(1 - abar_next) * eps
 
 
 def anomaly(
@@ -41,26 +64,24 @@ def anomaly(
     bound = (lambda v: np.clip(v, -1, 1)) if clip else (lambda v: v)
 
     def fresh(t):
-        a = abar[t - 1]
-        return np.sqrt(a) * x0 + np.sqrt(1 - a) * np.asarray(noise(t), np.float64)
+        return noised(x0, np.asarray(noise(t), np.float64), abar[t - 1])
 
     x = fresh(timesteps[0])
     M, MSE_h, MSE_0, S, R = [], [], [], [], []
-    guidance, missed = [], []
+    guidance, unguided = [], []
     for i, t in enumerate(timesteps):
         a = abar[t - 1]
         if encoding == "ddpm":
             x = fresh(t)
         eps_h, eps_0 = network(x[None], np.array([t]))
         eps_h, eps_0 = eps_h[0], eps_0[0]
-        eps_w = (1 + w) * eps_h - w * eps_0
-        hgp = bound((x - np.sqrt(1 - a) * eps_w) / np.sqrt(a))
-        ugp = bound((x - np.sqrt(1 - a) * eps_0) / np.sqrt(a))
+        hgp = bound(clean(x, guided(eps_h, eps_0, w), a))
+        ugp = bound(clean(x, eps_0, a))
         M.append([np.mean((hgp[c] - ugp[c]) ** 2) for c in channels])
         MSE_h.append([np.mean((hgp[c] - x0[c]) ** 2) for c in channels])
         MSE_0.append([np.mean((ugp[c] - x0[c]) ** 2) for c in channels])
         guidance.append([hgp[c] - ugp[c] for c in channels])
-        missed.append([ugp[c] - x0[c] for c in channels])
+        unguided.append([ugp[c] - x0[c] for c in channels])
         S.append([(hgp[c] - x0[c]) ** 2 for c in channels])
         B = (1 - a) / np.sqrt(a)
         share = {"residual": 0, "gradient": 1, "gradient-normalised": 1 / (B * (1 + w)) ** 2}
@@ -68,8 +89,7 @@ def anomaly(
         if stop and is_over(np.array(M), *stop):
             break
         if i + 1 < len(timesteps):
-            b = abar[timesteps[i + 1] - 1]
-            x = np.sqrt(b) * ugp + np.sqrt(1 - b) * (x - np.sqrt(a) * ugp) / np.sqrt(1 - a)
+            x = encoded(x, ugp, a, abar[timesteps[i + 1] - 1])
     M, maps = np.array(M), np.array(S if sub_map == "residual" else R)
     best = M.argmax(axis=0)
     H = []
@@ -80,9 +100,9 @@ def anomaly(
         H.append(maps[upto, c] if anomaly_map == "last" else maps[: upto + 1, c].mean(axis=0))
     h, zero = np.mean(MSE_h, axis=1), np.mean(MSE_0, axis=1)
     cos = h @ zero / (np.linalg.norm(h) * np.linalg.norm(zero))
-    one, other = np.array(guidance).ravel(), np.array(missed).ravel()
+    b, a = np.array(guidance).ravel(), np.array(unguided).ravel()
     return {
-        "alignment": one @ other / (np.linalg.norm(one) * np.linalg.norm(other)),
+        "alignment": a @ b / (np.linalg.norm(a) * np.linalg.norm(b)),
         "M": M,
         "MSE_h": np.array(MSE_h),
         "MSE_0": np.array(MSE_0),
@@ -114,7 +134,7 @@ def quantile_threshold(H, M, M_max, a=0.90, b=0.98):
 
 
 def mask(H, Q, smallest):
-    """5x5 median with flip_tta borders, H >= Q, and no component of at most ``smallest`` pixels."""
+    """5x5 median with mirrored borders, H >= Q, and no component of at most ``smallest`` pixels."""
     padded = np.pad(H, 2, mode="reflect")
     rows, columns = H.shape
     above = np.zeros(H.shape, bool)

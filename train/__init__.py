@@ -1,1 +1,1 @@
-"""Plain PyTorch: cohorts -> prepared slices -> a trained U-Net."""
+"""Training in plain PyTorch, from a cohort to a checkpoint; imports ``runtime`` only."""

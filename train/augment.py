@@ -1,7 +1,7 @@
-"""A rough brain mask by morphology, good enough to show the network heads without their skull.
+"""A rough brain mask by morphology, for training on slices without the skull.
 
-Not a skull-stripping tool: it serves augmentation only, so that a network trained on whole heads
-also knows brain-extracted volumes.
+It is augmentation, not skull stripping: a network trained on whole heads with it also works on
+brain-extracted volumes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def rough_brain_mask(plane: NDArray[np.float32], pixel_mm: float) -> NDArray[np.
 
     Returns
     -------
-    (H, W) bool; all True where no brain was found
+    (H, W) bool; all True where there is no brain
     """
     core = ndimage.distance_transform_edt(plane > -0.6) * pixel_mm > _CORE_MM
-    pieces, count = ndimage.label(core)
+    components, count = ndimage.label(core)
     if not count:
         return np.ones(plane.shape, bool)
-    # Erosion cuts the brain loose from the scalp; it is the largest piece that is left.
-    sizes = np.bincount(pieces.ravel())[1:]
-    brain = pieces == 1 + int(np.argmax(sizes))
+    # Erosion separates the brain from the scalp; it is the largest remaining component.
+    sizes = np.bincount(components.ravel())[1:]
+    brain = components == 1 + int(np.argmax(sizes))
     grown = ndimage.distance_transform_edt(~brain) * pixel_mm < _REGROWTH_MM
     brain = ndimage.binary_opening(ndimage.binary_fill_holes(grown & (plane > -0.75)))
     if brain.mean() < _SMALLEST_SHARE:

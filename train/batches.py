@@ -1,7 +1,4 @@
-"""Training batches: batch number ``step`` is a function of (seed, step, rank) alone.
-
-That is what makes resuming exact: nothing about the draw has to be saved.
-"""
+"""Training batches, each a function of (seed, step, rank) alone: resuming needs no saved state."""
 
 from __future__ import annotations
 
@@ -24,18 +21,21 @@ _MAX_ROTATION, _SCALES, _MAX_SHIFT = np.deg2rad(10.0), (0.75, 1.1), 0.06
 
 @dataclass(frozen=True)
 class Batch:
-    """``x0`` (B, C, H, W) in [-1, 1]; ``t`` (B,) 0-based; ``label`` (B,); ``noise`` like x0."""
+    """B training samples."""
 
-    x0: Tensor
-    t: Tensor
-    label: Tensor
-    noise: Tensor
+    x0: Tensor  # (B, C, H, W) float32 slices in [-1, 1]
+    t: Tensor  # (B,) int64 timesteps, 0-based
+    label: Tensor  # (B,) int64, HEALTHY, UNHEALTHY or NULL
+    noise: Tensor  # (B, C, H, W) float32, standard normal
 
 
 class Batches:
     """Draws batches from labelled slices.
 
-    With several processes each draws its own ``config.batch // world`` slices.
+    Parameters
+    ----------
+    rank, world : index of this process, and number of processes; each draws
+        ``config.batch // world`` slices
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Batches:
         """The batch of iteration ``step`` (0-based), on the CPU."""
         config = self._config
         rng = np.random.Generator(np.random.Philox(key=[config.seed, 2**32 * self._rank + step]))
-        which = self._choose(rng)
-        label = self._slices.unhealthy[which].astype(np.int64)
+        indices = self._choose(rng)
+        label = self._slices.unhealthy[indices].astype(np.int64)
         label[rng.random(self._size) < config.label_dropout] = NULL
         focus = rng.random(self._size) < config.focus_share
         t = np.where(
@@ -60,9 +60,9 @@ class Batches:
             rng.integers(config.focus_t, size=self._size),
             rng.integers(self._T, size=self._size),
         )
-        x0 = torch.from_numpy(np.stack([self._load(int(i), rng) for i in which]))
+        x0 = torch.from_numpy(np.stack([self._load(int(i), rng) for i in indices]))
         if config.affine:
-            x0 = self._move(x0, rng)
+            x0 = self._transform(x0, rng)
         noise = rng.standard_normal(x0.shape, dtype=np.float32)
         return Batch(x0, torch.from_numpy(t), torch.from_numpy(label), torch.from_numpy(noise))
 
@@ -95,10 +95,10 @@ class Batches:
         # The first image axis runs from the patient's left to right.
         return np.ascontiguousarray(x0[:, ::-1]) if config.flip and flip < 0.5 else x0
 
-    def _move(self, x0: Tensor, rng: np.random.Generator) -> Tensor:
-        """Rotate, scale and shift some of the slices; background (-1) moves in from outside."""
+    def _transform(self, x0: Tensor, rng: np.random.Generator) -> Tensor:
+        """Rotate, scale and shift a share of the slices; what comes in is background (-1)."""
         angle = rng.uniform(-_MAX_ROTATION, _MAX_ROTATION, self._size)
-        # grid_sample maps output to input, so a scale below 1 divides.
+        # affine_grid maps output to input, so the scale is inverted.
         zoom = 1 / rng.uniform(*_SCALES, self._size)
         shift = rng.uniform(-2 * _MAX_SHIFT, 2 * _MAX_SHIFT, (self._size, 2))
         moved = np.flatnonzero(rng.random(self._size) < self._config.affine)
@@ -109,8 +109,8 @@ class Batches:
             [np.stack([cos, -sin, shift[:, 0]], -1), np.stack([sin, cos, shift[:, 1]], -1)], 1
         )[moved]
         shape = (len(moved), *x0.shape[1:])
-        where = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(shape), False)
-        x0[moved] = F.grid_sample(x0[moved] + 1, where, align_corners=False) - 1
+        sampling = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(shape), False)
+        x0[moved] = F.grid_sample(x0[moved] + 1, sampling, align_corners=False) - 1
         return x0
 
 

@@ -23,21 +23,21 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training run at one step. ``optimizer`` serves resuming only."""
+    """A training run at one step."""
 
-    unet: UNetConfig
-    train: TrainConfig
-    modalities: tuple[str, ...]
-    grid: Grid
-    step: int
-    weights: Mapping[str, torch.Tensor]
-    ema: Mapping[str, torch.Tensor]
-    optimizer: Mapping[str, Any]
-    data: Mapping[str, Any]
+    unet: UNetConfig  # shape of the network
+    train: TrainConfig  # training
+    modalities: tuple[str, ...]  # names of the C channels
+    grid: Grid  # of the slices
+    step: int  # finished iterations
+    weights: Mapping[str, torch.Tensor]  # state_dict of the trained network
+    ema: Mapping[str, torch.Tensor]  # state_dict of its exponential moving average
+    optimizer: Mapping[str, Any]  # state_dict of the optimizer, to resume
+    data: Mapping[str, Any]  # cohort and numbers of slices, JSON values
 
     @property
     def config(self) -> RunConfig:
-        """What must be the same to resume it."""
+        """The configuration, which must be the same to resume."""
         return RunConfig(self.modalities, self.grid, self.unet, self.train)
 
     def network(self) -> UNet:
@@ -58,7 +58,7 @@ class Checkpoint:
         return unet.eval()
 
     def training(self) -> dict[str, Any] | None:
-        """How the weights were trained, as a bundle's provenance tells it; None if not known."""
+        """The training for a bundle's provenance, JSON values; None if unknown."""
         return asdict(self.train)
 
 
@@ -67,8 +67,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     for name in ("unet", "train", "grid"):
         content[name] = asdict(content[name])
-    with whole_file(path) as beside:
-        torch.save({MARK: _FORMAT, **content}, beside)
+    with whole_file(path) as temporary:
+        torch.save({MARK: _FORMAT, **content}, temporary)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -77,18 +77,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        If it is not there, not such a checkpoint, or holds anything but data.
+        If the file does not exist, is no such checkpoint, or has anything but data.
     """
     return parse_checkpoint(read_data(path), path)
 
 
 def read_data(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, if that is data alone: no code in it is ever run.
+    """The content of a file of ``torch.save``, without running code that it may have.
 
     Raises
     ------
     CheckpointError
-        If it is not there, not such a file, or holds anything but data.
+        If the file does not exist, is no such file, or has anything but data.
     """
     if not path.is_file():
         wrong = "is a folder: name a file" if path.is_dir() else "does not exist"
@@ -104,7 +104,7 @@ def read_data(path: Path) -> Any:
 
 
 def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
-    """The checkpoint in what was read from ``path``; errors as :func:`load_checkpoint`."""
+    """The checkpoint in ``content``, read from ``path``; errors as :func:`load_checkpoint`."""
     if not isinstance(content, dict) or content.get(MARK) != _FORMAT:
         raise CheckpointError(f"{path} was not written by this version of anofpdm-train")
     content = {name: value for name, value in content.items() if name != MARK}

@@ -1,4 +1,4 @@
-"""``anofpdm-train``: a cohort in, a checkpoint out."""
+"""``anofpdm-train``: from a cohort to a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,66 +23,74 @@ from anofpdm.runtime.volume.grid import Grid
 from .config import PRESETS, RunConfig, TrainConfig, unet_config
 from .dataset import INDEX, SliceSet, open_sliceset
 
-_SHOWN = "light"
+_HELP_PRESET = "light"  # its values are the defaults in the help
 _NETWORK: tuple[tuple[str, Any, str], ...] = (
-    ("--base-width", int, ""),
-    ("--channel-mult", str, "Numbers, with commas."),
-    ("--num-res-blocks", int, ""),
-    ("--attention-resolutions", str, "Numbers, with commas."),
-    ("--num-heads", int, ""),
-    ("--dropout", float, ""),
-    ("--patch", int, "Pixels a side that become channels."),
-    ("--prediction", click.Choice(["eps", "v", "x0"]), "What the layers predict."),
-    ("--label-in", click.Choice(["both", "attention"]), "Both: the time embedding, too."),
+    ("--base-width", int, "Unit of the widths of the levels, in channels."),
+    ("--channel-mult", str, "Width of each level in units of it, with commas."),
+    ("--num-res-blocks", int, "Residual blocks a level."),
+    ("--attention-resolutions", str, "Sizes of the maps with attention, with commas."),
+    ("--num-heads", int, "Heads of the attention."),
+    ("--dropout", float, "Dropout rate."),
+    ("--patch", int, "Side of the square of pixels that becomes channels."),
+    ("--prediction", click.Choice(["eps", "v", "x0"]), "Prediction of the layers."),
+    (
+        "--label-in",
+        click.Choice(["both", "attention"]),
+        "Where the label enters: attention, or the time embedding as well.",
+    ),
 )
 _TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("--iterations", int, ""),
+    ("--iterations", int, "Training steps."),
     ("--batch", int, "Slices an iteration, over all processes."),
-    ("--lr", float, ""),
-    ("--warmup", int, "Iterations."),
-    ("--schedule", click.Choice(["cosine", "constant"]), ""),
-    ("--ema", float, ""),
-    ("--label-dropout", float, "Share of samples without a label."),
-    ("--contrast", float, "Weight of telling labels apart by their errors."),
-    ("--seed", SEED, "Also draws the splits."),
-    ("--unhealthy-share", float, "Share drawn from unhealthy slices; -1: as they come."),
-    ("--focus-t", int, "Draw timesteps up to this one more often."),
-    ("--focus-share", float, "The share of draws from up to --focus-t alone."),
-    ("--loss-weight", click.Choice(["uniform", "min-snr"]), "Of the timesteps."),
-    ("--strip", float, "Share of slices shown without their skull."),
+    ("--lr", float, "Learning rate."),
+    ("--warmup", int, "Iterations of linear warm-up."),
+    ("--schedule", click.Choice(["cosine", "constant"]), "Learning rate after the warm-up."),
+    ("--ema", float, "Decay of the moving average of the weights."),
+    ("--label-dropout", float, "Share of samples with the null label."),
+    ("--contrast", float, "Weight of the contrast between labels in the loss."),
+    ("--seed", SEED, "Seed of the training and of the splits."),
+    ("--unhealthy-share", float, "Share of unhealthy slices in batches; -1: as in the cohort."),
+    ("--focus-t", int, "Largest of the timesteps that are drawn more often."),
+    ("--focus-share", float, "Share of samples from timesteps up to --focus-t only."),
+    (
+        "--loss-weight",
+        click.Choice(["uniform", "min-snr"]),
+        "Weights of the timesteps in the loss.",
+    ),
+    ("--strip", float, "Share of slices without the skull."),
     ("--affine", float, "Share of slices rotated, scaled and shifted."),
     ("--gain", float, "Largest relative change of contrast."),
-    ("--bias", float, "Largest logarithm of a smooth field of intensities."),
-    ("--flip/--no-flip", bool, "Swap left and right at random."),
+    ("--bias", float, "Largest logarithm of a smooth bias field."),
+    ("--flip/--no-flip", bool, "Random flips, left for right."),
 )
 
 
 def config_options(body: Callable[..., None]) -> Callable[..., None]:
-    """Options that the command receives by the names of the fields they change, None if not given.
+    """Add an option for every field of the configurations; None where the option is not given.
 
-    The help shows the values of the preset ``light``.
+    The help has the values of the preset ``light``.
     """
-    network, training = unet_config(_SHOWN, 1, 128), PRESETS[_SHOWN][1]
+    network, training = unet_config(_HELP_PRESET, 1, 128), PRESETS[_HELP_PRESET][1]
     for name, kind, text in reversed(_NETWORK + _TRAINING):
         config: object = network if (name, kind, text) in _NETWORK else training
         value = getattr(config, name.split("/")[0].removeprefix("--").replace("-", "_"))
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        default = ",".join(map(str, value)) if isinstance(value, tuple) else value
         if kind is bool:
-            shown = "flip" if value else "no-flip"
-        described = f"{text}  [{_SHOWN}: {shown}]".strip()
-        body = click.option(name, type=kind, default=None, help=described)(body)
+            default = "flip" if value else "no-flip"
+        help_text = f"{text}  [{_HELP_PRESET}: {default}]"
+        body = click.option(name, type=kind, default=None, help=help_text)(body)
     return body
 
 
 def run_config(
     preset: str, modalities: tuple[str, ...], grid: Grid, options: Mapping[str, Any]
 ) -> RunConfig:
-    """A preset with the options that are not None.
+    """The configuration of a preset, changed by the options that are not None.
 
     Raises
     ------
     AnofpdmError
-        If there is no such preset, or the options make no network or no training.
+        If there is no such preset, or a value is not possible.
     """
     if preset not in PRESETS:
         raise AnofpdmError(f"no preset {preset!r}: there are {', '.join(PRESETS)}")
@@ -94,8 +102,8 @@ def run_config(
                 changes[name] = _numbers(name, changes[name])
         network = {name: value for name, value in changes.items() if name not in training}
         unet = unet_config(preset, len(modalities), grid.size, **network)
-        chosen = {name: value for name, value in changes.items() if name in training}
-        train = dataclasses.replace(PRESETS[preset][1], **chosen)
+        trained = {name: value for name, value in changes.items() if name in training}
+        train = dataclasses.replace(PRESETS[preset][1], **trained)
     except ValueError as error:
         raise AnofpdmError(str(error)) from error
     return RunConfig(modalities, grid, unet, train)
@@ -112,23 +120,27 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 @click.command(cls=OneLineCommand)
 @click.argument("cohort", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--modalities", help="Names, with commas.  [default: flair]")
-@click.option("--preset", default="light", show_default=True, help="light or reference.")
+@click.option("--modalities", help="Names of the channels, with commas.  [default: flair]")
+@click.option(
+    "--preset", default="light", show_default=True, help="Configuration: light or reference."
+)
 @click.option(
     "--image-size", type=click.IntRange(min=8), help="Pixels a side of the slices.  [default: 128]"
 )
 @click.option(
     "--pixel-mm",
     type=click.FloatRange(min=0, min_open=True),
-    help="Their spacing.  [default: 1.875]",
+    help="Spacing of the pixels.  [default: 1.875]",
 )
 @config_options
-@click.option("--init", type=click.Path(path_type=Path), help="Begin with this checkpoint's EMA.")
-@click.option("--stop-at", type=int, help="Leave off after this iteration; resume later.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Checkpoint whose EMA weights to start from."
+)
+@click.option("--stop-at", type=int, help="Iteration to stop after, to resume later.")
 @click.option("--prepare-only", is_flag=True, help="Prepare slices, do not train.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Only prepare slices, for this "
-              "bundle to be calibrated or evaluated on.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print the configuration, do nothing.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Bundle to prepare slices "
+              "for, to calibrate or evaluate it; no training.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the configuration only.")
 @click.version_option(package_name="anofpdm")
 @reports_errors
 def main(
@@ -157,7 +169,9 @@ def main(
     if bundle:
         changed = [value for value in options.values() if value is not None]
         if modalities or image_size or pixel_mm or init or changed:
-            raise AnofpdmError("--bundle says what to prepare: leave out the other options")
+            raise AnofpdmError(
+                "--bundle sets the modalities and the grid: leave out the other options"
+            )
         manifest = open_bundle(bundle).manifest
         _prepared(cohort, output / "slices", manifest.modalities, manifest.grid, 0)
         return
@@ -170,7 +184,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     rank = int(os.environ.get("RANK", "0"))
     slices = _prepared(cohort, output / "slices", names, grid, config.train.seed, rank)
-    # A checkpoint that is there already keeps its description until it is found to fit.
+    # An existing checkpoint keeps its description: resuming checks that it fits.
     if rank == 0 and not (output / "model.pt").exists():
         write_json(output / "config.json", {"cohort": cohort.name, **config.as_json()})
     if not prepare_only:
@@ -180,7 +194,7 @@ def main(
 def _prepared(
     cohort: Path, folder: Path, modalities: tuple[str, ...], grid: Grid, seed: int, rank: int = 0
 ) -> SliceSet:
-    """The slices of the run; the first process prepares them, the others wait."""
+    """The slices of the run: the first process prepares them, the others wait for it."""
     from .cohort import assign_splits, read_cohort
     from .prepare import prepare
 
@@ -191,8 +205,7 @@ def _prepared(
         while not (folder / INDEX).is_file():
             time.sleep(1.0)
     elif not (folder / INDEX).is_file():
-        found = read_cohort(cohort, modalities, _note)
-        cases = assign_splits(found, seed)
+        cases = assign_splits(read_cohort(cohort, modalities, _note), seed)
         prepare(cases, modalities, grid, folder, source, ProgressLine("scans"))
     slices = open_sliceset(folder)
     if source and slices.source != source:
@@ -222,7 +235,7 @@ def _train(
     from .loss_record import LOSSES
 
     split = slices.split("train")
-    writer = _tensorboard(output) if rank == 0 else _Nowhere()
+    writer = _tensorboard(output) if rank == 0 else _NoScalars()
     started = time.monotonic()
 
     def report(progress: Progress) -> None:
@@ -234,7 +247,7 @@ def _train(
         )
         writer.add_scalar("loss", progress.loss, progress.step)
 
-    begun = load_checkpoint(init) if init else None
+    initial = load_checkpoint(init) if init else None
     data: dict[str, Any] = {
         "cohort": slices.source.get("cohort", cohort.name),
         "split": "train",
@@ -242,11 +255,11 @@ def _train(
         "slices": len(split),
         "unhealthy_slices": int(split.unhealthy.sum()),
     }
-    if begun:
+    if initial:
         data["begun_with"] = {
-            "iterations": begun.step,
-            "training": dataclasses.asdict(begun.train),
-            "data": dict(begun.data),
+            "iterations": initial.step,
+            "training": dataclasses.asdict(initial.train),
+            "data": dict(initial.data),
         }
     train(
         split,
@@ -254,7 +267,7 @@ def _train(
         config.train,
         output / "model.pt",
         data=data,
-        init=begun,
+        init=initial,
         stop_at=stop_at,
         record=output / LOSSES,
         report=report,
@@ -271,17 +284,17 @@ class _Scalars(Protocol):
     def add_scalar(self, tag: str, value: float, step: int) -> None: ...
 
 
-class _Nowhere:
+class _NoScalars:
     def add_scalar(self, tag: str, value: float, step: int) -> None:
-        """Forget it."""
+        """Do nothing."""
 
 
 def _tensorboard(output: Path) -> _Scalars:
-    """A TensorBoard writer when TensorBoard is installed."""
+    """A TensorBoard writer if TensorBoard is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return _Nowhere()
+        return _NoScalars()
     writer: _Scalars = SummaryWriter(str(output / "tensorboard"))
     return writer
 

@@ -1,17 +1,17 @@
-"""Cohorts on disk: which files belong to which patient, and which slices show a lesion.
+"""Cohorts on disk: the files of each patient, and the labels of slices.
 
 Three layouts are recognised. *BraTS* (also the LGG set): ``NAME/NAME_flair.nii.gz`` and so on,
 ``NAME_seg.nii.gz``. *ATLAS v2.0* (BIDS): ``sub-*/ses-*/anat/*_T1w.nii.gz``, ``*_mask.nii.gz``.
-*CSV*, for everybody else: columns ``patient``, one per modality, and optionally ``mask``,
+*CSV*, for all others: columns ``patient``, one per modality, and optionally ``mask``,
 ``slice_labels`` and ``split``; paths are relative to the file. ``slice_labels`` is one digit per
-axial slice from the feet up, 1 where it shows a lesion; a single 0 says that none does.
+axial slice from the feet up, 1 where it shows a lesion; a single 0 where no slice does.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ _CSV_COLUMNS = {"patient", "mask", "slice_labels", "split"}
 
 @dataclass(frozen=True)
 class Case:
-    """One scan. ``volumes`` maps modality names to files; ``split`` is "" when not given."""
+    """One scan."""
 
-    patient: str
-    volumes: dict[str, Path]
-    mask: Path | None = None
-    slice_labels: str = ""
-    split: str = field(default="")
+    patient: str  # name of the patient, who may have several scans
+    volumes: dict[str, Path]  # files by modality
+    mask: Path | None = None  # reference mask
+    slice_labels: str = ""  # a digit 0 or 1 an axial slice, or a single 0; "" if unknown
+    split: str = ""  # "" if not given
 
     def paths(self, modalities: tuple[str, ...]) -> list[Path]:
         """The files of these modalities, in order."""
@@ -40,9 +40,11 @@ class Case:
 def read_cohort(
     source: Path, modalities: tuple[str, ...], note: Callable[[str], None] = lambda text: None
 ) -> list[Case]:
-    """List the cases of a cohort that have all of ``modalities``, sorted by patient.
+    """The cases of a cohort that have all of ``modalities``, sorted by patient.
 
-    ``note`` is told how many were left out.
+    Parameters
+    ----------
+    note : called with a line of text if cases lack a modality
 
     Raises
     ------
@@ -62,13 +64,13 @@ def read_cohort(
         raise CohortError(f"{source} does not exist: name a cohort folder or a CSV file")
     usable = [case for case in cases if set(modalities) <= set(case.volumes)]
     if not usable:
-        found = sorted({name for case in cases for name in case.volumes})
+        names = sorted({name for case in cases for name in case.volumes})
         raise CohortError(
-            f"{source}: no case has {', '.join(modalities)}; found modalities: {', '.join(found)}"
+            f"{source}: no case has {', '.join(modalities)}; found modalities: {', '.join(names)}"
         )
     if len(usable) < len(cases):
-        left_out = len(cases) - len(usable)
-        note(f"{left_out} of {len(cases)} cases lack some of {', '.join(modalities)}: left out")
+        incomplete = len(cases) - len(usable)
+        note(f"{incomplete} of {len(cases)} cases lack some of {', '.join(modalities)}: left out")
     return sorted(usable, key=lambda case: (case.patient, case.volumes[modalities[0]]))
 
 

@@ -1,4 +1,4 @@
-"""What a training run is made of, its presets, and what has to agree to resume it. Needs no torch."""
+"""The configuration of a training run, and its presets. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,38 +14,34 @@ GROUPS = 32
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Shape of the network. The defaults are the reference U-Net of the paper (103 M parameters).
+    """Shape of the network; the defaults are the reference U-Net of the paper, 103 M parameters."""
 
-    ``attention_resolutions``: pixels a side of the feature maps that attend; ``prediction``: what
-    the layers predict, ``eps``, ``v`` or ``x0``. ``first_silu``: whether the first normalisation of
-    a residual block, and the one before the last convolution, are followed by SiLU. Papers say so;
-    the reference implementation has no activation there, and its checkpoints need it to be off.
-    ``label_in``: where the label enters, ``attention`` (the paper's section 3.2) or ``both``,
-    attention and time embedding (the reference implementation).
-    """
-
-    in_channels: int
-    image_size: int = 128
-    base_width: int = 128
-    channel_mult: tuple[int, ...] = (1, 1, 2, 3, 4)
-    num_res_blocks: int = 2
-    attention_resolutions: tuple[int, ...] = (32, 16, 8)
-    num_heads: int = 4
-    dropout: float = 0.1
-    patch: int = 1
-    prediction: str = "eps"
+    in_channels: int  # modalities
+    image_size: int = 128  # pixels a side
+    base_width: int = 128  # channels that channel_mult multiplies, a multiple of 32
+    channel_mult: tuple[int, ...] = (1, 1, 2, 3, 4)  # width of each level
+    num_res_blocks: int = 2  # residual blocks a level on the way down, one more on the way up
+    attention_resolutions: tuple[int, ...] = (32, 16, 8)  # pixels a side of maps with attention
+    num_heads: int = 4  # of the attention
+    dropout: float = 0.1  # rate in residual blocks
+    patch: int = 1  # patch x patch pixels are folded into channels before the first convolution
+    prediction: str = "eps"  # of the layers: eps, v or x0
+    # SiLU after the first normalisation of residual blocks and before the last convolution. The
+    # reference implementation has no activation there, and its checkpoints need it to be off.
     first_silu: bool = False
-    out_channels: int | None = None
-    label_in: str = "both"
+    out_channels: int | None = None  # None for in_channels
+    label_in: str = (
+        "both"  # attention (section 3.2), or both: the time embedding as well (reference)
+    )
 
     def __post_init__(self) -> None:
         if self.prediction not in ("eps", "v", "x0"):
             raise ValueError(f"prediction must be 'eps', 'v' or 'x0', not {self.prediction!r}")
         if self.label_in not in ("both", "attention"):
             raise ValueError(f"label_in must be 'both' or 'attention', not {self.label_in!r}")
-        counts = (self.in_channels, self.image_size, self.base_width, *self.channel_mult,
+        sizes = (self.in_channels, self.image_size, self.base_width, *self.channel_mult,
                   self.num_res_blocks, self.num_heads, self.patch)  # fmt: skip
-        if min(counts) < 1 or not 0 <= self.dropout < 1:
+        if min(sizes) < 1 or not 0 <= self.dropout < 1:
             raise ValueError("counts and widths must be at least 1, and dropout in 0..1")
         if self.base_width % GROUPS:
             raise ValueError(f"base_width must be a multiple of {GROUPS}, not {self.base_width}")
@@ -58,40 +54,28 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the weights, but for the data and the network's shape.
+    """Everything that determines the weights, except the data and the network's shape."""
 
-    ``batch``: slices an iteration, over all processes; ``warmup``: iterations of linear warm-up;
-    ``schedule``: ``cosine`` (to zero at ``iterations``) or ``constant``; ``label_dropout``: share
-    of samples trained with the null label; ``contrast``: weight of telling labels apart by their
-    errors, see :class:`anofpdm.train.objective.DenoisingLoss`; ``unhealthy_share``: share of samples
-    drawn from the unhealthy slices, negative for as they come; ``focus_share`` of the timesteps is
-    drawn from 1..``focus_t``, the rest from all; ``strip``: share of samples shown without their
-    skull; ``affine``: share of samples rotated, scaled and shifted; ``gain``: largest relative
-    change of contrast; ``bias``: largest logarithm of a smooth multiplicative field, as coils
-    leave; ``flip``: whether left and right are swapped at random; ``loss_weight``: of
-    a timestep, see :mod:`anofpdm.train.objective`.
-    """
-
-    iterations: int = 200_000
-    batch: int = 32
-    lr: float = 1e-4
-    warmup: int = 500
-    schedule: str = "constant"
-    ema: float = 0.9999
-    label_dropout: float = 0.1
-    contrast: float = 0.0
-    unhealthy_share: float = -1.0
-    focus_t: int = 1000
-    focus_share: float = 0.0
-    grad_clip: float = 1.0
-    strip: float = 0.0
-    affine: float = 0.0
-    gain: float = 0.0
-    bias: float = 0.0
-    flip: bool = False
-    autocast: bool = True
-    seed: int = 0
-    loss_weight: str = "uniform"
+    iterations: int = 200_000  # steps of the optimizer
+    batch: int = 32  # slices an iteration, over all processes
+    lr: float = 1e-4  # learning rate after the warm-up
+    warmup: int = 500  # iterations of linear warm-up
+    schedule: str = "constant"  # of the learning rate: constant, or cosine to 0 at iterations
+    ema: float = 0.9999  # decay of the exponential moving average of the weights
+    label_dropout: float = 0.1  # share of samples with the null label
+    contrast: float = 0.0  # weight of the contrast between labels, see DenoisingLoss
+    unhealthy_share: float = -1.0  # share of unhealthy slices in batches; negative: as in the data
+    focus_t: int = 1000  # largest timestep (1-based) of the focused samples
+    focus_share: float = 0.0  # share of samples from timesteps 1..focus_t only; the others: 1..T
+    grad_clip: float = 1.0  # largest norm of the gradient
+    strip: float = 0.0  # share of samples without the skull
+    affine: float = 0.0  # share of samples rotated, scaled and shifted
+    gain: float = 0.0  # largest relative change of contrast
+    bias: float = 0.0  # largest logarithm of a smooth multiplicative field, as coils make it
+    flip: bool = False  # whether half of the samples are flipped, left for right
+    autocast: bool = True  # whether the network computes in bfloat16
+    seed: int = 0  # of initial weights, batches and dropout
+    loss_weight: str = "uniform"  # of timesteps: uniform or min-snr, see timestep_weights
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "constant"):
@@ -111,7 +95,7 @@ class TrainConfig:
             raise ValueError(f"focus_t must be in 1..{Schedule.T}, not {self.focus_t}")
 
 
-# What the paper trains, and what a CPU can.
+# "reference" is the paper's training, "light" one that a CPU can run.
 PRESETS: Mapping[str, tuple[Mapping[str, Any], TrainConfig]] = {
     "reference": ({}, TrainConfig()),
     "light": (
@@ -144,7 +128,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Any], TrainConfig]] = {
 
 
 def unet_config(preset: str, in_channels: int, image_size: int, **changes: Any) -> UNetConfig:
-    """The network of a preset, with whatever is not None in ``changes`` changed."""
+    """The network of a preset, with the fields in ``changes`` that are not None."""
     options = dict(PRESETS[preset][0])
     options.update({name: value for name, value in changes.items() if value is not None})
     return UNetConfig(in_channels=in_channels, image_size=image_size, **options)
@@ -155,21 +139,21 @@ _NO_OPTION = {"in_channels", "out_channels", "first_silu", "grad_clip", "autocas
 
 @dataclass(frozen=True)
 class RunConfig:
-    """``modalities`` and ``grid`` of the slices, the network and the training."""
+    """The whole configuration of a run, which must be the same to resume it."""
 
-    modalities: tuple[str, ...]
-    grid: Grid
-    unet: UNetConfig
-    train: TrainConfig
+    modalities: tuple[str, ...]  # names of the C channels
+    grid: Grid  # of the slices
+    unet: UNetConfig  # shape of the network
+    train: TrainConfig  # training
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> RunConfig:
-        """Build one of what :meth:`as_json` gave; what older versions did not know has its default.
+        """The inverse of :meth:`as_json`; fields that older versions lack have their defaults.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            If it holds something else.
+            If ``content`` is something else.
         """
         unet: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -187,11 +171,11 @@ class RunConfig:
         return asdict(self)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """What differs, as options with this one's value and, in brackets, the other's."""
-        mine, others = self._options(), other._options()
+        """The options that differ, with their value here and, in brackets, in ``other``."""
+        values, others = self._options(), other._options()
         return [
             f"{_option(name, value)} (not {_value(others[name])})"
-            for name, value in mine.items()
+            for name, value in values.items()
             if value != others[name]
         ]
 
@@ -199,7 +183,7 @@ class RunConfig:
         grid = {f"grid {name}": value for name, value in asdict(self.grid).items()}
         grid["image_size"], grid["pixel_mm"] = grid.pop("grid size"), grid.pop("grid pixel_mm")
         fields = {**asdict(self.unet), **asdict(self.train), **grid}
-        # What follows from the modalities is told by them.
+        # in_channels follows from the modalities.
         return {"modalities": self.modalities, **fields, "in_channels": None}
 
 

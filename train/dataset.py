@@ -1,7 +1,7 @@
-"""Prepared slices with their labels: two memory-mapped files and an index.
+"""Prepared slices with their labels: two memory-mapped files and an index. Needs no torch.
 
-``slices.u8`` holds (n, C, size, size) and ``masks.u8`` (n, size, size), both uint8 and raw;
-``slices.json`` says what they are. Intensities are kept in steps of 2/255 of [-1, 1].
+``slices.u8`` is (n, C, size, size) and ``masks.u8`` (n, size, size), both raw uint8;
+``slices.json`` describes them. Intensities are quantised in steps of 2/255 of [-1, 1].
 """
 
 from __future__ import annotations
@@ -28,16 +28,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice: its patient, axial index and split; whether it shows a lesion, and whether its
-    lesions were drawn (an empty mask says nothing where they were not); ``slice_mm``: how far it is
-    to the next axial index, 0 where that is not known."""
+    """The label and origin of one slice."""
 
-    patient: str
-    level: int
-    split: str
-    unhealthy: bool
-    drawn: bool
-    slice_mm: float = 0.0
+    patient: str  # name of the patient
+    level: int  # axial index in the scan, from the feet up
+    split: str  # train, val, test or a name of the cohort's
+    unhealthy: bool  # whether it shows a lesion
+    drawn: bool  # whether it has a reference mask; without one its mask is empty
+    slice_mm: float = 0.0  # distance to the next axial index, 0 where unknown
 
     def __post_init__(self) -> None:
         kinds = (str, int, str, bool, bool, float)
@@ -48,27 +46,25 @@ class SliceRecord:
             raise ValueError(f"slices cannot be {self.slice_mm} mm apart")
 
     def follows(self, other: SliceRecord) -> bool:
-        """Whether it lies further up in the same scan, if they come one after the other: those of a
-        scan come from the feet up, and a patient may have several scans."""
-        alike = (self.patient, self.slice_mm) == (other.patient, other.slice_mm)
-        return alike and self.level > other.level
+        """Whether this record, the next one after ``other`` in a set, is of the same scan.
+
+        Slices of a scan are listed from the feet up, and a patient may have several scans.
+        """
+        same_patient = (self.patient, self.slice_mm) == (other.patient, other.slice_mm)
+        return same_patient and self.level > other.level
 
 
 @dataclass(frozen=True)
 class SliceSet:
-    """Labelled slices on a model's grid; pixels stay on disk until they are asked for.
+    """Labelled slices on a model's grid; pixels are read from disk when they are used."""
 
-    ``source``: what they were made of, JSON values; ``records``: n of them; ``rows``: (n,) where
-    they stand in the files.
-    """
-
-    modalities: tuple[str, ...]
-    grid: Grid
-    source: Mapping[str, Any]
-    records: tuple[SliceRecord, ...]
-    rows: tuple[int, ...]
-    _slices: NDArray[np.uint8]
-    _masks: NDArray[np.uint8]
+    modalities: tuple[str, ...]  # names of the C channels
+    grid: Grid  # of the slices
+    source: Mapping[str, Any]  # cohort and seed that they were prepared from, JSON values
+    records: tuple[SliceRecord, ...]  # (n,) labels
+    rows: tuple[int, ...]  # (n,) position of each slice in the files
+    _slices: NDArray[np.uint8]  # (rows, C, size, size)
+    _masks: NDArray[np.uint8]  # (rows, size, size)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -84,8 +80,8 @@ class SliceSet:
         return np.array([record.patient for record in self.records])
 
     def slices(self) -> Iterator[Slice]:
-        """All of them, as the forward process takes them: keys are positions, which is what noise
-        depends on; volumes are scans, which a patient may have several of."""
+        """All slices for the forward process: keys are positions in this set, which the noise
+        depends on; volumes are scans, of which a patient may have several."""
         scan, last = -1, None
         for i, record in enumerate(self.records):
             if last is None or not record.follows(last):
@@ -98,7 +94,7 @@ class SliceSet:
         return dequantise(self._slices[self.rows[index]])
 
     def mask(self, index: int) -> NDArray[np.bool_]:
-        """The drawn lesions of slice ``index``: (size, size)."""
+        """The reference mask of slice ``index``: (size, size) bool."""
         return np.asarray(self._masks[self.rows[index]], dtype=bool)
 
     def split(self, name: str) -> SliceSet:
@@ -111,8 +107,8 @@ class SliceSet:
         """
         keep = [i for i, record in enumerate(self.records) if record.split == name]
         if not keep:
-            known = sorted({record.split for record in self.records})
-            raise CohortError(f"no slices in split {name!r}: there are {', '.join(known)}")
+            splits = sorted({record.split for record in self.records})
+            raise CohortError(f"no slices in split {name!r}: there are {', '.join(splits)}")
         return self.take(keep)
 
     def take(self, keep: Sequence[int]) -> SliceSet:
@@ -122,6 +118,39 @@ class SliceSet:
             records=tuple(self.records[i] for i in keep),
             rows=tuple(self.rows[i] for i in keep),
         )
+
+    def require(self, modalities: tuple[str, ...], grid: Grid) -> SliceSet:
+        """This set, if it has these modalities, in this order, on this grid.
+
+        Raises
+        ------
+        CohortError
+            If it has not.
+        """
+        if (self.modalities, self.grid) != (modalities, grid):
+            raise CohortError(
+                f"the slices have {', '.join(self.modalities)} on {self.grid}, the bundle needs "
+                f"{', '.join(modalities)} on {grid}: prepare them again"
+            )
+        return self
+
+    def require_spacing(self, neighbours_mm: float) -> None:
+        """Check that the distance between slices is known, if neighbours are used.
+
+        Parameters
+        ----------
+        neighbours_mm : width of the window of neighbouring slices, 0 for none
+
+        Raises
+        ------
+        CohortError
+            If it is unknown, as in sets that were prepared by an earlier version.
+        """
+        if neighbours_mm and not all(record.slice_mm for record in self.records):
+            raise CohortError(
+                "the slices have no slice distance, which averaging over neighbours needs: "
+                "prepare them again"
+            )
 
 
 def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -156,7 +185,7 @@ class SliceWriter:
 def writing(
     folder: Path, modalities: tuple[str, ...], grid: Grid, source: Mapping[str, Any]
 ) -> Iterator[SliceWriter]:
-    """Create a set in ``folder``; its index is written last, so a broken set is not opened."""
+    """Create a set in ``folder``. The index is written last: an incomplete set has none."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     with (folder / _SLICES).open("wb") as slices, (folder / _MASKS).open("wb") as masks:
@@ -178,11 +207,11 @@ def open_sliceset(folder: Path) -> SliceSet:
     Raises
     ------
     CohortError
-        If the folder holds none, or a damaged one.
+        If the folder has no set, or a damaged one.
     """
     path = folder / INDEX
     if not path.is_file():
-        raise CohortError(f"{folder} holds no prepared slices ({INDEX}): run anofpdm-train first")
+        raise CohortError(f"{folder} has no prepared slices ({INDEX}): run anofpdm-train first")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != _FORMAT:
@@ -203,7 +232,7 @@ def open_sliceset(folder: Path) -> SliceSet:
 
 
 def _open_raw(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    size, wanted = path.stat().st_size, math.prod(shape)
-    if size != wanted:
-        raise CohortError(f"{path} has {size} bytes, not {wanted}: prepare the slices again")
+    size, expected = path.stat().st_size, math.prod(shape)
+    if size != expected:
+        raise CohortError(f"{path} has {size} bytes, not {expected}: prepare the slices again")
     return np.memmap(path, np.uint8, "r", shape=shape)

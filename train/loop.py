@@ -31,11 +31,11 @@ from .unet import UNet
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the mean loss since the last report, and slices a second."""
+    """Progress of a run at a report."""
 
-    step: int
-    loss: float
-    slices_per_s: float
+    step: int  # finished iterations
+    loss: float  # mean since the last report
+    slices_per_s: float  # since the last report
 
 
 def train(
@@ -52,25 +52,28 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     report_every: int = 50,
 ) -> list[float]:
-    """Train, or go on training, the network whose checkpoint is ``output``.
+    """Train a network into the checkpoint ``output``; where it exists, resume.
 
     Parameters
     ----------
     slices : the training split
-    data : what the network was trained on, for the record; JSON values
-    init : begin with the EMA weights of this checkpoint (fine-tuning); resuming ignores it
-    stop_at : leave off after this many iterations in all (default: ``config.iterations``)
-    record : write the losses to this file, see :class:`anofpdm.train.loss_record.LossRecord`
+    data : description of the training data for the checkpoint, JSON values
+    init : checkpoint whose EMA weights to start from (fine-tuning); ignored when resuming
+    stop_at : total number of iterations to stop after; None for ``config.iterations``
+    record : file of the losses, see :class:`anofpdm.train.loss_record.LossRecord`; None for none
+    save_every_s : seconds between checkpoints
+    report : called every ``report_every`` iterations and at the end
 
     Returns
     -------
-    The loss of each iteration that was run here.
+    The loss of each iteration of this call.
 
     Raises
     ------
     CheckpointError
-        If ``output`` exists and was made with another configuration, or ``init`` has another
-        network.
+        If ``output`` has another configuration, or ``init`` another network.
+    AnofpdmError
+        If the batch cannot be divided among the processes.
     """
     rank, world, device = _join_processes()
     if config.batch % world:
@@ -79,15 +82,15 @@ def train(
     start = UNet(unet_config)
     if init is not None:
         if init.unet != unet_config:
-            raise CheckpointError("the checkpoint to begin with holds another network")
+            raise CheckpointError("the checkpoint to start from has another network")
         start.load_state_dict(init.ema)
-    # On CPUs, group normalisation is the slower with the channels last, the narrower the network.
+    # On CPUs group normalisation is slower with channels last, most of all in narrow networks.
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     unet = start.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     ema = copy.deepcopy(unet).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=0.0)
-    asked = RunConfig(slices.modalities, slices.grid, unet_config, config)
-    step = _resume(output, asked, unet, ema, optimizer)
+    run = RunConfig(slices.modalities, slices.grid, unet_config, config)
+    step = _resume(output, run, unet, ema, optimizer)
     loss_module: nn.Module = DenoisingLoss(unet, config.loss_weight, config.contrast).to(device)
     if world > 1:
         loss_module = DistributedDataParallel(loss_module)
@@ -107,19 +110,19 @@ def train(
                 optimizer.state_dict(),
                 data,
             )
-            # A checkpoint's record reaches at least as far as it does.
-            if taken:
-                taken.flush()
+            # The losses are written first, so that none is missing at the checkpoint's step.
+            if loss_record:
+                loss_record.flush()
             save_checkpoint(state, output)
 
-    taken = LossRecord(record, step) if record and rank == 0 else None
+    loss_record = LossRecord(record, step) if record and rank == 0 else None
     losses: list[float] = []
     saved_at = reported_at = time.monotonic()
     reported = 0
     while step < last:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        # Dropout, too, is a function of (seed, step, rank).
+        # Dropout is a function of (seed, step, rank), like the batch.
         torch.manual_seed(hash((config.seed, step, rank)))
         batch = Batch(*(t.to(device) for t in vars(batches[step]).values()))
         with _autocast(config, device):
@@ -131,8 +134,8 @@ def train(
         _update_ema(ema, unet, min(config.ema, (1 + step) / (10 + step)))
         step += 1
         losses.append(float(loss.detach()))
-        if taken:
-            taken.add(step, losses[-1])
+        if loss_record:
+            loss_record.add(step, losses[-1])
         now = time.monotonic()
         if step % report_every == 0 or step == last:
             recent = losses[reported:]
@@ -160,7 +163,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def _join_processes() -> tuple[int, int, torch.device]:
-    """Rank, number of processes and device, from what ``torchrun`` sets."""
+    """Rank, number of processes and device, from the environment that ``torchrun`` sets."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     cuda = torch.cuda.is_available()
@@ -171,15 +174,15 @@ def _join_processes() -> tuple[int, int, torch.device]:
 
 
 def _resume(
-    path: Path, asked: RunConfig, unet: UNet, ema: UNet, optimizer: torch.optim.Optimizer
+    path: Path, run: RunConfig, unet: UNet, ema: UNet, optimizer: torch.optim.Optimizer
 ) -> int:
-    """Load the checkpoint where there is one; the number of iterations behind it."""
+    """Load the checkpoint if there is one; its number of finished iterations, else 0."""
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)
-    if checkpoint.config != asked:
+    if checkpoint.config != run:
         raise CheckpointError(
-            f"{path} was made with other options: {', '.join(checkpoint.config.differences(asked))}"
+            f"{path} was made with other options: {', '.join(checkpoint.config.differences(run))}"
             ": repeat them to resume, or choose another folder"
         )
     unet.load_state_dict(checkpoint.weights)

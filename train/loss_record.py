@@ -1,4 +1,4 @@
-"""``losses.csv``: the loss of every iteration of a run, for the record and to run it again."""
+"""``losses.csv``: the loss of every iteration of a run."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ _HEADER = "iteration,loss"
 
 
 class LossRecord:
-    """One line an iteration, 1-based, with 9 significant digits: enough for float32.
+    """A line an iteration, 1-based, with 9 significant digits, which float32 needs.
 
-    With several processes it is the loss of the first one's share of the batch.
+    With several processes it is the loss of the first process's part of the batch.
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        """Go on after iteration ``step``: lines of later ones, left by a run that was killed after
-        its checkpoint, are dropped."""
+        """Continue after iteration ``step``.
+
+        Lines of later iterations, by a run that was killed after its checkpoint, are removed.
+        """
         self._path, self._waiting = path, [_HEADER]
         if path.is_file():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
                     if line.endswith("\n") and _iteration(line) <= step]  # fmt: skip
-            with whole_file(path) as beside:
-                beside.write_text("".join(kept), encoding="utf-8")
+            with whole_file(path) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
             self._waiting = [] if kept else [_HEADER]
 
     def add(self, step: int, loss: float) -> None:
-        """Take down the loss of iteration ``step``."""
+        """Record the loss of iteration ``step``, to be written by :meth:`flush`."""
         self._waiting.append(f"{step},{loss:.9g}")
 
     def flush(self) -> None:
-        """Append what was taken down."""
+        """Append the recorded losses to the file."""
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in self._waiting)
         self._waiting = []
@@ -45,7 +47,7 @@ def read_losses(path: Path) -> dict[int, float]:
     Raises
     ------
     CheckpointError
-        If there is no such record, or it is damaged.
+        If the file does not exist, or is damaged.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: name the folder of a run that wrote it")

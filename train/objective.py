@@ -1,4 +1,4 @@
-"""The loss: what the network's prediction is compared with, and what a timestep weighs."""
+"""The training loss: its target, the contrast between labels, and the weights of timesteps."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from .batches import Batch
 from .unet import HEALTHY, NULL, UNHEALTHY, UNet
 
 _GAMMA, _LOG_ODDS = 5.0, 30.0
-# The (0-based) timestep from which on labels are told apart: with less noise the slice alone says
-# what it looks like.
+# The smallest timestep (0-based) with the contrast: with less noise, x_t alone determines x0.
 _CONTRAST_FROM = 150
 
 
 class DenoisingLoss(nn.Module):
     """Mean squared error of the network's prediction at x_t, drawn by eq. 2.
 
-    With ``contrast`` above 0, labelled samples are predicted under the other label, too, and the
-    cross-entropy of the label that the two errors imply is added with that weight (not in the
-    paper). As in a diffusion classifier (Li et al. 2023), the label under which the error is
-    smaller is the likelier one; so the network is taught what labels change, which the plain loss
-    does slowly.
+    With ``contrast`` above 0, labelled samples are predicted under the other label as well, and
+    the cross-entropy of the label implied by the two errors is added (not in the paper). As in a
+    diffusion classifier (Li et al. 2023), the label with the smaller error is the likelier one; the
+    network learns the effect of labels faster than from the plain loss.
 
-    ``weighting``: see :func:`timestep_weights`.
+    Parameters
+    ----------
+    weighting : ``uniform`` or ``min-snr``, see :func:`timestep_weights`
+    contrast : weight of that cross-entropy
     """
 
     sqrt_abar: Tensor
@@ -43,8 +44,8 @@ class DenoisingLoss(nn.Module):
         self.register_buffer("sqrt_rest", (1 - abar).sqrt().float(), persistent=False)
         weights = None
         if weighting != "uniform":
-            found = timestep_weights(weighting, unet.config.prediction, Schedule())
-            weights = torch.from_numpy(found).float()
+            by_timestep = timestep_weights(weighting, unet.config.prediction, Schedule())
+            weights = torch.from_numpy(by_timestep).float()
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -57,13 +58,13 @@ class DenoisingLoss(nn.Module):
             target = batch.x0
         if not self.contrast:
             return self._weighted(self._errors(x_t, batch.t, batch.label, target), batch.t)
-        told = torch.nonzero((batch.label != NULL) & (batch.t >= _CONTRAST_FROM))[:, 0]
-        both = torch.cat([torch.arange(len(x_t), device=x_t.device), told])
-        labels = torch.cat([batch.label, HEALTHY + UNHEALTHY - batch.label[told]])
+        labelled = torch.nonzero((batch.label != NULL) & (batch.t >= _CONTRAST_FROM))[:, 0]
+        both = torch.cat([torch.arange(len(x_t), device=x_t.device), labelled])
+        labels = torch.cat([batch.label, HEALTHY + UNHEALTHY - batch.label[labelled]])
         errors = self._errors(x_t[both], batch.t[both], labels, target[both])
         given, other = errors[: len(x_t)], errors[len(x_t) :]
         loss = self._weighted(given, batch.t)
-        return loss + self.contrast * label_entropy(given[told], other)
+        return loss + self.contrast * label_entropy(given[labelled], other)
 
     def _errors(self, x_t: Tensor, t: Tensor, label: Tensor, target: Tensor) -> Tensor:
         """Mean squared error of each sample: (B,)."""
@@ -75,14 +76,20 @@ class DenoisingLoss(nn.Module):
 
 
 def label_entropy(given: Tensor, other: Tensor) -> Tensor:
-    """Mean cross-entropy of the right label, from the errors under it and under the other: (n,)
-    each; 0 for n = 0. A relative difference d of the errors counts as log odds of 30 d."""
+    """Mean cross-entropy of the right label; 0 for n = 0.
+
+    A relative difference d of the errors makes log odds of 30 d.
+
+    Parameters
+    ----------
+    given, other : (n,) squared errors under the right label and under the other one
+    """
     odds = _LOG_ODDS * (other - given) / given.detach()
     return F.softplus(-odds).sum() / max(len(odds), 1)
 
 
 def timestep_weights(weighting: str, prediction: str, schedule: Schedule) -> NDArray[np.float64]:
-    """What the squared error of a sample at each timestep weighs: (T,) float64 with mean 1.
+    """The weights of squared errors by timestep: (T,) float64 with mean 1.
 
     ``uniform``: 1. ``min-snr`` (Hang et al. 2023): min(SNR, 5) on the error of x0, where SNR =
     abar / (1 - abar). The error of eps is SNR times that of x0, the error of v is SNR + 1 times.

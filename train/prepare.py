@@ -1,4 +1,4 @@
-"""From a cohort to prepared slices: read, bring onto the grid, label, write."""
+"""From a cohort to prepared slices: read, resample onto the grid, label, write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from anofpdm.runtime.errors import AnofpdmError, CohortError
 from anofpdm.runtime.volume.grid import Grid, GridPlacement, masks_to_grid, to_grid
 from anofpdm.runtime.volume.nifti import load_image
-from anofpdm.runtime.volume.reader import Volume, read_values, read_volume, resample_onto, same_grid
+from anofpdm.runtime.volume.reader import Volume, read_volume, resample_onto, same_grid
+from anofpdm.runtime.volume.voxels import read_values
 
 from .cohort import Case
 from .dataset import SliceRecord, SliceWriter, writing
@@ -27,10 +28,15 @@ def prepare(
     source: Mapping[str, Any],
     report: Callable[[int, int], None],
 ) -> None:
-    """Write the slices of all cases to ``folder``; see :mod:`anofpdm.train.dataset`.
+    """Write the slices of all cases to ``folder``, as :mod:`anofpdm.train.dataset` describes.
 
-    A slice is unhealthy when its mask has a voxel, or its label says so. Modalities and masks on
-    other grids are resampled onto the first modality's.
+    A slice is unhealthy if its mask has a voxel or its label is 1. Modalities and masks on other
+    grids are resampled onto the first modality's.
+
+    Parameters
+    ----------
+    source : cohort and seed for the index, JSON values
+    report : called with the cases done and their total
 
     Raises
     ------
@@ -56,7 +62,7 @@ def _prepare_case(case: Case, modalities: tuple[str, ...], grid: Grid, writer: S
     if case.mask is not None:
         mask = _read_mask(case.mask, volume)
         unhealthy: NDArray[np.bool_] = np.asarray(mask.any(axis=(0, 1)))
-        drawn = masks_to_grid(mask, grid, placement)
+        reference = masks_to_grid(mask, grid, placement)
     elif not case.slice_labels:
         raise CohortError(
             f"patient {case.patient} has neither a mask nor slice_labels: leave the scan out, or "
@@ -64,7 +70,7 @@ def _prepare_case(case: Case, modalities: tuple[str, ...], grid: Grid, writer: S
         )
     else:
         unhealthy = _parse_labels(case, placement)
-        drawn = None
+        reference = None
     slice_mm = float(volume.voxel_mm[2])
     for i, level in enumerate(placement.levels):
         record = SliceRecord(
@@ -72,14 +78,14 @@ def _prepare_case(case: Case, modalities: tuple[str, ...], grid: Grid, writer: S
             int(level),
             case.split,
             bool(unhealthy[level]),
-            drawn is not None,
+            reference is not None,
             slice_mm,
         )
-        writer.add(record, slices[i], None if drawn is None else drawn[i])
+        writer.add(record, slices[i], None if reference is None else reference[i])
 
 
 def _read_mask(path: Path, volume: Volume) -> NDArray[np.bool_]:
-    """Canonical (X, Y, Z) mask on the volume's grid; all nonzero classes count as lesion."""
+    """Canonical (X, Y, Z) mask on the volume's grid; all nonzero classes are lesion."""
     image = load_image(path)
     values = read_values(image, str(path))
     if values.ndim == 4 and values.shape[3] == 1:

@@ -1,14 +1,13 @@
 """The denoising U-Net of AnoFPDM, with the reference implementation's parameter names.
 
-Parameters carry the names and shapes of the reference implementation, so that its bare
-``state_dict`` loads. Three options go beyond it and are off by default: ``patch`` folds
-``patch x patch`` pixels into channels before the first convolution (a cheaper network for CPUs),
-``prediction`` lets the body predict x0, or v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans & Ho
-2022), in place of eps, which :meth:`UNet.forward` returns in every case, and ``label_in`` keeps the
-label out of the time embedding.
+Names and shapes are those of the reference implementation, so that its ``state_dict`` loads. Three
+options go beyond it and are off by default: ``patch`` folds ``patch x patch`` pixels into channels
+before the first convolution (a cheaper network for CPUs), ``prediction`` lets the layers predict
+x0, or v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans & Ho 2022), in place of eps, which
+:meth:`UNet.forward` always returns, and ``label_in`` keeps the label out of the time embedding.
 
-Labels are rows of one small table (healthy, unhealthy, null), which is why the label path costs
-the same for one sample as for a thousand.
+Labels are rows of a table of three (healthy, unhealthy, null), so the label path costs the same for
+any number of samples.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention whose keys and values are preceded by tokens made from the label."""
+    """Self-attention with context tokens of the label before its keys and values (section 3.2)."""
 
     def __init__(self, channels: int, heads: int, embedding: int) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        # Heads are split before q, k and v: per head its q, k, v lie side by side.
+        # The channels are ordered by head, and within each head q, k, v.
         qkv = self.qkv(self.norm(x).reshape(batch, channels, height * width))
         q, k, v = qkv.reshape(batch, self.heads, -1, height * width).chunk(3, dim=2)
         # The columns of the outer product c c^T are the context tokens of a label.
@@ -145,7 +144,7 @@ class UNet(nn.Module):
             abar = Schedule().abar
             self.register_buffer("abar", torch.from_numpy(abar).float(), persistent=False)
         if config.prediction == "x0":
-            # In float32 1 - abar would lose half its digits where noise is least.
+            # In float32 1 - abar would lose half its digits at the first timesteps.
             self.register_buffer("rest", torch.from_numpy(1 - abar).float(), persistent=False)
 
         def res(channels: int, out: int) -> ResBlock:
@@ -195,8 +194,8 @@ class UNet(nn.Module):
 
     def label_rows(self) -> Tensor:
         """Label embeddings c, (3, 4 * base_width): healthy, unhealthy, and zeros for null."""
-        known = self.class_emb(self.label_emb.weight)
-        return torch.cat([known, torch.zeros_like(known[:1])])
+        labels = self.class_emb(self.label_emb.weight)
+        return torch.cat([labels, torch.zeros_like(labels[:1])])
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """Predict the noise in ``x_t``.
@@ -218,18 +217,18 @@ class UNet(nn.Module):
         return self.as_eps(self.body(x_t, t, label_rows, which_row), x_t, t)
 
     def as_eps(self, predicted: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The noise in ``x_t`` that the layers' prediction stands for."""
+        """The layers' prediction converted to the noise in ``x_t``."""
         if self.config.prediction == "eps":
             return predicted
         abar = self.abar[t][:, None, None, None]
         if self.config.prediction == "v":
             return abar.sqrt() * predicted + (1 - abar).sqrt() * x_t
-        # At least 1e-4, at the first timestep.
+        # The smallest value, at the first timestep, is 1e-4.
         rest = self.rest[t][:, None, None, None]
         return (x_t - abar.sqrt() * predicted) / rest.sqrt()
 
     def body(self, x_t: Tensor, t: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
-        """What the layers compute and training compares: eps, v or x0, in the type of ``x_t``."""
+        """The layers' prediction, eps, v or x0, in the type of ``x_t``; the loss compares it."""
         dtype = self.label_emb.weight.dtype
         emb = self.time_embed(timestep_embedding(t, self.config.base_width).to(dtype))
         if self.config.label_in == "both":
@@ -237,7 +236,7 @@ class UNet(nn.Module):
         return self.layers(x_t, emb, label_rows, which_row)
 
     def layers(self, x_t: Tensor, emb: Tensor, label_rows: Tensor, which_row: Tensor) -> Tensor:
-        """As :meth:`body`, with what blocks are shown of time and label: (B, 4 * base_width)."""
+        """As :meth:`body`, with the embedding of time and label ``emb``, (B, 4 * base_width)."""
         h = x_t.to(self.label_emb.weight.dtype)
         if self.config.patch > 1:
             h = F.pixel_unshuffle(h, self.config.patch)

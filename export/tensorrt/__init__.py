@@ -1,1 +1,1 @@
-"""TensorRT engines: built, verified against the FP32 network, and reported on. No torch."""
+"""TensorRT engines: build, progress, verification against the FP32 network. Needs no torch."""

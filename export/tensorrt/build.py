@@ -1,4 +1,4 @@
-"""The bundle's FP16 network becomes a TensorRT engine. Needs no torch.
+"""Building a TensorRT engine of a bundle's FP16 network. Needs no torch.
 
 ``trt`` is the module: ``tensorrt`` from 10.12, or ``tensorrt_rtx``, which builds without a GPU;
 see :func:`anofpdm.runtime.bundle.engines.load_tensorrt`.
@@ -13,9 +13,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from anofpdm.runtime.backends.cuda.tensorrt import brief, new_log, said
+from anofpdm.runtime.backends.cuda.tensorrt import last_errors, new_log
 from anofpdm.runtime.bundle.engines import check_slots, flavour_of
-from anofpdm.runtime.errors import BundleError, EngineError, OptionsError, OutputError
+from anofpdm.runtime.errors import (
+    QUOTED,
+    BundleError,
+    EngineError,
+    OptionsError,
+    OutputError,
+    one_line,
+)
 from anofpdm.runtime.util.files import whole_file, writable_folder
 
 from .progress import BuildProgress, Progress
@@ -26,15 +33,12 @@ _OUTPUTS = {"eps_healthy": ("FLOAT", 4), "eps_null": ("FLOAT", 4)}
 
 @dataclass(frozen=True)
 class Parsed:
-    """A network definition (``INetworkDefinition``), and what must live as long as it does.
+    """A network definition, and the objects that must live as long as it does."""
 
-    ``log``: what TensorRT had to say; its ``errors`` are the last few.
-    """
-
-    network: Any
-    builder: Any
-    parser: Any
-    log: Any
+    network: Any  # INetworkDefinition
+    builder: Any  # Builder
+    parser: Any  # OnnxParser
+    log: Any  # ILogger of new_log(), with the last errors
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -49,8 +53,8 @@ def parse_network(trt: ModuleType, path: Path) -> Parsed:
     Raises
     ------
     BundleError
-        If the file is missing, is not ONNX, holds what TensorRT does not know (naming the node),
-        does not take and give what a bundle's network does, or does not convolve in float16.
+        If the file is missing, is not ONNX, has a node that TensorRT does not support, has not the
+        inputs and outputs of a bundle's network, or has convolutions that are not in float16.
     EngineError
         If TensorRT does not start.
     """
@@ -59,16 +63,16 @@ def parse_network(trt: ModuleType, path: Path) -> Parsed:
         builder = trt.Builder(log)
     except Exception as error:  # without a GPU driver: TypeError, from a null pointer
         raise EngineError(
-            f"{flavour_of(trt)} {trt.__version__} does not start ({said(log) or error}): see "
-            "whether nvidia-smi finds a GPU, and a driver that is new enough"
+            f"{flavour_of(trt)} {trt.__version__} does not start ({last_errors(log) or error}): "
+            "see whether nvidia-smi finds a GPU, and a driver that is new enough"
         ) from error
-    # TensorRT 11 and RTX know no other networks, and ignore the flag.
+    # TensorRT 11 and RTX have strongly typed networks only, and ignore the flag.
     typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     parsed = Parsed(network := builder.create_network(typed), builder,
                     parser := trt.OnnxParser(network, log), log)  # fmt: skip
     if not path.is_file():
         raise BundleError(f"{path} does not exist: export the bundle again")
-    # An empty file counts as parsed.
+    # The parser accepts an empty file.
     if not parser.parse_from_file(str(path)) or not network.num_layers:
         raise BundleError(f"{path} {_first_error(parser)}")
     _check_ends(trt, path, network)
@@ -77,36 +81,36 @@ def parse_network(trt: ModuleType, path: Path) -> Parsed:
 
 
 def _first_error(parser: Any) -> str:
-    """Where parsing failed first, after "FILE ...", with the repair."""
+    """The first error of parsing, to follow the file's name, with the repair."""
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     nodes = [error for error in errors if error.node_name() or error.node_operator()]
     if not nodes:
-        why = f" ({brief(errors[0].desc())})" if errors else ""
+        why = f" ({one_line(errors[0].desc(), QUOTED)})" if errors else ""
         return f"is not a network, or is incomplete{why}: export the bundle again"
     more = f", and {len(nodes) - 1} more" if len(nodes) > 1 else ""
     return (
         f"has a node that TensorRT cannot take: {nodes[0].node_name()} "
-        f"({nodes[0].node_operator()}){more}: {brief(nodes[0].desc())}: export the bundle again, "
-        "or update TensorRT"
+        f"({nodes[0].node_operator()}){more}: {one_line(nodes[0].desc(), QUOTED)}: export the "
+        "bundle again, or update TensorRT"
     )
 
 
 def _check_ends(trt: ModuleType, path: Path, network: Any) -> None:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    for tensors, wanted, verb in ((inputs, _INPUTS, "takes"), (outputs, _OUTPUTS, "gives")):
-        found = {tensor.name: (tensor.dtype.name, len(tensor.shape)) for tensor in tensors}
-        if found != wanted:
+    for tensors, expected, verb in ((inputs, _INPUTS, "takes"), (outputs, _OUTPUTS, "gives")):
+        actual = {tensor.name: (tensor.dtype.name, len(tensor.shape)) for tensor in tensors}
+        if actual != expected:
             raise BundleError(
-                f"{path} {verb} {_listed(found)}, a bundle's network {_listed(wanted)}: export the "
-                "bundle again"
+                f"{path} {verb} {_listed(actual)}, a bundle's network {_listed(expected)}: export "
+                "the bundle again"
             )
     if [tensor.shape[0] for tensor in inputs] != [-1, -1] or min(inputs[0].shape[1:]) < 1:
         raise BundleError(f"{path} needs a free batch and fixed sizes: export the bundle again")
 
 
 def _check_precision(trt: ModuleType, path: Path, network: Any) -> None:
-    """Every convolution is in float16; what needs float32 is cast in the file."""
+    """Raise BundleError unless every convolution is in float16."""
     layers = (network.get_layer(i) for i in range(network.num_layers))
     convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
     typed = sum(layer.get_input(0).dtype == trt.DataType.HALF for layer in convolutions)
@@ -139,48 +143,50 @@ def build_engine(
 
     Parameters
     ----------
+    trt : the module ``tensorrt`` or ``tensorrt_rtx``
     network : the bundle's ``unet_fp16.onnx``
-    slots : batch sizes, ascending; each gets an optimization profile, of this size only, in this
-        order
-    workspace_mib : the most scratch memory of the GPU that a layer may use; None for all there is
-    timing_cache : a file that makes the next build faster; made, or made anew, where there is none
-        that fits. TensorRT-RTX times nothing (its functions for it do nothing and are deprecated):
-        there it is neither read nor written
-    progress : called with the name of a phase and the share of the work that is done, 0 to 1
-    compute_capability : like ``8.9``: TensorRT-RTX builds for this GPU only, if it has a target of
-        its own for it; otherwise, and for None, for all GPUs that it builds for by default (8.0 and
-        later). TensorRT always builds for the GPU that it runs on
+    slots : batch sizes, ascending; each gets an optimization profile of exactly this size
+    workspace_mib : limit of a layer's scratch memory on the GPU; None for no limit
+    timing_cache : file that makes the next build faster; written anew where there is none that
+        fits. Not used by TensorRT-RTX, which times nothing
+    progress : called with the name of a phase and the finished share of the work, 0 to 1
+    compute_capability : like ``8.9``: TensorRT-RTX builds for this GPU only if it has such a
+        target; otherwise, and for None, for all GPUs of its default (8.0 and later). TensorRT
+        always builds for the GPU that it runs on
+
+    Returns
+    -------
+    the serialized engine
 
     Raises
     ------
     BundleError
-        If ``network`` is not one that can be built; see :func:`anofpdm.export.tensorrt.build
-        .parse_network`.
+        If ``network`` cannot be built, see :func:`parse_network`.
     EngineError
         If TensorRT does not start, or fails.
     OptionsError, OutputError
-        If ``slots`` or the place of ``timing_cache`` are impossible.
+        If ``slots`` or the folder of ``timing_cache`` are impossible.
     KeyboardInterrupt
-        If Ctrl-C was pressed meanwhile; TensorRT ends the build at its next step.
+        On Ctrl-C; TensorRT ends the build at its next step.
     """
     try:
         check_slots(tuple(slots))
     except ValueError as error:
         raise OptionsError(f"{error}: give other ones") from error
-    # TensorRT-RTX would look for a GPU, and warn.
+    # With a timing cache TensorRT-RTX would look for a GPU, and warn.
     use_cache = timing_cache if flavour_of(trt) == "tensorrt" else None
     if use_cache:
         writable_folder(use_cache)
-    with BuildProgress(progress) as watch:
+    with BuildProgress(progress) as build:
         parsed = parse_network(trt, network)
         config = parsed.builder.create_builder_config()
-        watch.attach(trt, config)
+        build.attach(trt, config)
         if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-            # So that inference can be captured in a CUDA graph.
+            # Needed to capture inference in a CUDA graph.
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         if workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
-        _aim(trt, config, compute_capability)
+        _set_target(trt, config, compute_capability)
         _add_profiles(parsed, config, slots)
         cache = _load_cache(config, use_cache) if use_cache else None
         parsed.log.errors.clear()
@@ -188,13 +194,13 @@ def build_engine(
         if engine is None:
             raise EngineError(
                 f"{flavour_of(trt)} {trt.__version__} cannot build an engine of {network} "
-                f"({said(parsed.log) or 'it gives no reason'}): see that the GPU has free memory, "
-                "or build for fewer slots"
+                f"({last_errors(parsed.log) or 'it gives no reason'}): see that the GPU has "
+                "free memory, or build for fewer slots"
             )
         if use_cache and cache is not None:
-            # The engine took long, and does not need it.
-            with suppress(OutputError), whole_file(use_cache) as beside:
-                beside.write_bytes(bytes(cache.serialize()))
+            # A cache that cannot be written must not cost the finished engine.
+            with suppress(OutputError), whole_file(use_cache) as temporary:
+                temporary.write_bytes(bytes(cache.serialize()))
         return bytes(engine)
 
 
@@ -205,10 +211,12 @@ def _add_profiles(parsed: Parsed, config: Any, slots: Sequence[int]) -> None:
         for name, shape in (("x_t", (count, *parsed.sizes)), ("t", (count,))):
             profile.set_shape(name, shape, shape, shape)
         if config.add_optimization_profile(profile) != index:
-            raise EngineError(f"TensorRT refuses {count} slots ({said(parsed.log)}): give others")
+            raise EngineError(
+                f"TensorRT refuses {count} slots ({last_errors(parsed.log)}): give others"
+            )
 
 
-def _aim(trt: ModuleType, config: Any, compute_capability: str | None) -> None:
+def _set_target(trt: ModuleType, config: Any, compute_capability: str | None) -> None:
     targets = getattr(trt, "ComputeCapability", None)
     if compute_capability is None or targets is None:
         return
@@ -219,9 +227,9 @@ def _aim(trt: ModuleType, config: Any, compute_capability: str | None) -> None:
 
 
 def _load_cache(config: Any, path: Path) -> Any:
-    """The timing cache in use: what the file holds if it fits, else a new one; None if neither."""
-    for held in (path.read_bytes() if path.is_file() else b"", b""):
-        cache = config.create_timing_cache(held)
+    """Set the timing cache of the file if it fits, else a new one; None if both fail."""
+    for content in (path.read_bytes() if path.is_file() else b"", b""):
+        cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache
     return None

@@ -1,4 +1,4 @@
-"""How far TensorRT is with a build, and Ctrl-C meanwhile."""
+"""Progress of a TensorRT build, and Ctrl-C during it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ Progress = Callable[[str, float], None]
 
 
 class BuildProgress:
-    """A context in which a builder reports its phases, and ends early on Ctrl-C.
+    """A context in which a builder reports its phases and Ctrl-C ends the build.
 
-    TensorRT calls back from C++, from any thread, and loses exceptions, be they of ``progress`` or
+    TensorRT calls back from C++, from any thread, and loses exceptions of ``progress`` and
     KeyboardInterrupt. They are kept, the build is cancelled, and they are raised at the end of the
-    context. Phases are nested, and their steps taken to last equally long.
+    context. Phases are nested; their steps are assumed to last equally long.
 
-    Nor may garbage be collected meanwhile: TensorRT logs with a lock held that it also takes to
-    destroy a builder, and would wait for itself for ever.
+    Garbage collection is off in the context: TensorRT holds a lock while it logs, which it also
+    needs to destroy a builder, and would deadlock.
     """
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._lock = threading.Lock()
-        # Of every phase that has begun: its parent, how many steps it has, how many are done.
+        # Running phases: parent, number of steps, finished steps.
         self._phases: dict[str, tuple[str | None, int, int]] = {}
-        self._shown = 0.0
+        self._reported = 0.0
         self._failure: BaseException | None = None
         self._handler: Any = None
         self._collects = False
         self._monitor: Any = None
 
     def attach(self, trt: ModuleType, config: Any) -> None:
-        """Listen to builds with this configuration, where TensorRT tells of them."""
+        """Follow builds with this configuration, if this TensorRT reports progress."""
         if hasattr(trt, "IProgressMonitor"):
-            # Kept, since it must outlive them.
+            # The monitor must outlive the builds.
             self._monitor = _new_monitor(trt, self)
             config.progress_monitor = self._monitor
 
@@ -63,32 +63,32 @@ class BuildProgress:
             self._phases[phase] = (parent, max(steps, 1), 0)
 
     def step(self, phase: str) -> bool:
-        """A step of a phase is done; whether to go on."""
+        """A step of a phase is finished; False cancels the build."""
         with self._lock:
             parent, steps, done = self._phases.get(phase, (None, 1, 0))
             self._phases[phase] = (parent, steps, min(done + 1, steps))
-            self._shown = max(self._shown, self._share(None))
+            self._reported = max(self._reported, self._share(None))
         self._report(phase)
         return self._failure is None
 
     def finish(self, phase: str) -> None:
-        """A phase of the build has ended, maybe without its last steps."""
+        """A phase of the build ends, perhaps without its last steps."""
         with self._lock:
             parent, _, _ = self._phases.pop(phase, (None, 1, 0))
             ended = parent is None and self._failure is None
-            self._shown = 1.0 if ended else self._shown
+            self._reported = 1.0 if ended else self._reported
         if ended:
             self._report(phase)
 
     def _report(self, phase: str) -> None:
         if self._progress is not None and self._failure is None:
             try:
-                self._progress(phase, self._shown)
+                self._progress(phase, self._reported)
             except BaseException as error:
                 self._failure = error
 
     def _share(self, parent: str | None) -> float:
-        """How much of the furthest phase below ``parent`` is done."""
+        """The finished share of the furthest phase below ``parent``, 0 to 1."""
         shares = [
             (done + self._share(name)) / steps if done < steps else 1.0
             for name, (above, steps, done) in self._phases.items()

@@ -1,4 +1,4 @@
-"""Build an engine for the GPU that is there, and accept it only if it finds what the CPU finds."""
+"""Building an engine for a GPU, accepted only if its results are those of the CPU."""
 
 from __future__ import annotations
 
@@ -41,25 +41,27 @@ def build_on(
     tolerance: Parity | None = FP16_TOLERANCE,
     reference: Observed | None = None,
 ) -> Engine:
-    """Build an engine of a bundle's FP16 network, compare the whole loop with it with the FP32
-    network on the CPU, and put it into the bundle with the figures.
+    """Build an engine of a bundle's FP16 network, verify it, and write it into the bundle.
+
+    The whole loop with the engine is compared with the loop with the FP32 network on the CPU.
 
     Parameters
     ----------
-    trt, slots, workspace_mib, progress : see :func:`anofpdm.export.tensorrt.build.build_engine`
-    tolerance : how far the engine may be from the FP32 network; None takes any
-    reference : what that says on the bundle's trial, where it is known; it takes long
+    trt, slots, workspace_mib, progress : as for
+        :func:`anofpdm.export.tensorrt.build.build_engine`
+    tolerance : largest differences from the FP32 network; None for any
+    reference : the FP32 network's results on the bundle's trial, if they were computed before
 
     Raises
     ------
     ParityError
-        If it is further; then nothing is written.
+        If a difference is beyond the tolerance; then nothing is written.
     BundleError, DeviceError, EngineError, OutputError, OptionsError
-        If it cannot be built or kept.
+        If the engine cannot be built or written.
     """
     network = fp16_network(bundle)
     check_engine_folder(bundle)
-    began = time.perf_counter()
+    started = time.perf_counter()
     with _timing_cache(bundle, gpu, trt) as timing_cache, gpu.current():
         content = build_engine(
             trt,
@@ -70,7 +72,7 @@ def build_on(
             progress=progress,
             compute_capability=gpu.compute_capability,
         )
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     manifest = bundle.manifest
     try:
         loaded = TrtNetwork(gpu, trt, content, "try another version, or --flavour")
@@ -79,8 +81,8 @@ def build_on(
     backend = GpuBackend(gpu, loaded, gpu.name, len(manifest.modalities), manifest.grid.size,
                          max(slots))  # fmt: skip
     try:
-        on_the_cpu = reference or NumpyBackend(OnnxDenoiser(bundle.network))
-        parity = compare(on_the_cpu, backend, Trial.of(bundle))
+        on_cpu = reference or NumpyBackend(OnnxDenoiser(bundle.network))
+        parity = compare(on_cpu, backend, Trial.of(bundle))
     finally:
         backend.release()
     if tolerance:
@@ -101,7 +103,7 @@ def build_on(
 
 @contextmanager
 def _timing_cache(bundle: Bundle, gpu: Gpu, trt: ModuleType) -> Iterator[Path]:
-    """Where TensorRT keeps what its kernels took, for the next build; leaves no empty folder."""
+    """The file of TensorRT's timing cache in the bundle; its folder is removed if empty."""
     sm, folder = gpu.compute_capability.replace(".", ""), bundle.path / ENGINES
     folder.mkdir(exist_ok=True)
     try:

@@ -17,7 +17,7 @@ _HOST_SLOTS, _MOST_HOST_SLOTS = 4, 32
 
 
 def open_device(
-    wish: str,
+    device: str,
     bundle: Bundle,
     *,
     threads: int | None = None,
@@ -29,7 +29,7 @@ def open_device(
 
     Parameters
     ----------
-    wish : ``trt``, a TensorRT engine of the bundle; ``cuda``, its FP32 network in ONNX Runtime;
+    device : ``trt``, a TensorRT engine of the bundle; ``cuda``, its FP32 network in ONNX Runtime;
         either with the whole forward process on the GPU, the first or the one named as ``cuda:1``;
         ``cpu``; or ``auto``, the first of these that can be used
     threads : of the CPU; None for as many as there are cores
@@ -39,57 +39,55 @@ def open_device(
 
     Returns
     -------
-    A backend; its ``device`` says in a line what was taken, and for ``auto`` why nothing faster
+    A backend; its ``device`` names what it runs on, and for ``auto`` why nothing faster
 
     Raises
     ------
     DeviceError, MissingExtraError, BundleError
-        If the device that was asked for cannot be used.
+        If the named device cannot be used.
     OptionsError
         If there is no device of that name.
     """
-    asked = re.fullmatch(r"(auto|cpu|cuda|trt)(?::(\d+))?", wish.lower())
-    if not asked or (asked[1] in ("auto", "cpu") and asked[2]):
-        raise OptionsError(f"device {wish!r} is none of {DEVICES}")
-    kind, index = asked[1], int(asked[2] or 0)
-    refused: dict[str, str] = {}
+    match = re.fullmatch(r"(auto|cpu|cuda|trt)(?::(\d+))?", device.lower())
+    if not match or (match[1] in ("auto", "cpu") and match[2]):
+        raise OptionsError(f"device {device!r} is none of {DEVICES}")
+    kind, index = match[1], int(match[2] or 0)
+    reasons: dict[str, str] = {}
     if precision == "bf16" and kind not in ("auto", "cpu"):
-        raise OptionsError(f"bf16 is for the CPU: choose a preset of the FP32 network for {wish}")
+        raise OptionsError(f"bf16 is for the CPU: choose a preset of the FP32 network for {device}")
     if kind == "trt" and not engines:
         raise OptionsError(
             "thresholds are calibrated on the FP32 network: use cuda or cpu, not trt"
         )
     if precision == "bf16":
-        network = Bf16Denoiser(bundle.network, threads)
-        lowered = "cpu in bfloat16"
-        return NumpyBackend(network, _slots(slots, threads, bundle), lowered, precision)
+        bf16 = Bf16Denoiser(bundle.network, threads)
+        return NumpyBackend(bf16, _slots(slots, threads, bundle), "cpu in bfloat16", precision)
     if kind == "auto":
         for candidate in ("trt", "cuda") if engines else ("cuda",):
             try:
                 return _open_gpu(candidate, index, bundle, slots)
             except AnofpdmError as error:
-                refused[candidate] = str(error)
+                reasons[candidate] = str(error)
     elif kind != "cpu":
         return _open_gpu(kind, index, bundle, slots)
-    on_the_cpu = OnnxDenoiser(bundle.network, threads)
-    device = f"cpu{_because(refused)}"
-    return NumpyBackend(on_the_cpu, _slots(slots, threads, bundle), device)
+    fp32 = OnnxDenoiser(bundle.network, threads)
+    return NumpyBackend(fp32, _slots(slots, threads, bundle), f"cpu{_because(reasons)}")
 
 
-def _slots(wish: int | None, threads: int | None, bundle: Bundle) -> int:
+def _slots(slots: int | None, threads: int | None, bundle: Bundle) -> int:
     """On the CPU: a slice for each thread, where they take parts of the batch."""
-    if wish is not None:
-        return wish
-    wanted = (threads or usable_cores()) if splits_batches(bundle.network) else 0
-    return min(max(_HOST_SLOTS, wanted), _MOST_HOST_SLOTS)
+    if slots is not None:
+        return slots
+    parts = (threads or usable_cores()) if splits_batches(bundle.network) else 0
+    return min(max(_HOST_SLOTS, parts), _MOST_HOST_SLOTS)
 
 
-def _because(refused: dict[str, str]) -> str:
-    """Why not the devices before: each reason once."""
-    reasons: dict[str, list[str]] = {}
-    for kind, reason in refused.items():
-        reasons.setdefault(reason, []).append(kind)
-    return "".join(f"; not {' or '.join(kinds)}: {reason}" for reason, kinds in reasons.items())
+def _because(reasons: dict[str, str]) -> str:
+    """Why not the devices before, by device: each reason once."""
+    devices: dict[str, list[str]] = {}
+    for device, reason in reasons.items():
+        devices.setdefault(reason, []).append(device)
+    return "".join(f"; not {' or '.join(names)}: {reason}" for reason, names in devices.items())
 
 
 def _open_gpu(kind: str, index: int, bundle: Bundle, slots: int | None) -> Backend:

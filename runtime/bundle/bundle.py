@@ -6,7 +6,7 @@
     ``x_t`` (B, C, H, W) float32 and ``t`` (B,) int64, 0-based -> ``eps_healthy``, ``eps_null``;
 ``unet_fp16.onnx``
     optional: the same computed in float16, with the same inputs and outputs: what TensorRT engines
-    are built from; weights that ``unet.onnx`` holds in float16 as well may lie there alone;
+    are built from; weights that are the same in ``unet.onnx`` may lie there alone;
 ``calibration.json``
     one or more calibrations by name (*presets*), and which is the default: w, M_max, the thresholds
     of the decision, the stopping rule, which slices count together and how maps are cut, and the
@@ -42,30 +42,23 @@ DEFAULT = Path(__file__).parents[1] / "default.anofpdm"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds.
+    """The description of a bundle: the network's inputs, and the fingerprints of its files."""
 
-    ``modalities``: channel names in order; ``scored``: those that count for the anomaly map;
-    ``clip``: whether predictions are clipped to [-1, 1]; ``precision``: what ``unet.onnx`` computes
-    in, ``fp32``; calibrations hold for it; ``L``: how far they go unless told otherwise; ``files``:
-    SHA-256 by name; ``parity``: by network, how far it is from PyTorch; ``engines``: by file name,
-    see :class:`anofpdm.runtime.bundle.engines.Engine`.
-    """
-
-    name: str
-    modalities: tuple[str, ...]
-    scored: tuple[str, ...]
-    grid: Grid
-    schedule: Schedule
-    L: int
-    clip: bool
-    precision: str
-    files: Mapping[str, str]
-    architecture: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    parity: Mapping[str, Any] = field(default_factory=dict)
-    model_card: str = ""
-    engines: Mapping[str, Any] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
+    name: str  # of the model
+    modalities: tuple[str, ...]  # channel names in order
+    scored: tuple[str, ...]  # those that count for the anomaly map
+    grid: Grid  # where slices are resampled to
+    schedule: Schedule  # abar_t
+    L: int  # the last timestep of calibrations, unless they name another
+    clip: bool  # whether predictions are clipped to [-1, 1]
+    precision: str  # what unet.onnx computes in and calibrations hold for: fp32 or fp16
+    files: Mapping[str, str]  # SHA-256 by name, of all files but this one and the engines
+    architecture: Mapping[str, Any] = field(default_factory=dict)  # of the U-Net, by name
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # of the weights, by name
+    parity: Mapping[str, Any] = field(default_factory=dict)  # by network, distance from PyTorch
+    model_card: str = ""  # Markdown
+    engines: Mapping[str, Any] = field(default_factory=dict)  # by file name, see engines.Engine
+    schema_version: int = SCHEMA_VERSION  # of the bundle
 
     def __post_init__(self) -> None:
         if not all(isinstance(name, str) for name in (*self.modalities, *self.scored)):
@@ -96,16 +89,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was read and found intact.
+    """A bundle that was read and is intact."""
 
-    ``calibrations``: by name, none before calibrating; ``default``: the one that is used unless
-    another is asked for.
-    """
-
-    path: Path
+    path: Path  # its folder
     manifest: Manifest
-    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
-    default: str = ""
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)  # presets, by name
+    default: str = ""  # the preset that is used unless another is named, "" without any
 
     @property
     def network(self) -> Path:
@@ -137,7 +126,7 @@ class Bundle:
         )  # fmt: skip
 
     def check(self, preset: str) -> None:
-        """Find a calibration to hold for this bundle.
+        """Check that a calibration holds for this bundle.
 
         Raises
         ------
@@ -146,25 +135,27 @@ class Bundle:
             itself.
         """
         calibration, where = self.calibrations[preset], self.path / CALIBRATION
-        held = calibration.conditions
-        wanted = self.conditions(held.encoding, held.L, held.stride, held.spacing, held.precision)
-        if held.inputs_sha256 != wanted.inputs_sha256:
+        made_for = calibration.conditions
+        wanted = self.conditions(
+            made_for.encoding, made_for.L, made_for.stride, made_for.spacing, made_for.precision
+        )
+        if made_for.inputs_sha256 != wanted.inputs_sha256:
             raise BundleError(
                 f"{where}: preset {preset} was made for other modalities, another grid or another "
                 "schedule than the bundle's: run anofpdm-calibrate again"
             )
         for name, value in asdict(wanted).items():
-            if getattr(held, name) != value:
+            if getattr(made_for, name) != value:
                 raise BundleError(
-                    f"{where}: preset {preset} was made with {name} {getattr(held, name)}, the "
-                    f"bundle has {value}: run anofpdm-calibrate again"
+                    f"{where}: preset {preset} was made with {name} {getattr(made_for, name)}, "
+                    f"the bundle has {value}: run anofpdm-calibrate again"
                 )
-        if held.L > self.manifest.schedule.T:
+        if made_for.L > self.manifest.schedule.T:
             raise BundleError(
-                f"{where}: preset {preset} goes to L = {held.L}, the schedule to "
+                f"{where}: preset {preset} goes to L = {made_for.L}, the schedule to "
                 f"{self.manifest.schedule.T}: run anofpdm-calibrate again"
             )
-        visited = len(self.manifest.schedule.visited(held.L, held.stride, held.spacing))
+        visited = len(self.manifest.schedule.visited(made_for.L, made_for.stride, made_for.spacing))
         if calibration.plausibility and len(calibration.plausibility.mean) != visited:
             raise BundleError(
                 f"{where}: preset {preset} visits {visited} timesteps and knows "
@@ -224,8 +215,8 @@ def open_bundle(path: Path) -> Bundle:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of the bundle at ``path``."""
-    with whole_file(path / MANIFEST) as beside:
-        beside.write_text(_as_json(asdict(manifest)), encoding="utf-8")
+    with whole_file(path / MANIFEST) as temporary:
+        temporary.write_text(_as_json(asdict(manifest)), encoding="utf-8")
 
 
 def write_card_section(bundle: Bundle, heading: str, text: str) -> None:
@@ -238,15 +229,15 @@ def write_card_section(bundle: Bundle, heading: str, text: str) -> None:
     """
     current = unchanged(bundle)
     parts = re.split(r"^(?=## )", current.manifest.model_card, flags=re.MULTILINE)
-    kept = [part.strip() for part in parts if not part.startswith(heading)]
-    card = "\n\n".join([*kept, f"{heading}{text.rstrip()}"]).lstrip() + "\n"
+    sections = [part.strip() for part in parts if not part.startswith(heading)]
+    card = "\n\n".join([*sections, f"{heading}{text.rstrip()}"]).lstrip() + "\n"
     write_manifest(bundle.path, replace(current.manifest, model_card=card))
 
 
 def write_calibration(
     bundle: Bundle, preset: str, calibration: Calibration, default: bool = False
 ) -> None:
-    """Put a calibration into a bundle, beside those that it has by then under other names.
+    """Add a calibration to a bundle; those that it has by then under other names stay.
 
     Parameters
     ----------
@@ -261,7 +252,7 @@ def write_calibration(
         If the bundle cannot be written to; then nothing has changed.
     """
     path, current = bundle.path, unchanged(bundle)
-    presets = {name: asdict(one) for name, one in current.calibrations.items()}
+    presets = {name: asdict(other) for name, other in current.calibrations.items()}
     presets[preset] = asdict(calibration)
     chosen = preset if default or not current.default else current.default
     content = _as_json({"default": chosen, "presets": presets}).encode()
@@ -279,12 +270,12 @@ def write_listed(bundle: Path, manifest: Manifest, path: Path, content: bytes) -
     """
     before = path.read_bytes() if path.exists() else None
     try:
-        with whole_file(bundle / MANIFEST) as listing, whole_file(path) as beside:
-            beside.write_bytes(content)
+        with whole_file(bundle / MANIFEST) as listing, whole_file(path) as temporary:
+            temporary.write_bytes(content)
             listing.write_text(_as_json(asdict(manifest)), encoding="utf-8")
     except OutputError:
         # The manifest was not replaced: the file must be the one that it lists.
-        with suppress(OSError):  # its hash tells whoever reads it
+        with suppress(OSError):  # the hash in the manifest gives it away
             if before is None:
                 path.unlink(missing_ok=True)
             elif path.read_bytes() != before:
@@ -313,7 +304,7 @@ def _as_json(content: Mapping[str, Any]) -> str:
 def _parse_calibrations(path: Path) -> tuple[dict[str, Calibration], str]:
     content = _read(path)
     try:
-        presets = {name: parse_calibration(one) for name, one in content["presets"].items()}
+        presets = {name: parse_calibration(preset) for name, preset in content["presets"].items()}
         default = content["default"]
         if default not in presets:
             raise ValueError(f"its default {default!r} is not there")

@@ -74,7 +74,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """A stopping rule, with thresholds refitted to it, and its effect on the calibration's slices."""
+    """A stopping rule, the thresholds fitted to it, and its effect on the calibration's slices."""
 
     drop: float  # see StopRule
     patience: int  # see StopRule, visited steps
@@ -147,7 +147,8 @@ class Calibration:
             raise ValueError(f"anomaly_map must be aggregate or last, not {self.anomaly_map!r}")
         if self.threshold_rule not in THRESHOLDS:
             raise ValueError(
-                f"threshold_rule must be one of {', '.join(THRESHOLDS)}, not {self.threshold_rule!r}"
+                f"threshold_rule must be one of {', '.join(THRESHOLDS)}, not "
+                f"{self.threshold_rule!r}"
             )
         if not 0 <= self.neighbours_mm <= WIDEST_MM or not isinstance(self.flip_tta, bool):
             raise ValueError(f"neighbours_mm must be in 0..{WIDEST_MM:g}, flip_tta true or false")

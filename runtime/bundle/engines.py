@@ -18,7 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import BundleError, MissingExtraError, OptionsError, OutputError
+from ..errors import (
+    QUOTED,
+    BundleError,
+    MissingExtraError,
+    OptionsError,
+    OutputError,
+    one_line,
+)
 from .bundle import MANIFEST, NETWORK_FP16, Bundle, unchanged, write_listed
 
 ENGINES = "engines"
@@ -29,25 +36,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Engine:
-    """The record of an engine.
+    """The record of an engine."""
 
-    ``gpu``: its name as the driver gives it; ``compute_capability``: like ``9.0``; ``flavour``:
-    ``tensorrt`` or ``tensorrt_rtx``; ``version``: of that; ``network_sha256``: of the ONNX file it
-    was built from; ``slots``: batch sizes, ascending, an optimization profile each; ``parity``:
-    how far it is from the FP32 network; ``provenance``: driver, seconds to build and the like;
-    ``sha256``: of the file, which :func:`write_engine` fills in.
-    """
-
-    gpu: str
-    compute_capability: str
-    flavour: str
-    version: str
-    network_sha256: str
-    slots: tuple[int, ...]
-    precision: str = "fp16"
-    parity: Mapping[str, float] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    sha256: str = ""
+    gpu: str  # its name as the driver gives it
+    compute_capability: str  # like 9.0
+    flavour: str  # tensorrt or tensorrt_rtx
+    version: str  # of the flavour
+    network_sha256: str  # of the ONNX file that it was built from
+    slots: tuple[int, ...]  # batch sizes, ascending, an optimization profile each
+    precision: str = "fp16"  # what it computes in
+    parity: Mapping[str, float] = field(default_factory=dict)  # distance from the FP32 network
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # driver, seconds to build, ...
+    sha256: str = ""  # of the file; write_engine fills it in
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\d+\.\d+", self.compute_capability):
@@ -65,9 +65,9 @@ class Engine:
     def file_name(self) -> str:
         """Like ``nvidia-h200_sm90_tensorrt_rtx-1.7.1.116_fp16_0123456789ab.engine``."""
         sm = self.compute_capability.replace(".", "")
-        made_by = f"{self.flavour}-{_slug(self.version)}"
-        of = self.network_sha256[:12]
-        return f"{_slug(self.gpu)}_sm{sm}_{made_by}_{self.precision}_{of}.engine"
+        builder = f"{self.flavour}-{_slug(self.version)}"
+        network = self.network_sha256[:12]
+        return f"{_slug(self.gpu)}_sm{sm}_{builder}_{self.precision}_{network}.engine"
 
 
 def check_slots(slots: tuple[int, ...]) -> None:
@@ -97,8 +97,7 @@ def load_tensorrt(name: str | None = None) -> ModuleType:
         try:
             module = importlib.import_module(flavour)
         except Exception as error:  # without their libraries, bindings raise anything
-            why = " ".join(str(error).split()) or type(error).__name__
-            reasons.append(f"{flavour} cannot be imported ({why})")
+            reasons.append(f"{flavour} cannot be imported ({one_line(error, QUOTED)})")
             continue
         version = str(getattr(module, "__version__", "of unknown version"))
         if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= oldest:
@@ -115,7 +114,7 @@ def flavour_of(trt: ModuleType) -> str:
 
 
 def fp16_network(bundle: Bundle) -> Path:
-    """What engines are built from.
+    """The ONNX file that engines are built from.
 
     Raises
     ------
@@ -131,7 +130,7 @@ def fp16_network(bundle: Bundle) -> Path:
 
 
 def rebuild(bundle: Path) -> str:
-    """What to do where no engine fits, for messages."""
+    """The repair where no engine fits, for messages."""
     return f"run anofpdm-export engine {shlex.quote(str(bundle))}"
 
 
@@ -143,7 +142,7 @@ def read_engines(bundle: Bundle) -> tuple[Engine, ...]:
     BundleError
         If one is damaged.
     """
-    found = []
+    engines = []
     for name, content in bundle.manifest.engines.items():
         try:
             engine = Engine(**{**content, "slots": tuple(content["slots"])})
@@ -154,8 +153,8 @@ def read_engines(bundle: Bundle) -> tuple[Engine, ...]:
                 f"{bundle.path / MANIFEST}: the record of engine {name} is damaged ({error}): "
                 "remove it, or export the bundle again"
             ) from error
-        found.append(engine)
-    return tuple(found)
+        engines.append(engine)
+    return tuple(engines)
 
 
 def find_engine(
@@ -166,7 +165,7 @@ def find_engine(
     Raises
     ------
     BundleError
-        If there is none; it says what is there, and the command that builds one.
+        If there is none; the message lists the others, and the command that builds one.
     """
     network = bundle.manifest.files[fp16_network(bundle).name]
     wanted = {
@@ -179,10 +178,10 @@ def find_engine(
         if not misfit:
             return engine
         others.append(f"{engine.file_name} is for {_REASONS[misfit[0]].format(**asdict(engine))}")
-    there = "; ".join(others[:2]) + (f"; and {len(others) - 2} more" if len(others) > 2 else "")
+    listed = "; ".join(others[:2]) + (f"; and {len(others) - 2} more" if len(others) > 2 else "")
     raise BundleError(
         f"{bundle.path} has no engine for {gpu} (compute capability {compute_capability}) with "
-        f"{flavour} {version}{f' ({there})' if there else ''}: {rebuild(bundle.path)}"
+        f"{flavour} {version}{f' ({listed})' if listed else ''}: {rebuild(bundle.path)}"
     )
 
 
@@ -215,7 +214,7 @@ def read_engine(bundle: Bundle, engine: Engine) -> bytes:
 
 
 def check_engine_folder(bundle: Bundle) -> None:
-    """Find that engines can be added to a bundle, before one is built.
+    """Check that engines can be added to a bundle, before one is built.
 
     Raises
     ------
@@ -230,11 +229,11 @@ def check_engine_folder(bundle: Bundle) -> None:
 
 
 def write_engine(bundle: Bundle, engine: Engine, data: bytes) -> Engine:
-    """Put an engine into a bundle, beside those that it has by then; one of its name is replaced.
+    """Add an engine to a bundle; those that it has by then stay, but for one of its name.
 
     Returns
     -------
-    its record, with the hash of ``data``
+    The record, with the hash of ``data``
 
     Raises
     ------

@@ -177,9 +177,9 @@ class Batch:
                 f"{self.folder} holds a run with another {differing}: name another folder, or give "
                 "--overwrite to segment all cases again"
             )
-        found = [(case, self._kept(case) if going_on else None) for case in self.cases]
-        kept = {case.key: row for case, row in found if row is not None}
-        masks = {case.key: self.outputs(case).mask for case, row in found if row is None}
+        kept_rows = [(case, self._kept(case) if going_on else None) for case in self.cases]
+        kept = {case.key: row for case, row in kept_rows if row is not None}
+        masks = {case.key: self.outputs(case).mask for case, row in kept_rows if row is None}
         there = [key for key, mask in masks.items() if mask.exists()]
         if there and overwrite is False:
             raise OutputError(
@@ -205,14 +205,14 @@ class Batch:
         """These rows, and those that the table has of cases of other folders."""
         path, mine = self.folder / TABLE, {case.key for case in self.cases}
         plain = [{name: _cell(row[name]) for name in _COLUMNS} for row in rows]
-        known = {_cell(key) for key in mine}
-        others = [row for row in _read_table(path) if row["case"] not in known]
+        keys = {_cell(key) for key in mine}
+        others = [row for row in _read_table(path) if row["case"] not in keys]
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted([*plain, *others], key=lambda row: str(row["case"])))
-        with whole_file(path) as beside:
-            beside.write_text(text.getvalue(), encoding="utf-8")
+        with whole_file(path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""

@@ -15,9 +15,19 @@ from ..dicom.detect import files_below, is_dicom
 from ..errors import VolumeError
 from ..volume.nifti import is_own_output, load_image
 
-# What the BraTS challenges of 2023 and later call them.
-_ALSO = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
+# Names in the BraTS challenges of 2023 and later.
+_BRATS_2023 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 SUFFIXES = (".nii.gz", ".nii")
+# Names in BIDS, without regard for contrast agents.
+_BIDS = {"flair": "flair", "t1w": "t1", "t2w": "t2"}
+# The record of a run, which makes a folder one of results.
+RUN = "anofpdm-run.json"
+_DERIVED = "_desc-anofpdm_"
+_NIFTI = (*SUFFIXES, ".hdr", ".img")
+_NO_SCANS = ("seg", "mask", "label")
+_HERE = PurePath()
+# Of the 255 bytes of a file's name: the rest is for what is added to it.
+_LONGEST_NAME = 180
 
 
 def find_modalities(
@@ -62,23 +72,23 @@ def case_files(folder: Path, modalities: Sequence[str]) -> dict[str, Path]:
     VolumeError
         If one is missing, or there are several.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         stem, name = stem_and_modality(path, modalities)
         if not stem or name is None:
             continue
-        if name in found:
+        if name in files:
             raise VolumeError(
-                f"{folder} holds {found[name].name} and {path.name}: name the files one by one"
+                f"{folder} holds {files[name].name} and {path.name}: name the files one by one"
             )
-        found[name] = path
+        files[name] = path
     for name in modalities:
-        if name not in found:
+        if name not in files:
             raise VolumeError(
                 f"{folder} is a folder without *_{name}.nii.gz: name a NIfTI file (.nii, .nii.gz, "
                 ".hdr/.img) or the folder of a BraTS case"
             )
-    return found
+    return files
 
 
 def stem_and_modality(path: Path, modalities: Sequence[str]) -> tuple[str, str | None]:
@@ -95,27 +105,15 @@ def stem_and_modality(path: Path, modalities: Sequence[str]) -> tuple[str, str |
     if not stem or path.name.startswith("."):
         return "", None
     last = stem.replace("-", "_").split("_")[-1]
-    known = {name.lower(): name for name in modalities}
-    name = known.get(last.lower()) or known.get(_ALSO.get(last.lower(), ""))
+    by_name = {name.lower(): name for name in modalities}
+    name = by_name.get(last.lower()) or by_name.get(_BRATS_2023.get(last.lower(), ""))
     return (stem, None) if name is None else (stem[: -len(last)].rstrip("_-") or stem, name)
 
 
 def stem_of(path: Path) -> str:
     """The name without .nii or .nii.gz, in whatever case; empty where it has neither."""
-    suffix = next((one for one in SUFFIXES if path.name.lower().endswith(one)), None)
+    suffix = next((end for end in SUFFIXES if path.name.lower().endswith(end)), None)
     return path.name[: -len(suffix)] if suffix else ""
-
-
-# What BIDS calls them, without regard for contrast agents.
-_BIDS = {"flair": "flair", "t1w": "t1", "t2w": "t2"}
-# The record of a run, which makes a folder one of results.
-RUN = "anofpdm-run.json"
-_DERIVED = "_desc-anofpdm_"
-_NIFTI = (*SUFFIXES, ".hdr", ".img")
-_NO_SCANS = ("seg", "mask", "label")
-_HERE = PurePath()
-# Of the 255 bytes of a file's name: the rest is for what is added to it.
-_LONGEST_NAME = 180
 
 
 @dataclass(frozen=True)
@@ -148,20 +146,20 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
         If there are none, or two have the same name.
     """
     if any(_subjects(root)):
-        found = list(_bids(_subjects(root), root, modalities))
+        cases = list(_bids(_subjects(root), root, modalities))
     elif _is_subject(root.resolve()):
-        found = list(_bids([root], root.resolve().parent, modalities))
+        cases = list(_bids([root], root.resolve().parent, modalities))
     elif is_dicom_source(root):
-        found = [Case(root.resolve().name, (root,), dicom=True)]
+        cases = [Case(root.resolve().name, (root,), dicom=True)]
     else:
-        found = [*_flat(root, modalities), *_folders(root, modalities)]
-    if not found:
+        cases = [*_flat(root, modalities), *_folders(root, modalities)]
+    if not cases:
         raise VolumeError(
             f"{root} holds no cases: no NIfTI files (*_{modalities[0]}.nii.gz, or of any name for "
             "a model of one modality), no folders of such, no BIDS subjects, no DICOM series"
         )
     seen: dict[str, Case] = {}
-    for case in sorted(map(_nameable, found), key=lambda case: case.key):
+    for case in sorted(map(_nameable, cases), key=lambda case: case.key):
         if case.key in seen:
             one, other = seen[case.key].images[:1], case.images[:1]
             raise VolumeError(
@@ -197,11 +195,11 @@ def has_modality_files(folder: Path, modalities: Sequence[str]) -> bool:
 
 def ignored_files(root: Path, cases: Sequence[Case]) -> list[str]:
     """The names of NIfTI files right in the folder that belong to no case."""
-    taken = {path.resolve() for case in cases for path in case.images}
+    used = {path.resolve() for case in cases for path in case.images}
     return sorted(
         path.name
         for path in root.iterdir()
-        if stem_of(path) and not path.is_dir() and path.resolve() not in taken
+        if stem_of(path) and not path.is_dir() and path.resolve() not in used
     )
 
 

@@ -31,15 +31,11 @@ UNREADABLE = Exception
 
 @dataclass(frozen=True)
 class Header:
-    """All of an MR image but its pixels.
-
-    ``path``: its file; ``dataset``: what the file says; ``enhanced``: whether one file holds many
-    frames.
-    """
+    """All of an MR image but its pixels."""
 
     path: Path
     dataset: Dataset
-    enhanced: bool
+    enhanced: bool  # whether one file holds many frames
 
     def get(self, keyword: str) -> Any:
         """A value; None where it is absent, empty or malformed."""
@@ -52,9 +48,9 @@ class Header:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Silence pydicom, whose warnings quote values: they could be a patient's. What is changed for
-    that belongs to the process, so one thread at a time may do it."""
+def silenced_pydicom() -> Iterator[None]:
+    """Silence pydicom, whose warnings quote values: they could be a patient's. Its settings belong
+    to the process, so one thread at a time may do it."""
     config = require("pydicom.config", "dicom")
     with _ONE_AT_A_TIME, warnings.catch_warnings(), config.disable_value_validation():
         silenced = config.logger.disabled

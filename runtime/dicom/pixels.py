@@ -19,12 +19,12 @@ _DECOMPRESS = "decompress the series (dcmdjpeg, or gdcmconv --raw)"
 
 @dataclass(frozen=True)
 class Stored:
-    """How pixels are stored: ``rows``, ``columns``; ``bits`` of ``allocated`` bits are used."""
+    """How the pixels of a file are stored."""
 
     rows: int
     columns: int
-    allocated: int
-    bits: int
+    allocated: int  # bits a pixel
+    bits: int  # of these that are used
     signed: bool
 
     @property
@@ -76,10 +76,12 @@ def decode(header: Header, form: Stored, frames: int) -> NDArray[np.integer]:
         # Bits that are not in use, which may be anything, pydicom has dealt with.
         raw = raw.reshape(frames, form.rows, form.columns).astype(form.dtype, copy=False)
     except UNREADABLE as error:
-        mend = "copy it again from its source"
+        repair = "copy it again from its source"
         if header.dataset.file_meta.TransferSyntaxUID.is_compressed:
-            mend += f", or {_DECOMPRESS}"
-        raise VolumeError(f"{header.path}: its pixels are truncated or damaged: {mend}") from error
+            repair += f", or {_DECOMPRESS}"
+        raise VolumeError(
+            f"{header.path}: its pixels are truncated or damaged: {repair}"
+        ) from error
     return raw
 
 
@@ -88,7 +90,7 @@ def _check_transfer(header: Header, claimed: int) -> None:
     path, size = header.path, header.path.stat().st_size
     uid = header.dataset.file_meta.get("TransferSyntaxUID")
     if uid is None or not uid.is_transfer_syntax:
-        raise VolumeError(f"{path} does not say how it is encoded (TransferSyntaxUID): mend it")
+        raise VolumeError(f"{path} does not say how it is encoded (TransferSyntaxUID): correct it")
     if not uid.is_compressed:
         if claimed > size:
             raise VolumeError(

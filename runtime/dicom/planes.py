@@ -14,8 +14,8 @@ from .headers import UNREADABLE, Header, value
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# What may tell two images at one position apart: (functional group of an enhanced file, keyword).
-_TELLING = (
+# What may distinguish two images at one position: (functional group of an enhanced file, keyword).
+_DISTINGUISHING = (
     ("MREchoSequence", "EffectiveEchoTime"), ("", "EchoTime"), ("", "EchoNumbers"),
     ("FrameContentSequence", "TemporalPositionIndex"), ("", "TemporalPositionIdentifier"),
     ("MRDiffusionSequence", "DiffusionBValue"), ("", "DiffusionBValue"), ("", "InversionTime"),
@@ -25,24 +25,17 @@ _TELLING = (
 
 @dataclass(frozen=True)
 class Plane:
-    """One frame.
+    """One frame, in DICOM's coordinates: LPS, millimetres."""
 
-    ``header``: of its file; ``frame``: its number there, from 1; ``position``: (3,) float64, mm in
-    LPS, centre of the first pixel; ``across``, ``down``: (3,) float64 unit vectors in LPS, along a
-    row (to the next column) and along a column (to the next row); ``across_mm``, ``down_mm``: the
-    distances between columns and between rows; ``thickness_mm``: None where it is not told;
-    ``slope``, ``intercept``: from stored numbers to values.
-    """
-
-    header: Header
-    frame: int
-    position: NDArray[np.float64]
-    across: NDArray[np.float64]
-    down: NDArray[np.float64]
-    across_mm: float
-    down_mm: float
-    thickness_mm: float | None
-    slope: float
+    header: Header  # of its file
+    frame: int  # its number there, from 1
+    position: NDArray[np.float64]  # (3,) centre of the first pixel
+    across: NDArray[np.float64]  # (3,) unit vector along a row, to the next column
+    down: NDArray[np.float64]  # (3,) unit vector along a column, to the next row
+    across_mm: float  # distance between columns
+    down_mm: float  # distance between rows
+    thickness_mm: float | None  # None where the file does not say
+    slope: float  # from stored numbers to values
     intercept: float
 
     @property
@@ -51,12 +44,12 @@ class Plane:
         normal = np.cross(self.across, self.down)
         return np.asarray(normal / np.linalg.norm(normal), np.float64)
 
-    def telling(self, other: Plane) -> str:
+    def difference_to(self, other: Plane) -> str:
         """What an image at the same position differs in, by keyword."""
         same = self.header.get("SOPInstanceUID") == other.header.get("SOPInstanceUID")
         if same and not self.header.enhanced:
             return "the same image twice"
-        for group, keyword in _TELLING:
+        for group, keyword in _DISTINGUISHING:
             values = []
             for plane in (self, other):
                 if group:
@@ -75,7 +68,7 @@ def planes_of(header: Header) -> list[Plane]:
     Raises
     ------
     VolumeError
-        If their place in the patient is not told, or cannot be.
+        If their place in the patient is missing or unusable.
     """
     if not header.enhanced:
         if _count(header) != 1:
@@ -113,11 +106,11 @@ def numbers(source: Dataset, keyword: str, header: Header, count: int) -> NDArra
     VolumeError
         If they are absent or something else.
     """
-    found = value(source, keyword)
-    if found is None:
+    number = value(source, keyword)
+    if number is None:
         raise _lacking(header, keyword)
     try:
-        array = np.atleast_1d(np.asarray(found, np.float64))
+        array = np.atleast_1d(np.asarray(number, np.float64))
     except (TypeError, ValueError) as error:
         raise _lacking(header, keyword) from error
     if array.shape != (count,) or not np.isfinite(array).all():
@@ -139,12 +132,12 @@ def _plane(
     # Also false for lengths of 0.
     if not (np.allclose(lengths, 1, atol=1e-2) and abs(across @ down) < 1e-2):
         raise VolumeError(
-            f"{header.path}: ImageOrientationPatient holds no right-angled axes; mend the header"
+            f"{header.path}: ImageOrientationPatient holds no right-angled axes; correct the header"
         )
     # Between rows first, between columns second (PS3.3, 10.7.1.3).
     down_mm, across_mm = numbers(measures, "PixelSpacing", header, 2)
     if not (down_mm > 0 and across_mm > 0):
-        raise VolumeError(f"{header.path}: PixelSpacing is not positive; mend the header")
+        raise VolumeError(f"{header.path}: PixelSpacing is not positive; correct the header")
     slope, intercept = 1.0, 0.0
     if header.get("ModalityLUTSequence"):
         raise VolumeError(f"{header.path} has a table of values (ModalityLUTSequence): apply it")
@@ -152,7 +145,7 @@ def _plane(
         slope = float(numbers(rescale, "RescaleSlope", header, 1)[0])
         intercept = float(numbers(rescale, "RescaleIntercept", header, 1)[0])
     if slope == 0:
-        raise VolumeError(f"{header.path}: RescaleSlope is 0, which leaves no image; mend it")
+        raise VolumeError(f"{header.path}: RescaleSlope is 0, which leaves no image; correct it")
     thickness_mm = None
     if value(measures, "SliceThickness") is not None:
         thickness_mm = float(numbers(measures, "SliceThickness", header, 1)[0])
@@ -171,21 +164,21 @@ def _plane(
 
 
 def _needed(header: Header, frame: int, name: str) -> Dataset:
-    found = _group(header, frame, name)
-    if found is None:
+    group = _group(header, frame, name)
+    if group is None:
         raise _lacking(header, name)
-    return found
+    return group
 
 
 def _group(header: Header, frame: int, name: str) -> Dataset | None:
-    """A functional group of a frame: its own, or else the one that all frames share."""
+    """A functional group of a frame, or else that of all frames."""
     try:
-        own = header.dataset.PerFrameFunctionalGroupsSequence[frame - 1]
+        per_frame = header.dataset.PerFrameFunctionalGroupsSequence[frame - 1]
         shared: Any = value(header.dataset, "SharedFunctionalGroupsSequence")
-        for item in (own, *(shared or ())):
+        for item in (per_frame, *(shared or ())):
             if value(item, name):
-                found: Dataset = item[name].value[0]
-                return found
+                group: Dataset = item[name].value[0]
+                return group
     except UNREADABLE:
         pass
     return None

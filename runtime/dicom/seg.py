@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutputError, VolumeError
+from ..errors import QUOTED, OutputError, VolumeError, one_line
 from ..util.files import whole_file, writable_folder
 from ..util.optional import require
-from .headers import UNREADABLE, quietly, value
+from .headers import UNREADABLE, silenced_pydicom, value
 from .series import Series
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def check_seg(path: Path, series: Series) -> None:
     for file in series.files:
         if path.exists() and file.exists() and path.samefile(file):
             raise OutputError(f"cannot write {path}: it is the input; choose another name")
-    with quietly():
+    with silenced_pydicom():
         headers = list({plane.header.path: plane.header for plane in series.planes}.values())
         uids = [header.text("SOPInstanceUID") for header in headers]
         if len(set(uids)) < len(uids) or not all(uids):
@@ -107,18 +107,18 @@ def write_seg(
             f"{series.image.shape}"
         )
     moment = (when or datetime.now()).replace(microsecond=0)
-    with quietly():
+    with silenced_pydicom():
         try:
             made = _segmentation(mask, series, model, version, bundle_sha256, series_description)
             _add_patient_and_study(made, series.references[0])
             _set_moment(made, moment)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise VolumeError(
-                f"no DICOM SEG can be made of {series.files[0].parent} ({_one_line(error)}): write "
-                "the mask as NIfTI instead"
+                f"no DICOM SEG can be made of {series.files[0].parent} "
+                f"({one_line(error, QUOTED)}): write the mask as NIfTI instead"
             ) from error
-        with whole_file(path) as beside:
-            made.save_as(beside)
+        with whole_file(path) as temporary:
+            made.save_as(temporary)
 
 
 def _segmentation(
@@ -194,9 +194,9 @@ def _sources(series: Series) -> list[Dataset]:
         for keyword in _BLANK:
             setattr(source, keyword, "")
         for keyword in _COPIED:
-            found = value(reference, keyword)
-            if found is not None:
-                setattr(source, keyword, found)
+            value_of = value(reference, keyword)
+            if value_of is not None:
+                setattr(source, keyword, value_of)
         sources.append(source)
     first = series.planes[0]
     orientation = pydicom.Dataset()
@@ -266,7 +266,3 @@ def _decimals(values: Any) -> list[Any]:
 def _text(text: str) -> str:
     """At most 64 ASCII characters, which a LO holds whatever the character set."""
     return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)[:64].strip()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VolumeError
-from .headers import Header, choose_series, find_headers, quietly
+from .headers import Header, choose_series, find_headers, silenced_pydicom
 from .pixels import Stored, decode, stored
 from .planes import Plane, planes_of
 from .stack import affine, in_order
@@ -81,7 +81,7 @@ def read_series(path: Path, series_uid: str | None = None) -> Series:
     MissingExtraError
         If pydicom is not installed.
     """
-    with quietly():
+    with silenced_pydicom():
         headers, ignored = find_headers(path)
         chosen, others = choose_series(headers, series_uid, path)
         if others:
@@ -133,7 +133,7 @@ def _values(planes: Sequence[Plane], where: Path) -> NDArray[np.generic]:
         else:
             values[..., k] = pixels
     if not np.isfinite(values).all():
-        raise VolumeError(f"{where}: RescaleSlope makes values infinite; mend the header")
+        raise VolumeError(f"{where}: RescaleSlope makes values infinite; correct the header")
     return values
 
 

@@ -93,7 +93,7 @@ def _check_even(ordered: Sequence[Plane], along: NDArray[np.float64], where: Pat
         k = int(same[0])
         raise VolumeError(
             f"{where} holds several images at one position, {along[k]:.1f} mm along the slice "
-            f"normal ({ordered[k].telling(ordered[k + 1])}): give one image a position"
+            f"normal ({ordered[k].difference_to(ordered[k + 1])}): give one image a position"
         )
     usual = float(np.median(steps))
     allowed = max(_UNEVEN * usual, min(_ROUNDED * usual, _ROUNDED_MM))

@@ -41,7 +41,7 @@ def guided_filter(H: Float32, x0: Float32, weights: Float64, radius: int) -> Flo
     H : (n, H, W), the anomaly maps of the slice itself and of its neighbours
     x0 : (n, C, H, W) in [-1, 1], their modalities
     weights : (n,), what the slices count, 1 together
-    radius : windows reach this many pixels to each side, at least 1; borders are flip_tta
+    radius : windows reach this many pixels to each side, at least 1; borders are mirrored
 
     Returns
     -------

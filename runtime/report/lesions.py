@@ -11,22 +11,17 @@ from nibabel.orientations import io_orientation
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from ..volume.nifti import unit_mm
+from ..volume.nifti import unit_mm, voxel_ml
 
 
 @dataclass(frozen=True)
 class Space:
-    """The grid of an image in the patient.
+    """The grid of an image in the patient."""
 
-    ``affine_mm``: (4, 4), voxels to millimetres in RAS+; ``shape``: (X, Y, Z) in the image's own
-    axes; ``axial``: the axis that is closest to feet-head; ``from_the_top``: whether its indices
-    grow towards the feet.
-    """
-
-    affine_mm: NDArray[np.float64]
-    shape: tuple[int, int, int]
-    axial: int
-    from_the_top: bool
+    affine_mm: NDArray[np.float64]  # (4, 4) voxels to millimetres in RAS+
+    shape: tuple[int, int, int]  # (X, Y, Z) in the image's axes
+    axial: int  # the axis that is closest to feet-head
+    from_the_top: bool  # whether its indices grow towards the feet
 
     @property
     def voxel_mm(self) -> tuple[float, float, float]:
@@ -36,8 +31,8 @@ class Space:
 
     @property
     def voxel_ml(self) -> float:
-        """The volume of a voxel, in millilitres, as :class:`anofpdm.runtime.volume.slicing.VolumeGeometry` has it."""
-        return float(np.prod(self.voxel_mm)) / 1000
+        """The volume of a voxel, in millilitres."""
+        return voxel_ml(self.voxel_mm)
 
     @property
     def levels(self) -> int:
@@ -75,19 +70,13 @@ _TOUCHING = np.ones((3, 3, 3), np.uint8)  # by a face, an edge or a corner
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected part of a mask: voxels that touch by a face, an edge or a corner (26).
-
-    ``volume_ml``, ``voxels``: its size; ``centroid_mm``: the mean of its voxels' centres, (right,
-    front, top), millimetres in RAS+; ``levels``: its first and last axial level, counted from the
-    feet up like :attr:`anofpdm.runtime.results.SliceResult.key`; ``box``: its first and last voxel
-    along each axis of the input.
-    """
+    """One connected part of a mask: voxels that touch by a face, an edge or a corner (26)."""
 
     volume_ml: float
     voxels: int
-    centroid_mm: tuple[float, float, float]
-    levels: tuple[int, int]
-    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    centroid_mm: tuple[float, float, float]  # mean of its voxels' centres: right, front, top (RAS+)
+    levels: tuple[int, int]  # first and last axial level, from the feet up
+    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first and last voxel an axis
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -113,8 +102,8 @@ def find_lesions(mask: NDArray[np.generic], source: SpatialImage) -> tuple[Lesio
     space = space_of(source)
     labels, count = ndimage.label(np.asarray(mask).reshape(space.shape) != 0, _TOUCHING)
     boxes = ndimage.find_objects(labels)
-    found = [_lesion(labels[box] == i, box, space) for i, box in enumerate(boxes[:count], 1)]
-    return tuple(sorted(found, key=lambda lesion: -lesion.voxels))
+    lesions = [_lesion(labels[box] == i, box, space) for i, box in enumerate(boxes[:count], 1)]
+    return tuple(sorted(lesions, key=lambda lesion: -lesion.voxels))
 
 
 def _lesion(inside: NDArray[np.bool_], box: tuple[slice, slice, slice], space: Space) -> Lesion:

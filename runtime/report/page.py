@@ -56,10 +56,10 @@ def write_report(path: Path, segmentation: Segmentation, name: str) -> None:
 
 def page(segmentation: Segmentation, name: str) -> str:
     """The page's HTML; see :func:`write_report`."""
-    shown, content = tiles(segmentation, MOST_SLICES), stats(segmentation, name)
+    shown_tiles, content = tiles(segmentation, MOST_SLICES), stats(segmentation, name)
     scored = segmentation.bundle.manifest.scored
     with drawing():
-        slices = mosaic(shown, name, subtitle(segmentation, len(shown)))
+        slices = mosaic(shown_tiles, name, subtitle(segmentation, len(shown_tiles)))
         light, dark = (curves(segmentation.slices, theme, scored) for theme in (LIGHT, DARK))
     head = join(
         [
@@ -72,7 +72,9 @@ def page(segmentation: Segmentation, name: str) -> str:
             tag("style", Markup(_STYLE.read_text(encoding="utf-8"))),
         ]
     )
-    body = join([_header(content), _main(content, shown, slices, light, dark), _footer(content)])
+    body = join(
+        [_header(content), _main(content, shown_tiles, slices, light, dark), _footer(content)]
+    )
     return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
 
 
@@ -87,7 +89,11 @@ def _header(content: Mapping[str, Any]) -> Markup:
 
 
 def _main(
-    content: Mapping[str, Any], shown: tuple[Tile, ...], slices: bytes, light: bytes, dark: bytes
+    content: Mapping[str, Any],
+    shown_tiles: tuple[Tile, ...],
+    slices: bytes,
+    light: bytes,
+    dark: bytes,
 ) -> Markup:
     made_by = content["provenance"]
     lines = [*made_by["notes"], *(f"Calibration: {warning}" for warning in made_by["warnings"])]
@@ -98,7 +104,7 @@ def _main(
     parts += [
         tag("h2", "Slices"),
         _figure(
-            void("img", src=png(slices), alt=_described(shown)),
+            void("img", src=png(slices), alt=_described(shown_tiles)),
             "Left of each pair: the image, with the mask outlined in red. Right: the anomaly map "
             "H, the same scale on all slices. Radiological convention: the patient's right is on "
             "the left. Slices are counted from the feet up, from 0.",
@@ -129,10 +135,10 @@ def _figure(picture: Markup, caption: str) -> Markup:
     return tag("figure", picture, tag("figcaption", caption))
 
 
-def _described(shown: tuple[Tile, ...]) -> str:
-    marked = ", ".join(str(tile.level) for tile in shown if tile.mask.any())
+def _described(shown_tiles: tuple[Tile, ...]) -> str:
+    marked = ", ".join(str(tile.level) for tile in shown_tiles if tile.mask.any())
     return (
-        f"{len(shown)} axial slices, each beside its anomaly map. The mask is outlined on "
+        f"{len(shown_tiles)} axial slices, each beside its anomaly map. The mask is outlined on "
         f"{f'slices {marked}' if marked else 'none of them'}."
     )
 

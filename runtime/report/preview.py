@@ -28,22 +28,22 @@ def write_preview(path: Path, segmentation: Segmentation, name: str) -> None:
     OutputError
         If the file cannot be written.
     """
-    shown = tiles(segmentation, MOST_SLICES)
+    shown_tiles = tiles(segmentation, MOST_SLICES)
     with whole_file(path) as temporary:
         with drawing():
-            height = mosaic_height(shown)
+            height = mosaic_height(shown_tiles)
             sheet = Sheet(WIDTH, height + HEIGHT, DARK)
-            draw_mosaic(sheet, shown, name, subtitle(segmentation, len(shown)))
+            draw_mosaic(sheet, shown_tiles, name, subtitle(segmentation, len(shown_tiles)))
             modalities = segmentation.bundle.manifest.scored
             draw_curves(sheet, height, segmentation.slices, modalities)
             picture = sheet.png()
         temporary.write_bytes(picture)
 
 
-def subtitle(segmentation: Segmentation, shown: int) -> str:
+def subtitle(segmentation: Segmentation, shown_tiles: int) -> str:
     """The result in one line; ``shown``: number of slices in the picture."""
     processed = len(segmentation.slices)
-    some = "" if shown == processed else f" · {shown} of these shown"
+    some = "" if shown_tiles == processed else f" · {shown_tiles} of these shown"
     return (
         f"{segmentation.volume_ml:.1f} ml marked · {segmentation.unhealthy_slices} of {processed} "
         f"slices unhealthy{some}"

@@ -27,7 +27,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours; ``healthy`` and ``unhealthy`` are told apart by the colour-blind, too."""
+    """Colours; the colour-blind can tell `healthy` from `unhealthy`, too."""
 
     paper: str
     ink: str

@@ -19,42 +19,38 @@ _MARGIN = 3  # pixels around the head
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice to show; rows lead to the patient's back, columns to the left.
+    """One slice to show in radiological convention: rows lead to the patient's back, columns to the
+    left."""
 
-    ``image``: (h, w) float32, the first scored modality
-    in [-1, 1]; ``H``: (h, w) float32, the anomaly map; ``mask``: (h, w) bool, what the volume's
-    mask marks here: nothing where the decision withheld it.
-    """
-
-    level: int
-    unhealthy: bool
-    probability: float
-    image: NDArray[np.float32]
-    H: NDArray[np.float32]
-    mask: NDArray[np.bool_]
+    level: int  # axial index
+    unhealthy: bool  # the image-level decision
+    probability: float  # of being unhealthy
+    image: NDArray[np.float32]  # (h, w) the first scored modality, in [-1, 1]
+    H: NDArray[np.float32]  # (h, w) anomaly map
+    mask: NDArray[np.bool_]  # (h, w) what the volume's mask marks: nothing where it is gated
 
 
-def tiles(found: Segmentation, most: int) -> tuple[Tile, ...]:
+def tiles(segmentation: Segmentation, most: int) -> tuple[Tile, ...]:
     """At most so many slices of a volume, from the feet up, all cut to the same window."""
-    head, axes = found.geometry, found.geometry.grid.axes
-    mask = found.mask.reshape(found.mask.shape[:3]) > 0
+    head, axes = segmentation.geometry, segmentation.geometry.grid.axes
+    mask = segmentation.mask.reshape(segmentation.mask.shape[:3]) > 0
     masks = masks_to_grid(head.volume.from_source(mask), head.grid, head.placement)
-    shown = choose([result.unhealthy for result in found.slices], most)
-    images = radiological(np.stack([found.slices[i].x0[0] for i in shown]), axes)
-    maps = radiological(np.stack([found.slices[i].H for i in shown]), axes)
-    places = np.searchsorted(head.placement.levels, [found.slices[i].key for i in shown])
+    chosen = choose([result.unhealthy for result in segmentation.slices], most)
+    images = radiological(np.stack([segmentation.slices[i].x0[0] for i in chosen]), axes)
+    maps = radiological(np.stack([segmentation.slices[i].H for i in chosen]), axes)
+    places = np.searchsorted(head.placement.levels, [segmentation.slices[i].key for i in chosen])
     masks = radiological(masks[places], axes)
     rows, columns = (_window((images > AIR) | masks, axis) for axis in (1, 2))
     return tuple(
         Tile(
-            found.slices[i].key,
-            bool(found.slices[i].unhealthy),
-            float(found.slices[i].probability),
+            segmentation.slices[i].key,
+            bool(segmentation.slices[i].unhealthy),
+            float(segmentation.slices[i].probability),
             images[n, rows, columns],
             maps[n, rows, columns],
             masks[n, rows, columns],
         )
-        for n, i in enumerate(shown)
+        for n, i in enumerate(chosen)
     )
 
 
@@ -86,10 +82,10 @@ def _evenly(of: list[int], count: int) -> list[int]:
     return [of[int((i + 0.5) * len(of) / count)] for i in range(count)]
 
 
-def _window(shown: NDArray[np.bool_], axis: int) -> slice:
+def _window(chosen: NDArray[np.bool_], axis: int) -> slice:
     """Where there is something along an axis of any slice; all of it, if nothing is."""
-    others = tuple(other for other in range(shown.ndim) if other != axis)
-    places = np.flatnonzero(shown.any(axis=others))
+    others = tuple(other for other in range(chosen.ndim) if other != axis)
+    places = np.flatnonzero(chosen.any(axis=others))
     if not len(places):
         return slice(None)
     return slice(max(int(places[0]) - _MARGIN, 0), int(places[-1]) + 1 + _MARGIN)

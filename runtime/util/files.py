@@ -18,16 +18,16 @@ from ..errors import OutputError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` to write to; rename it to ``path`` if all went well: see
+    """Yield a temporary name next to ``path`` to write to; rename it to ``path`` in the end: see
     :func:`whole_files`."""
-    with whole_files({"": path}) as beside:
-        yield beside[""]
+    with whole_files({"": path}) as temporary:
+        yield temporary[""]
 
 
 @contextmanager
 def whole_files(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Yield a name beside each path to write to; if all went well, when all of them are on the
-    disk, rename them to the paths, in their order.
+    """Yield a temporary name next to each path to write to; if no error is raised, when all files
+    are on the disk, rename them to the paths, in their order.
 
     Temporary names keep the suffixes of the paths, since image libraries go by them.
 
@@ -36,26 +36,26 @@ def whole_files(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
     OutputError
         If a folder is missing or cannot be written to, or the disk is full.
     """
-    beside: dict[str, Path] = {}
+    temporary: dict[str, Path] = {}
     path = Path()
     try:
         for key, path in paths.items():
             writable_folder(path)
             name, dot, suffixes = path.name.partition(".")
-            beside[key] = path.with_name(f".{name}-{secrets.token_hex(4)}{dot}{suffixes}")
-        yield beside
-        for key, temporary in beside.items():
+            temporary[key] = path.with_name(f".{name}-{secrets.token_hex(4)}{dot}{suffixes}")
+        yield temporary
+        for key, file in temporary.items():
             path = paths[key]
-            _to_disk(temporary)
+            _to_disk(file)
         for key, path in paths.items():
-            os.replace(beside[key], path)
+            os.replace(temporary[key], path)
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        for temporary in beside.values():
-            temporary.unlink(missing_ok=True)
+        for file in temporary.values():
+            file.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:
@@ -65,14 +65,14 @@ def _to_disk(path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what processes that were killed while they wrote ``path`` left beside it."""
+    """Delete temporary files of ``path`` that killed processes left behind."""
     name, dot, suffixes = path.name.partition(".")
-    # One that is written beside one that is being written has two marks.
+    # The temporary file of a temporary file has two marks.
     mark, ends = "-[0-9a-f]{8}", re.escape(dot + suffixes)
-    left = re.compile(rf"\.({mark}\.)?{re.escape(name)}{mark}{ends}")
+    leftover = re.compile(rf"\.({mark}\.)?{re.escape(name)}{mark}{ends}")
     for pattern in (f".{glob.escape(name)}-*", f".-*.{glob.escape(name)}-*"):
         for other in path.parent.glob(pattern):
-            if left.fullmatch(other.name):
+            if leftover.fullmatch(other.name):
                 other.unlink(missing_ok=True)
 
 
@@ -89,9 +89,9 @@ def writable_folder(path: Path) -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask the same out of a folder; the system ends it with the process.
+    """Lock a folder against other processes that do the same; the lock ends with the process.
 
-    Where the system has no such locks (Windows, some network drives), nobody is kept out.
+    Where the system has no such locks (Windows, some network drives), there is none.
 
     Raises
     ------
@@ -101,13 +101,13 @@ def sole_writer(folder: Path) -> Iterator[None]:
     try:
         import fcntl
 
-        held = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
         yield
         return
     try:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(
                 f"another run is writing to {folder}: wait for it, or name another folder"
@@ -116,14 +116,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
 def check_folder(path: Path) -> None:
     """Check that a folder is there and can be written to, or can be made."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"cannot write to {path}: it is a file: name a folder")
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not there.is_dir():
         raise OutputError(f"cannot write to {path}: {there} is a file: name another folder")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -138,5 +138,7 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    with whole_file(path) as beside:
-        beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with whole_file(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )

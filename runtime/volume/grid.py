@@ -1,10 +1,9 @@
 """The model's grid: a volume becomes scaled axial slices of one size, and masks come back.
 
-Everything here works on arrays in canonical orientation, RAS+: the axes point to the patient's
+Arrays are in canonical orientation, RAS+: the axes point to the patient's
 right, front and top. :mod:`anofpdm.runtime.volume.nifti` provides it.
 
-:func:`measure` looks at the whole volume once; with what it finds, each slice comes onto the grid
-by itself.
+:func:`measure` looks at the whole volume once; after that each slice is resampled by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VolumeError
-from .intensity import Scale, scale_of, slabs
+from .intensity import Scale, measure_scale
+from .slabs import slabs
 
 Float32 = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
@@ -28,33 +28,24 @@ _MAX_WEIGHTS = 2**25
 
 @dataclass(frozen=True)
 class Grid:
-    """How a volume is brought onto the network's slices.
+    """The model's slices: how a volume is scaled and resampled onto them."""
 
-    ``size``: pixels a side; ``pixel_mm``: their spacing; ``median_multiple``: the intensity, in
-    multiples of the foreground's median, that becomes +1 (the background becomes -1);
-    ``min_foreground``: slices with a smaller share of foreground are not processed.
-
-    ``scaling``: ``median`` as above, or ``slice``: each slice's own darkest and brightest pixel
-    become -1 and +1; ``center``: what the grid is centred on, the ``head`` or the ``image``;
-    ``axes``: where rows and columns lead, ``RA`` (to the patient's right and front) or ``LP``.
-    """
-
-    size: int = 128
-    pixel_mm: float = 1.875
-    median_multiple: float = 2.5
-    min_foreground: float = 0.02
-    scaling: str = "median"
-    center: str = "head"
-    axes: str = "RA"
+    size: int = 128  # pixels a side
+    pixel_mm: float = 1.875  # their spacing
+    median_multiple: float = 2.5  # intensity that becomes +1, in multiples of the head's median
+    min_foreground: float = 0.02  # slices with a smaller share of head are not processed
+    scaling: str = "median"  # or slice: each slice's darkest and brightest pixel become -1 and +1
+    center: str = "head"  # what the grid is centred on: head or image
+    axes: str = "RA"  # where rows and columns lead: RA (right, front) or LP (left, back)
 
     def __post_init__(self) -> None:
-        for value, known in (
+        for value, choices in (
             (self.scaling, ("median", "slice")),
             (self.center, ("head", "image")),
             (self.axes, ("RA", "LP")),
         ):
-            if value not in known:
-                raise ValueError(f"a grid knows {' and '.join(known)}, not {value!r}")
+            if value not in choices:
+                raise ValueError(f"a grid knows {' and '.join(choices)}, not {value!r}")
         if not isinstance(self.size, int) or not 8 <= self.size <= _MAX_SIZE:
             raise ValueError(f"a grid needs a size of 8 to {_MAX_SIZE}, not {self.size!r}")
         if not all(0 < scale < math.inf for scale in (self.pixel_mm, self.median_multiple)):
@@ -71,27 +62,20 @@ def reference_grid(size: int = 128) -> Grid:
 
 @dataclass(frozen=True)
 class GridPlacement:
-    """Where a grid lies in a volume: the way back for masks.
+    """Where a grid lies in a volume: the way back for masks."""
 
-    ``shape``: (X, Y, Z) of the volume; ``voxel_mm``: (x, y) spacing; ``center``: (x, y) voxel under
-    the middle of the grid; ``levels``: (n,) the axial indices of the slices on the grid.
-    """
-
-    shape: tuple[int, int, int]
-    voxel_mm: tuple[float, float]
-    center: tuple[float, float]
-    levels: NDArray[np.int64]
+    shape: tuple[int, int, int]  # (X, Y, Z) of the volume
+    voxel_mm: tuple[float, float]  # (x, y) spacing
+    center: tuple[float, float]  # (x, y) voxel under the middle of the grid
+    levels: NDArray[np.int64]  # (n,) axial indices of the slices on the grid
 
 
 @dataclass(frozen=True)
 class IntensityStats:
-    """What is taken from a whole volume before its slices come onto the grid.
+    """What is measured on a whole volume before its slices are resampled."""
 
-    ``scales``: of the modalities, in order; ``center``: (x, y) voxel under the middle of the grid.
-    """
-
-    scales: tuple[Scale, ...]
-    center: tuple[float, float]
+    scales: tuple[Scale, ...]  # of the modalities, in order
+    center: tuple[float, float]  # (x, y) voxel under the middle of the grid
 
 
 def measure(volume: Float32, grid: Grid) -> IntensityStats:
@@ -107,12 +91,12 @@ def measure(volume: Float32, grid: Grid) -> IntensityStats:
         If a modality has no contrast between head and background.
     """
     multiple = grid.median_multiple if grid.scaling == "median" else None
-    scales = tuple(scale_of(modality, multiple) for modality in volume)
+    scales = tuple(measure_scale(modality, multiple) for modality in volume)
     center = ((volume.shape[1] - 1) / 2, (volume.shape[2] - 1) / 2)
     if grid.center == "head":
         shadow = np.zeros(volume.shape[1:3], bool)
-        for slab in slabs(volume[0]):
-            shadow |= scales[0].foreground(slab).any(axis=2)
+        for slab in slabs(volume.shape[1:]):
+            shadow |= scales[0].foreground(volume[0][slab]).any(axis=2)
         pixels = np.argwhere(shadow)
         center = (_middle(pixels[:, 0]), _middle(pixels[:, 1]))
     return IntensityStats(scales, center)
@@ -156,7 +140,7 @@ def slice_to_grid(
     if grid.scaling == "slice":
         low, high = (edge(axis=(1, 2), keepdims=True) for edge in (slices.min, slices.max))
         slices = (slices - low) / np.where(high > low, high - low, 1)
-    return np.ascontiguousarray(_turned(2 * slices - 1, grid), dtype=np.float32)
+    return np.ascontiguousarray(_to_axes(2 * slices - 1, grid), dtype=np.float32)
 
 
 def to_grid(
@@ -180,15 +164,15 @@ def to_grid(
         If a modality has no contrast between head and background.
     """
     measured, in_plane = measure(volume, grid), (voxel_mm[0], voxel_mm[1])
-    found, levels = [np.empty((0, len(volume), grid.size, grid.size), np.float32)], []
+    slices, levels = [np.empty((0, len(volume), grid.size, grid.size), np.float32)], []
     for level in range(volume.shape[3]):
         plane = volume[..., level]
         if shows_head(plane, in_plane, grid, measured):
-            found.append(slice_to_grid(plane, in_plane, grid, measured)[None])
+            slices.append(slice_to_grid(plane, in_plane, grid, measured)[None])
             levels.append(level)
     shape = (volume.shape[1], volume.shape[2], volume.shape[3])
     placement = GridPlacement(shape, in_plane, measured.center, np.array(levels, np.int64))
-    return np.concatenate(found), placement
+    return np.concatenate(slices), placement
 
 
 def masks_to_grid(
@@ -196,7 +180,7 @@ def masks_to_grid(
 ) -> NDArray[np.bool_]:
     """A reference mask on the same slices: (X, Y, Z) -> (n, size, size)."""
     resampled = _resample(mask[..., placement.levels].astype(np.float32), grid, placement)
-    return np.ascontiguousarray(_turned(np.moveaxis(resampled >= 0.5, 2, 0), grid))
+    return np.ascontiguousarray(_to_axes(np.moveaxis(resampled >= 0.5, 2, 0), grid))
 
 
 def from_grid(
@@ -214,12 +198,12 @@ def from_grid(
             placement.shape[:2], placement.voxel_mm, placement.center, strict=True
         )
     )
-    for level, plane in zip(placement.levels, _turned(maps, grid), strict=True):
+    for level, plane in zip(placement.levels, _to_axes(maps, grid), strict=True):
         volume[..., level] = to_x @ plane.astype(np.float32) @ to_y.T
     return volume
 
 
-def _turned(planes: NDArray[T], grid: Grid) -> NDArray[T]:
+def _to_axes(planes: NDArray[T], grid: Grid) -> NDArray[T]:
     """Slices (..., size, size) from RAS+ to the grid's axes, or back."""
     return planes[..., ::-1, ::-1] if grid.axes == "LP" else planes
 

@@ -1,16 +1,14 @@
-"""What is background, foreground and bright in one modality.
+"""What is background, head and bright in one modality.
 
 Intensities carry no unit in MRI. Each modality is scaled so that the median of its foreground
 (the head) has a fixed value: a high quantile would follow the scalp's fat, which some scans show
 brightly, some suppress, and brain-extracted ones lack.
 
-Large volumes are gone through in slabs: beside the modality itself, one copy of it is held at most,
-for its quantiles.
+Volumes are gone through in slabs: one copy of a modality is held at most, for its quantiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,24 +16,19 @@ from numpy.typing import NDArray
 
 from ..errors import VolumeError
 from ..method.threshold import otsu_of_histogram
+from .slabs import slabs
 
 Float32 = NDArray[np.float32]
-_SLAB_VOXELS = 2**21
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The intensities of one modality, in its own unit; float32 values.
+    """The intensities of one modality, in its own unit; float32 values."""
 
-    ``low``: of the background; ``span``: from there to the bright end; ``cut``: how far above
-    ``low`` the foreground begins; ``top``: how far above ``low`` lies what becomes the largest
-    value, None where each slice is scaled by itself.
-    """
-
-    low: float
-    span: float
-    cut: float
-    top: float | None
+    low: float  # of the background
+    span: float  # from there to the bright end
+    cut: float  # how far above `low` the foreground begins
+    top: float | None  # how far above `low` becomes the largest value; None: slice by slice
 
     def foreground(self, values: Float32) -> NDArray[np.bool_]:
         """Where ``values``, of any shape, belong to the head."""
@@ -52,7 +45,7 @@ class Scale:
             return np.asarray(np.clip(above / np.float32(self.top), 0, 1))
 
 
-def scale_of(modality: Float32, median_multiple: float | None) -> Scale:
+def measure_scale(modality: Float32, median_multiple: float | None) -> Scale:
     """Measure a modality.
 
     Parameters
@@ -88,13 +81,6 @@ def scale_of(modality: Float32, median_multiple: float | None) -> Scale:
     return Scale(scale.low, scale.span, scale.cut, float(top))
 
 
-def slabs(modality: NDArray[np.float32]) -> Iterator[Float32]:
-    """(X, Y, Z) in pieces along Z, as views."""
-    planes = max(1, _SLAB_VOXELS // max(1, modality.shape[0] * modality.shape[1]))
-    for first in range(0, modality.shape[2], planes):
-        yield modality[:, :, first : first + planes]
-
-
 def _above(values: Float32, low: float | np.float32, span: float | np.float32) -> Float32:
     """Intensities above the background, up to the bright end."""
     with np.errstate(over="ignore"):
@@ -105,20 +91,20 @@ def _otsu(modality: Float32, low: float, span: float, edges: tuple[float, float]
     """Threshold of largest variance between two classes (Otsu 1979), over 256 bins of what lies
     above the background: from ``edges[0]`` to ``edges[1]``."""
     counts = np.zeros(256, np.int64)
-    for slab in slabs(modality):
-        values = _above(slab, low, span).astype(np.float64)
-        found, bounds = np.histogram(values, bins=256, range=edges)
-        counts += found
+    for slab in slabs(modality.shape):
+        values = _above(modality[slab], low, span).astype(np.float64)
+        in_slab, bounds = np.histogram(values, bins=256, range=edges)
+        counts += in_slab
     return otsu_of_histogram(counts, bounds)
 
 
 def _median_foreground(modality: Float32, scale: Scale) -> np.float32:
     """The median of the foreground above the background."""
     # As large as it could be, but memory is taken only where something is written.
-    found, count = np.empty(modality.size, np.float32), 0
-    for slab in slabs(modality):
-        values = _above(slab, scale.low, scale.span)
+    heads, count = np.empty(modality.size, np.float32), 0
+    for slab in slabs(modality.shape):
+        values = _above(modality[slab], scale.low, scale.span)
         head = values[values > scale.cut]
-        found[count : count + len(head)] = head
+        heads[count : count + len(head)] = head
         count += len(head)
-    return np.float32(np.median(found[:count], overwrite_input=True))
+    return np.float32(np.median(heads[:count], overwrite_input=True))

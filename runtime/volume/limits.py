@@ -28,15 +28,10 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond these a volume is refused unread.
+    """Beyond these a volume is refused unread, as is one that the machine has no memory for."""
 
-    ``file_bytes``: voxels of one file, uncompressed: a head of 0.25 mm voxels in double precision
-    has half of that; ``memory_bytes``: of the process; it is refused as well what is more than the
-    machine has free.
-    """
-
-    file_bytes: int = 16 * GIB
-    memory_bytes: int = 32 * GIB
+    file_bytes: int = 16 * GIB  # voxels of one file; 0.25 mm in double precision has half of that
+    memory_bytes: int = 32 * GIB  # of the process
 
 
 LIMITS = Limits()
@@ -69,18 +64,18 @@ def check_claim(image: SpatialImage, name: str, limits: Limits = LIMITS) -> None
         return
     path = Path(proxy.file_like)
     try:
-        held = path.stat().st_size
+        file_bytes = path.stat().st_size
     except OSError as error:
         raise VolumeError(f"{name} cannot be read: {error.strerror or error}") from error
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        held *= _GZIP_RATIO
+        file_bytes *= _GZIP_RATIO
     elif suffix in ImageOpener.compress_ext_map:
         return
-    if offset + claimed > held:
+    if offset + claimed > file_bytes:
         raise VolumeError(
             f"{name} is truncated or damaged: its header claims shape {shape}, "
-            f"{offset + claimed} bytes, and the file holds at most {held}"
+            f"{offset + claimed} bytes, and the file holds at most {file_bytes}"
         )
 
 
@@ -128,8 +123,8 @@ def check_memory(needed: int, what: str, limits: Limits = LIMITS) -> None:
 def free_bytes() -> int | None:
     """Memory that the machine, and the container that this may be, could still give; None where
     the system does not tell."""
-    known = [n for n in (_machine_bytes(), _container_bytes()) if n is not None]
-    return max(0, min(known)) if known else None
+    sources = [n for n in (_machine_bytes(), _container_bytes()) if n is not None]
+    return max(0, min(sources)) if sources else None
 
 
 def _machine_bytes() -> int | None:

@@ -18,7 +18,7 @@ from nibabel.spm2analyze import Spm2AnalyzeImage
 from nibabel.spm99analyze import Spm99AnalyzeImage
 from numpy.typing import NDArray
 
-from ..errors import VolumeError
+from ..errors import QUOTED, VolumeError, one_line
 from ..util.files import whole_file
 from .limits import LIMITS, Limits, check_claim
 
@@ -99,8 +99,8 @@ def image_like(array: NDArray[np.generic], source: SpatialImage, what: bytes) ->
 
 def save_image(image: nib.Nifti1Image, path: Path) -> None:
     """Write an image, whole or not at all."""
-    with whole_file(path) as beside:
-        nib.save(image, beside)
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)
 
 
 def unit_mm(image: SpatialImage) -> float:
@@ -160,7 +160,9 @@ def open_header(path: Path) -> SpatialImage:
     except VolumeError:
         raise
     except Exception as error:  # of a damaged header, a parser may raise anything
-        raise VolumeError(f"{path} is not a readable NIfTI image: {first_line(error)}") from error
+        raise VolumeError(
+            f"{path} is not a readable NIfTI image: {one_line(error, QUOTED)}"
+        ) from error
 
 
 def _open(path: Path) -> SpatialImage:
@@ -173,12 +175,12 @@ def _open(path: Path) -> SpatialImage:
             fits, sniff = kind.path_maybe_image(str(path), sniff)
             if fits:
                 files = kind.filespec_to_file_map(str(path))
-                bounded = {key: _Bounded(one.filename) for key, one in files.items()}
+                bounded = {key: _Bounded(part.filename) for key, part in files.items()}
                 image: SpatialImage = kind.from_file_map(bounded)
                 return image
     raise VolumeError(f"{path} is not a readable NIfTI image: its header is of another kind")
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def voxel_ml(voxel_mm: tuple[float, float, float]) -> float:
+    """The volume of a voxel, in millilitres, from its spacings."""
+    return float(np.prod(voxel_mm)) / 1000

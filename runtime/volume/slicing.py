@@ -15,6 +15,7 @@ from ..errors import VolumeError
 from ..method.process import Slice, SlicePosition
 from .grid import Grid, GridPlacement, from_grid, to_grid
 from .limits import LIMITS, Limits
+from .nifti import voxel_ml
 from .reader import Volume, read_volume
 
 
@@ -34,7 +35,7 @@ class VolumeGeometry:
     @property
     def voxel_ml(self) -> float:
         """The volume of a voxel, in millilitres."""
-        return float(np.prod(self.volume.voxel_mm)) / 1000
+        return voxel_ml(self.volume.voxel_mm)
 
     def to_source(self, planes: NDArray[np.generic]) -> NDArray[np.float32]:
         """Maps of all slices, (n, size, size), in the source's axes and shape: float32, linear in

@@ -40,7 +40,7 @@ def test_precision_of_every_draw_is_scikit_learns_on_the_pixels_drawn():
     boot = Bootstrap(names)
     got = boot.average_precision(names, scores, positive)
     areas = []
-    for weights in boot._drawn[:300]:
+    for weights in boot._weights[:300]:
         times = [int(weights["ABCD".index(name)]) for name in names]
         s = np.concatenate([x for x, k in zip(scores, times, strict=True) for _ in range(k)])
         p = np.concatenate([x for x, k in zip(positive, times, strict=True) for _ in range(k)])

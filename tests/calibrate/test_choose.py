@@ -121,7 +121,7 @@ def standing_out(curves, unhealthy, wrong=()):
     return dataclasses.replace(curves, M=M)
 
 
-def test_the_verdict_in_use_decides():
+def test_the_decision_in_use_decides():
     curves, unhealthy = separable()
     curves = standing_out(curves, unhealthy)
     choice = choose(by_L(curves), labelled(unhealthy), "calibrated")
@@ -131,7 +131,7 @@ def test_the_verdict_in_use_decides():
     assert -np.sqrt(1.0) / 2 < at < -np.sqrt(0.5) / 2
 
 
-def test_the_better_verdict_is_taken_where_none_is_asked_for():
+def test_the_better_decision_is_chosen_by_default():
     """By accuracy on patients left out, at each decision's own best L and w."""
     curves, unhealthy = separable()
     labels = labelled(unhealthy)
@@ -155,7 +155,7 @@ def test_the_better_verdict_is_taken_where_none_is_asked_for():
         assert choice.best == choose(seen, labels, better).best
 
 
-def test_the_cosine_is_judged_on_patients_left_out_as_well():
+def test_the_cosine_is_tested_on_patients_left_out_as_well():
     rng = np.random.default_rng(1)
     curves, unhealthy = separable()
     noisy = curves.MSE_h + rng.random(curves.MSE_h.shape)
@@ -172,7 +172,7 @@ def test_the_cosine_is_judged_on_patients_left_out_as_well():
 
 
 def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
-    """L and w are chosen without the patients that are judged: a coin's accuracy is left."""
+    """L and w are chosen without the patients that are tested: a coin's accuracy is left."""
     rng, n, w = np.random.default_rng(0), 60, tuple(range(1, 9))
     shape, labels = (n, len(w), 2), labelled(np.arange(n) % 2 == 0)
     found, seen = {"cosine": [], "calibrated": []}, []
@@ -197,11 +197,11 @@ def test_the_report_says_when_the_largest_w_was_chosen():
     for told, largest in ((curves, False), (standing_out(curves, unhealthy), True)):
         choice = choose(by_L(told), labelled(unhealthy), "calibrated" if largest else "cosine")
         assert (choice.best.w == 5.0) == largest
-        said = list(report(choice, bare, labelled(unhealthy)))
-        assert any("w = 5 is the largest that was tried" in line for line in said) == largest
+        lines = list(report(choice, bare, labelled(unhealthy)))
+        assert any("w = 5 is the largest that was tried" in line for line in lines) == largest
 
 
-def test_one_patient_is_too_few_for_the_calibrated_verdict():
+def test_one_patient_is_too_few_for_the_calibrated_decision():
     curves, unhealthy = separable()
     alone = labelled(unhealthy, patients=1)
     assert choose(by_L(curves), alone).decision == "cosine"
@@ -261,7 +261,8 @@ def test_evaluation_against_masks_counted_by_hand():
     middle = np.median([result.cosine for result in results])
     aligned = np.array([result.alignment for result in results])
     height = float(np.median(aligned)) + 0.01
-    changed = recalibrated(toy, Cos_w=float(middle), logistic=LogisticDecision(-30 * height, 30.0, 0.0))
+    logistic = LogisticDecision(-30 * height, 30.0, 0.0)
+    changed = recalibrated(toy, Cos_w=float(middle), logistic=logistic)
     segmenter = Segmenter(changed, NumpyBackend(toy_network))
     got = evaluate(segmenter, slices)
 
@@ -313,12 +314,12 @@ def test_evaluation_against_masks_counted_by_hand():
     assert "| cosine, in use |" in got.table()
 
 
-def test_evaluation_names_patients_unlike_the_calibrations():
+def test_evaluation_names_implausible_patients():
     slices, toy = sliceset(12), bundle()
     known = Plausibility((0.0,) * 6, (1e-3,) * 6, 1.0)
     segmenter = Segmenter(recalibrated(toy, plausibility=known), NumpyBackend(toy_network))
-    assert evaluate(segmenter, slices).unlike == ("P0", "P1", "P2", "P3")
-    assert evaluate(Segmenter(toy, NumpyBackend(toy_network)), slices).unlike == ()
+    assert evaluate(segmenter, slices).implausible == ("P0", "P1", "P2", "P3")
+    assert evaluate(Segmenter(toy, NumpyBackend(toy_network)), slices).implausible == ()
 
 
 def test_evaluation_needs_masks():

@@ -49,16 +49,16 @@ def test_accuracy_is_on_patients_that_were_left_out():
     assert got == pytest.approx((called == unhealthy).mean())
 
 
-def test_no_patient_is_on_both_sides_and_every_one_is_judged_once():
+def test_no_patient_is_on_both_sides_and_every_one_is_tested_once():
     names = np.array([f"P{i % 23}" for i in range(230)])
     unhealthy = np.arange(230) % 3 == 0
-    judged = np.zeros(230, int)
+    tested = np.zeros(230, int)
     folds = list(leave_patients_out(names, unhealthy))
     assert len(folds) == 10
     for kept, rest in folds:
         assert not set(names[kept]) & set(names[rest])
-        judged += rest
-    assert (judged == 1).all()
+        tested += rest
+    assert (tested == 1).all()
 
 
 def test_with_one_patient_nothing_can_be_told():

@@ -8,7 +8,7 @@ from support import fading_network, labelled
 from transcription import is_over
 
 from anofpdm.calibrate.choose import candidate, cross_validated
-from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, _try, choose_stop
+from anofpdm.calibrate.early_stop import _DROPS, _PATIENCES, choose_stop, fit_rule
 from anofpdm.calibrate.sweep import Curves
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpySlots
 from anofpdm.runtime.backends.scheduler import run
@@ -48,7 +48,7 @@ def brute_force(curves, unhealthy, full, drop, patience):
     return np.mean(agree), accuracy, np.mean(steps)
 
 
-def test_every_rule_is_judged_as_by_brute_force():
+def test_every_rule_is_that_of_brute_force():
     """Agreement in every modality, accuracy with the threshold that is given, steps."""
     curves, unhealthy = peaked(wiggle=0.3)
     labels = labelled(unhealthy)
@@ -58,7 +58,7 @@ def test_every_rule_is_judged_as_by_brute_force():
         for patience in _PATIENCES[:6:2]:
             rule = StopRule(drop, patience)
             want = brute_force(curves, unhealthy, full, drop, patience)
-            got = _try(curves, labels, full, "cosine", rule)
+            got = fit_rule(curves, labels, full, "cosine", rule)
             assert (got.agreement, got.accuracy, got.mean_steps) == pytest.approx(want)
             steps = rule.steps(curves.M[:, 0])
             cosines = [
@@ -72,7 +72,7 @@ def test_every_rule_is_judged_as_by_brute_force():
                     curves.M[:, 0], curves.MSE_h[:, 0], curves.MSE_0, steps, strict=True
                 )
             ])  # fmt: skip
-            calibrated = _try(curves, labels, full, "calibrated", rule)
+            calibrated = fit_rule(curves, labels, full, "calibrated", rule)
             statistics = SliceStatistics(np.array(cosines), aligned, curves.map_peak[:, 0])
             assert calibrated.accuracy == pytest.approx(cross_validated(statistics, labels))
             called = calibrated.logistic.log_odds(statistics) >= 0

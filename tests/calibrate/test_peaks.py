@@ -38,7 +38,7 @@ def test_most_unhealthy_slices_without_a_peak_are_a_warning(at_L, warned):
         assert "60% of the unhealthy slices M_t is largest at the last timestep, 401" in lines[0]
 
 
-def test_a_verdict_no_better_than_calling_all_the_same_is_a_warning():
+def test_a_decision_no_better_than_calling_all_the_same_is_a_warning():
     unhealthy = np.arange(20) % 3 == 0
     curves = with_peaks([2] * 20, np.zeros(20, bool))
     labels = labelled(unhealthy)

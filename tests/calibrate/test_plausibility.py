@@ -17,25 +17,25 @@ def cohort(shift=0.0, n=5, patients=6):
 
 def test_reference_is_of_healthy_slices_alone():
     MSE_0, labels = cohort()
-    known = fit_plausibility(MSE_0, labels)
+    limits = fit_plausibility(MSE_0, labels)
     healthy = np.log(MSE_0[~labels.unhealthy, :, 0])
-    assert known.mean == pytest.approx(healthy.mean(axis=0))
-    assert known.spread == pytest.approx(healthy.std(axis=0))
+    assert limits.mean == pytest.approx(healthy.mean(axis=0))
+    assert limits.spread == pytest.approx(healthy.std(axis=0))
 
 
 def test_limit_is_a_little_above_the_furthest_patient_as_seen_from_the_others():
     MSE_0, labels = cohort(shift=1.0)
-    known = fit_plausibility(MSE_0, labels)
+    limits = fit_plausibility(MSE_0, labels)
     others = np.log(MSE_0[~labels.unhealthy & (labels.patients != "P0"), :, 0])
-    own = np.log(MSE_0[labels.patients == "P0", :, 0])
-    off = np.abs((own - others.mean(axis=0)) / others.std(axis=0)).mean(axis=1)
+    of_patient = np.log(MSE_0[labels.patients == "P0", :, 0])
+    off = np.abs((of_patient - others.mean(axis=0)) / others.std(axis=0)).mean(axis=1)
     rest = []
     for name in sorted(set(labels.patients) - {"P0"}):
         reference = np.log(MSE_0[~labels.unhealthy & (labels.patients != name), :, 0])
         mine = np.log(MSE_0[labels.patients == name, :, 0])
         z = (mine - reference.mean(axis=0)) / reference.std(axis=0)
         rest.append(np.median(np.abs(z).mean(axis=1)))
-    assert known.limit == pytest.approx(1.1 * max(np.median(off), *rest))
+    assert limits.limit == pytest.approx(1.1 * max(np.median(off), *rest))
 
 
 def test_two_patients_are_too_few():

@@ -8,7 +8,12 @@ import torch
 from click.testing import CliRunner
 from support import shared
 
-from anofpdm.export.checkpoints import CheckpointOptions, ReferenceCheckpoint, read_config, read_source
+from anofpdm.export.checkpoints import (
+    CheckpointOptions,
+    ReferenceCheckpoint,
+    read_config,
+    read_source,
+)
 from anofpdm.export.cli import main
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle

@@ -17,33 +17,33 @@ FIGURES = "eps 1.2e-05, M_t 2.0e-04, H 3.0e-03, t_e equal 100%, mask Dice 0.9987
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What is asked of the export, which does not take place."""
-    asked = {}
+def passed(monkeypatch):
+    """The arguments of the export, which does not take place."""
+    passed = {}
 
     def write_bundle(checkpoint, path, **options):
-        asked.update(options)
+        passed.update(options)
         return dict.fromkeys((NETWORK, NETWORK_FP16)[: 1 + options["fp16"]], GOOD)
 
     checkpoint = SimpleNamespace(modalities=("flair",), training=lambda: {})
     monkeypatch.setattr(bundle_writer, "write_bundle", write_bundle)
-    monkeypatch.setattr(source, "read_source", lambda path, given: checkpoint)
+    monkeypatch.setattr(source, "read_source", lambda path, options: checkpoint)
     monkeypatch.setattr(export_main, "build_if_possible", lambda path: f"engine in {path}")
-    return asked
+    return passed
 
 
-def test_both_networks_unless_told_otherwise(asked):
+def test_both_networks_by_default(passed):
     done = CliRunner().invoke(main, ["--ckpt", "model.pt", "-o", "x"])
     assert done.output == (
         f"bundle in x; against PyTorch: {FIGURES}{NETWORK_FP16} against PyTorch: {FIGURES}"
         "engine in x\n"
     )
     assert done.exit_code == 0
-    assert asked["fp16"]
-    assert not asked["store_fp16"]
+    assert passed["fp16"]
+    assert not passed["store_fp16"]
 
 
-def test_without_a_gpu_the_bundle_is_written_and_an_engine_can_follow(asked, monkeypatch):
+def test_without_a_gpu_the_bundle_is_written_and_an_engine_can_follow(passed, monkeypatch):
     def no_gpu(path):
         raise DeviceError("no NVIDIA driver: install one")
 
@@ -56,13 +56,13 @@ def test_without_a_gpu_the_bundle_is_written_and_an_engine_can_follow(asked, mon
     )
 
 
-def test_one_network(asked):
+def test_one_network(passed):
     done = CliRunner().invoke(
         main, ["--ckpt", "model.pt", "-o", "x", "--no-fp16", "--weights", "fp16"]
     )
     assert done.output == f"bundle in x; against PyTorch: {FIGURES}"
-    assert not asked["fp16"]
-    assert asked["store_fp16"]
+    assert not passed["fp16"]
+    assert passed["store_fp16"]
 
 
 def test_a_checkpoint_is_needed():

@@ -34,7 +34,7 @@ def inputs(config, batch=3):
 
 
 def apart(unet, network, x_t, t):
-    """Largest difference from ``unet`` asked label by label, relative to its largest value."""
+    """Largest difference from ``unet`` evaluated label by label, relative to its largest value."""
     worst = 0.0
     with torch.no_grad():
         for label, eps in zip((HEALTHY, NULL), network(x_t, t), strict=True):

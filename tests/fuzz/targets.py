@@ -55,9 +55,9 @@ def use_volume(folder: Path) -> None:
     """Segment the one volume of a folder, and write the mask."""
     names = sorted(path for path in folder.iterdir() if path.suffix != ".img")
     image = load_image(names[0])
-    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(image)
+    segmentation = Segmenter(bundle(), NumpyBackend(toy_network)).segment(image)
     output = folder / "out.nii.gz"
-    save_image(found.image, output)
+    save_image(segmentation.image, output)
     mask = nib.load(output)
     assert mask.shape == image.shape
     assert set(np.unique(mask.dataobj)) <= {0, 1}
@@ -115,13 +115,14 @@ def _bundle_files() -> Files:
     with tempfile.TemporaryDirectory() as folder:
         path = write_toy_bundle(Path(folder, "toy"))
         content = json.loads((path / CALIBRATION).read_text())
-        held = content["presets"]["fast"]
-        stop = EarlyStop(0.8, 3, 0.5, LogisticDecision(1.0, 0.0, 0.0), (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
+        preset = content["presets"]["fast"]
+        decision = LogisticDecision(1.0, 0.0, 0.0)
+        stop = EarlyStop(0.8, 3, 0.5, decision, (0.3,), 0.995, 0.9, 0.9, 4.0, 6)
         plausibility = Plausibility((-2.0,) * 6, (1.0,) * 6, 1.0)
         candidate = {"L": 301, "w": 3.0, "Cos_w": 0.5, "cosine_accuracy": 0.5,
-                     "logistic": held["logistic"], "calibrated_accuracy": None,
+                     "logistic": preset["logistic"], "calibrated_accuracy": None,
                      "M_max": [0.1]}  # fmt: skip
-        held.update(
+        preset.update(
             early_stop={**stop.__dict__, "logistic": stop.logistic.__dict__},
             plausibility=plausibility.__dict__,
             candidates=[candidate],
@@ -157,17 +158,17 @@ def make_calibration(rng: Rng) -> Files:
 
 
 def use_bundle(folder: Path) -> None:
-    """Open a bundle and segment with it; calibrations are brought to hold for its manifest."""
-    opened = open_bundle(folder)
-    for name, held in opened.calibrations.items():
-        c = held.conditions
-        own = opened.conditions(c.encoding, c.L, c.stride, c.spacing)
-        held = replace(held, conditions=own)
-        opened = replace(opened, calibrations={**opened.calibrations, name: held})
-    resolve(opened, Options())
-    images = [nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5, 1]))] * len(opened.manifest.modalities)
-    found = Segmenter(opened, NumpyBackend(toy_network)).segment(images)
-    assert found.mask.max() <= 1
+    """Open a bundle and segment with it; calibrations are made to fit its manifest."""
+    loaded = open_bundle(folder)
+    for name, calibration in loaded.calibrations.items():
+        c = calibration.conditions
+        conditions = loaded.conditions(c.encoding, c.L, c.stride, c.spacing)
+        calibration = replace(calibration, conditions=conditions)
+        loaded = replace(loaded, calibrations={**loaded.calibrations, name: calibration})
+    resolve(loaded, Options())
+    images = [nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5, 1]))] * len(loaded.manifest.modalities)
+    segmentation = Segmenter(loaded, NumpyBackend(toy_network)).segment(images)
+    assert segmentation.mask.max() <= 1
 
 
 @cache
@@ -239,16 +240,16 @@ def _rewired(rng: Rng) -> bytes:
 def make_network(rng: Rng) -> Files:
     files = dict(_bundle_files())
     files[NETWORK] = damaged(_network(), rng, 10**6) if rng.random() < 0.4 else _rewired(rng)
-    held = json.loads(files[CALIBRATION])
-    held["presets"]["fast"]["conditions"]["network_sha256"] = _sha256(files[NETWORK])
-    files[CALIBRATION] = json.dumps(held).encode()
+    content = json.loads(files[CALIBRATION])
+    content["presets"]["fast"]["conditions"]["network_sha256"] = _sha256(files[NETWORK])
+    files[CALIBRATION] = json.dumps(content).encode()
     return _listed(files, {name: files[name] for name in (NETWORK, CALIBRATION)})
 
 
 def use_network(folder: Path) -> None:
-    opened = open_bundle(folder)
-    assert sha256(opened.network) == opened.manifest.files[NETWORK]
-    network = OnnxDenoiser(opened.network, 1)
+    loaded = open_bundle(folder)
+    assert sha256(loaded.network) == loaded.manifest.files[NETWORK]
+    network = OnnxDenoiser(loaded.network, 1)
     network(np.zeros((2, 1, 32, 32), np.float32), np.array([1, 5]))
 
 
@@ -275,12 +276,16 @@ def make_slices(rng: Rng) -> Files:
 
 
 def use_slices(folder: Path) -> None:
-    held = open_sliceset(folder)
-    assert len(held.unhealthy) == len(held.patients) == len(held)
-    for name in {record.split for record in held.records}:
-        part = held.split(name)
+    sliceset = open_sliceset(folder)
+    assert len(sliceset.unhealthy) == len(sliceset.patients) == len(sliceset)
+    for name in {record.split for record in sliceset.records}:
+        part = sliceset.split(name)
         for i in range(len(part)):
-            assert part.x0(i).shape == (len(held.modalities), held.grid.size, held.grid.size)
+            assert part.x0(i).shape == (
+                len(sliceset.modalities),
+                sliceset.grid.size,
+                sliceset.grid.size,
+            )
             part.mask(i)
 
 
@@ -306,11 +311,11 @@ def make_series(rng: Rng) -> Files:
 
 def use_series(folder: Path) -> None:
     """Segment the series, and write the mask as NIfTI and as DICOM SEG."""
-    source = open_source([folder])
-    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(source.images)
+    source = open_source([folder], True)
+    segmentation = Segmenter(bundle(), NumpyBackend(toy_network)).segment(source.images)
     output = folder / "out.dcm"
     series = source.check_seg(output)
-    write_seg(output, found.mask, series, model="toy", version="0", bundle_sha256="0" * 64)
+    write_seg(output, segmentation.mask, series, model="toy", version="0", bundle_sha256="0" * 64)
     assert output.stat().st_size > 500
 
 

@@ -25,26 +25,26 @@ def counts(total):
 
 
 def fuzzed(wanted, progress):
-    """What the worker found. Should its process die, the input that it died of is named."""
+    """The worker's results. Should its process die, the input that it died of is named."""
     arguments = [f"{name}={count}" for name, count in wanted.items()]
     done = subprocess.run(
         [sys.executable, str(WORKER), str(SEED), "0", str(progress), *arguments],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, (done.returncode, progress.read_text(), done.stderr[-2000:])
-    found = json.loads(done.stdout.splitlines()[-1])
+    results = json.loads(done.stdout.splitlines()[-1])
     for name, count in wanted.items():
-        print(f"{name}: {found[name]}")
-        assert found[name]["failures"] == [], name
-        assert found[name]["used"] + found[name]["refused"] == count
-    return found
+        print(f"{name}: {results[name]}")
+        assert results[name]["failures"] == [], name
+        assert results[name]["used"] + results[name]["refused"] == count
+    return results
 
 
 @pytest.mark.fuzz
 def test_some_damaged_inputs_of_every_kind(tmp_path):
-    found = fuzzed(counts(SHARE), tmp_path / "progress")
+    results = fuzzed(counts(SHARE), tmp_path / "progress")
     # Damage that is always noticed, or never, would test little.
-    assert 0.05 < sum(one["used"] for one in found.values()) / SHARE < 0.8
+    assert 0.05 < sum(one["used"] for one in results.values()) / SHARE < 0.8
 
 
 @pytest.mark.fuzz

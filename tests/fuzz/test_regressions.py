@@ -22,7 +22,7 @@ def image(kind=nib.Nifti1Image, shape=(20, 24, 8), **fields):
 
 
 def an_axis_too_short_to_square():
-    """The orientation cannot be told: ValueError out of the library."""
+    """The orientation is undefined: ValueError out of the library."""
     affine = {"sform_code": 1, "srow_x": [5e-243, 0, 0, 0], "srow_y": [0, 8, 0, 0],
               "srow_z": [0, 0, 5, 0]}  # fmt: skip
     return {"v.nii": image(nib.Nifti2Image, vox_offset=544, magic=b"n+2\0\r\n\x1a\n", **affine)}
@@ -102,7 +102,7 @@ def test_a_calibration_that_knows_other_timesteps_than_it_visits(tmp_path):
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("slices", 0, 0), ["a", "b"]),  # ValueError out of NumPy, when patients are asked for
+        (("slices", 0, 0), ["a", "b"]),  # ValueError out of NumPy, when patients are read
         (("slices", 0, 2), {}),  # unhashable, when splits are
         (("slices", 0, 3), [1]),
         (("grid", "a\nb"), 1),

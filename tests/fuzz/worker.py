@@ -1,8 +1,8 @@
 """Fuzz some targets in this process: ``python tests/fuzz/worker.py SEED FIRST NAME=COUNT ...``.
 
 The last line of what it prints is JSON: by target, how many inputs were used, refused and failed,
-the failures, and the slowest. The number of the input at hand is kept in a file, for when the
-process does not live to tell. Address space is bounded, and so is the time of each input.
+the failures, and the slowest. The number of the current input is kept in a file, for when the
+process dies. Address space is bounded, and so is the time of each input.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from fuzz.targets import TARGETS, Target  # noqa: E402
 
-from anofpdm.runtime.errors import AnofpdmError
+from anofpdm.runtime.errors import AnofpdmError  # noqa: E402
 
 MEMORY_BYTES, SECONDS = 2 * 2**30, 5
 _NAMES = tuple(TARGETS)
 
 
 class TooSlowError(BaseException):
-    """Not an Exception, so that nobody mends it."""
+    """Not an Exception, so that no handler swallows it."""
 
 
 def case(name: str, seed: int, number: int) -> dict[str, bytes]:
@@ -71,7 +71,7 @@ def attempt(target: Target, files: dict[str, bytes], folder: Path) -> str:
 
 def fuzz(seed: int, first: int, counts: dict[str, int], progress: Path) -> dict[str, object]:
     """Go through inputs ``first``, ``first + 1``, ... of each target."""
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, count in counts.items():
             started, slowest, failures = time.perf_counter(), (0.0, -1), []
@@ -82,17 +82,17 @@ def fuzz(seed: int, first: int, counts: dict[str, int], progress: Path) -> dict[
                 signal.alarm(SECONDS * 8)
                 outcome = attempt(TARGETS[name], files, Path(folder, "case"))
                 signal.alarm(0)
-                took = time.process_time() - before
-                slowest = max(slowest, (took, number))
-                if took > SECONDS and outcome in tally:
-                    outcome = f"took {took:.1f} s"
+                elapsed = time.process_time() - before
+                slowest = max(slowest, (elapsed, number))
+                if elapsed > SECONDS and outcome in tally:
+                    outcome = f"{elapsed:.1f} s"
                 if outcome in tally:
                     tally[outcome] += 1
                 else:
                     failures.append([number, outcome])
-            found[name] = {**tally, "failures": failures, "slowest": slowest,
+            results[name] = {**tally, "failures": failures, "slowest": slowest,
                            "seconds": time.perf_counter() - started}  # fmt: skip
-    return found
+    return results
 
 
 def _too_slow(*ignored: object) -> None:
@@ -104,8 +104,8 @@ def main() -> None:
     counts = {name: int(count) for name, count in (one.split("=") for one in wanted)}
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGALRM, _too_slow)
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES,) * 2)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES,) * 2)
     print(json.dumps(fuzz(int(seed), int(first), counts, Path(progress))))
 
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from host_gpu import on_gpu
+from host_gpu import on_gpu, same_noise
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -43,8 +43,8 @@ def network(x_t, t):
     return (eps_null + 2 * pull).astype(x_t.dtype), eps_null
 
 
-def agree(toy, setup, stream, *, stop=None, seed=3, slots=2, tolerance=1e-4):
-    """Compare everything that a Segmenter says, on the host and on a GPU, with the float64
+def agree(toy, options, stream, *, stop=None, seed=3, slots=2, tolerance=1e-4):
+    """Compare all results of a Segmenter, on the host and on a GPU, with the float64
     transcription."""
     channels, size = stream[0].x0.shape[:2]
     on_a_gpu = on_gpu(network, channels, size, slots, network={"capturable": slots != 2})
@@ -55,8 +55,7 @@ def agree(toy, setup, stream, *, stop=None, seed=3, slots=2, tolerance=1e-4):
 
 
 def agrees(segmenter, toy, stream, stop, tolerance):
-    setup, seed = segmenter.plan, segmenter.seed
-    used, calibration = segmenter.plan, segmenter.plan.calibration
+    plan, calibration, seed = segmenter.plan, segmenter.plan.calibration, segmenter.seed
     M_max = calibration.M_max
     results = {result.key: result for result in segmenter.segment_slices(stream)}
     assert len(results) == len(stream)
@@ -67,13 +66,13 @@ def agrees(segmenter, toy, stream, stop, tolerance):
             partial(slice_noise, seed, item.key, shape=item.x0.shape),
             network,
             calibration.w,
-            [int(t) for t in used.process.timesteps],
-            used.process.clip,
+            [int(t) for t in plan.process.timesteps],
+            plan.process.clip,
             toy.manifest.scored_channels,
-            used.process.encoding,
-            used.rule.anomaly_map,
-            used.rule.sub_map,
-            used.rule.t_e_ratio,
+            plan.process.encoding,
+            plan.rule.anomaly_map,
+            plan.rule.sub_map,
+            plan.rule.t_e_ratio,
             stop,
         )
         for name in ("M", "MSE_h", "MSE_0"):
@@ -85,10 +84,14 @@ def agrees(segmenter, toy, stream, stop, tolerance):
         assert got.alignment == pytest.approx(want["alignment"], abs=1e-4)
         largest = ndimage.median_filter(H, 5, mode="mirror").max()
         assert got.map_peak == pytest.approx(np.log(max(largest, 1e-6)), abs=10 * tolerance)
-        Q = quantile_threshold(want["H"], want["M"], M_max) if setup.Q is None else setup.Q
+        Q = quantile_threshold(want["H"], want["M"], M_max) if plan.Q is None else plan.Q
         assert pytest.approx(Q, rel=tolerance) == got.Q
         smallest = 40 * H.size / 128**2
-        assert np.array_equal(got.mask, mask(H, Q, smallest))
+        if not np.array_equal(got.mask, mask(H, Q, smallest)):
+            # Only pixels as near to the threshold as maps and thresholds agree.
+            margin = 3 * tolerance * max(H.max(), Q)
+            assert (mask(H, Q + margin, smallest) <= got.mask).all()
+            assert (got.mask <= mask(H, Q - margin, smallest)).all()
     return results
 
 
@@ -113,10 +116,10 @@ def test_set_ups_differ():
         for name in ("aggregate", "last"):
             segmenter = Segmenter(toy, NumpyBackend(network), options=Options(anomaly_map=name))
             maps[encoding, name] = np.stack([r.H for r in segmenter.segment_slices(stream)])
-    found = list(maps.values())
-    for i, one in enumerate(found):
-        for other in found[:i]:
-            assert np.abs(one - other).max() > 0.01 * np.abs(one).max()
+    stacks = list(maps.values())
+    for i, maps_of_one in enumerate(stacks):
+        for other in stacks[:i]:
+            assert np.abs(maps_of_one - other).max() > 0.01 * np.abs(maps_of_one).max()
 
 
 @pytest.mark.parametrize("sub_map", ["gradient", "gradient-normalised"])
@@ -124,17 +127,17 @@ def test_set_ups_differ():
 def test_gradient_maps(sub_map, anomaly_map):
     # Dividing by B_1^2 = 1e-8 brings the rounding of float32 predictions up.
     tolerance = 1e-4 if sub_map == "gradient" else 2e-3
-    setup = Options(sub_map=sub_map, anomaly_map=anomaly_map)
-    agree(bundle(channels=2), setup, slices(2, 2), tolerance=tolerance)
+    options = Options(sub_map=sub_map, anomaly_map=anomaly_map)
+    agree(bundle(channels=2), options, slices(2, 2), tolerance=tolerance)
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 0.7, 1.15, 1.5, 3.0])
 @pytest.mark.parametrize("anomaly_map", ["aggregate", "last"])
 def test_ratios_of_t_e(ratio, anomaly_map):
-    setup = Options(t_e_ratio=ratio, anomaly_map=anomaly_map)
-    agree(bundle(channels=2), setup, slices(2, 2))
+    options = Options(t_e_ratio=ratio, anomaly_map=anomaly_map)
+    agree(bundle(channels=2), options, slices(2, 2))
     # With every timestep visited, multiples of t_e are visited themselves.
-    agree(bundle(channels=2, process=("ddim", 40, 1, "even")), setup, slices(2, 2))
+    agree(bundle(channels=2, process=("ddim", 40, 1, "even")), options, slices(2, 2))
 
 
 @pytest.mark.parametrize(("ratio", "t_e", "t"), [(0.7, 90, 63), (0.58, 50, 29), (1.15, 100, 115)])
@@ -157,7 +160,8 @@ def test_log_snr_spacing():
 @pytest.mark.parametrize("encoding", ["ddim", "ddpm"])
 @pytest.mark.parametrize("slots", [1, 3, 16])
 def test_early_stop(encoding, slots):
-    stop = EarlyStop(0.9, 2, 2.0, LogisticDecision(1.0, 0.0, 0.0), (0.02, 0.005), 1.0, 0.9, 0.9, 5.0, 21)
+    M_max, logistic = (0.02, 0.005), LogisticDecision(1.0, 0.0, 0.0)
+    stop = EarlyStop(0.9, 2, 2.0, logistic, M_max, 1.0, 0.9, 0.9, 5.0, 21)
     toy = recalibrated(bundle(channels=2, process=(encoding, 601, 30, "even")), early_stop=stop)
     results = agree(toy, Options(), slices(5, 2), stop=(0.9, 2), slots=slots)
     assert any(len(result.M) < 21 for result in results.values())
@@ -182,7 +186,7 @@ def test_early_stop(encoding, slots):
 def test_any_shape_length_stride_and_w(
     channels, size, L, stride, w, encoding, spacing, anomaly_map, clip, slots, seed
 ):
-    """Curves and maps to 1e-4 of the largest value, t_e exactly, whatever is asked for.
+    """Curves and maps to 1e-4 of the largest value, t_e exactly, whatever the options.
 
     At most 25 steps, to save time. Left out are draws where two timesteps have M within 1e-4 of
     each other at the top: there, rounding decides t_e.
@@ -195,7 +199,9 @@ def test_any_shape_length_stride_and_w(
     timesteps = [int(t) for t in segmenter.plan.process.timesteps]
     on_a_gpu = on_gpu(network, channels, size, slots, patience=1 + seed % 5)
     gpu = {got.key: got for got in Segmenter(toy, on_a_gpu, seed=seed).segment_slices(stream)}
-    for got in segmenter.segment_slices(stream):
+    with same_noise():
+        results = list(segmenter.segment_slices(stream))
+    for got in results:
         item, same = stream[got.key], gpu[got.key]
         np.testing.assert_array_equal(same.H, got.H)
         np.testing.assert_allclose(same.M, got.M, rtol=1e-12)

@@ -50,22 +50,23 @@ def test_a_planted_lesion_is_found(M_max):
     sick, _ = to_grid(sick_volume[None], voxel_mm, grid)
     healthy, _ = to_grid(healthy_volume[None], voxel_mm, grid)
     network = KnowsTheHealthyHead(healthy, sick)
-    found = (
-        Segmenter(toy, NumpyBackend(network)).segment(sick_volume, affine=AFFINE).mask.astype(bool)
-    )
+    segmenter = Segmenter(toy, NumpyBackend(network))
+    mask = segmenter.segment(sick_volume, affine=AFFINE).mask.astype(bool)
     lesion = sick_volume - healthy_volume > 25
     level = lesion.sum(axis=(0, 1)).argmax()
-    hit = (found & lesion)[..., level].sum()
-    assert hit == (found if M_max == 10.0 else lesion)[..., level].sum() > 0
+    hit = (mask & lesion)[..., level].sum()
+    assert hit == (mask if M_max == 10.0 else lesion)[..., level].sum() > 0
 
 
 def test_result_holds_the_evidence():
     segmenter = Segmenter(bundle(), NumpyBackend(toy_network))
-    found = segmenter.segment(head(), affine=AFFINE)
-    assert [result.key for result in found.slices] == sorted(r.key for r in found.slices)
-    assert found.volume_ml == pytest.approx(found.mask.sum() * 7.5 * 7.5 * 5 / 1000)
+    segmentation = segmenter.segment(head(), affine=AFFINE)
+    assert [result.key for result in segmentation.slices] == sorted(
+        r.key for r in segmentation.slices
+    )
+    assert segmentation.volume_ml == pytest.approx(segmentation.mask.sum() * 7.5 * 7.5 * 5 / 1000)
     calibration = segmenter.plan.calibration
-    for result in found.slices:
+    for result in segmentation.slices:
         assert result.M.shape == (6, 1)
         assert result.t_e[0] == segmenter.plan.process.timesteps[result.M[:, 0].argmax()]
         assert result.unhealthy == (result.cosine <= calibration.Cos_w)
@@ -73,27 +74,27 @@ def test_result_holds_the_evidence():
         assert result.Q == want.Q
 
 
-def test_healthy_slices_are_empty_unless_asked_for():
+def test_healthy_slices_are_empty_unless_chosen():
     segmenter = Segmenter(recalibrated(bundle(), Cos_w=-1.0), NumpyBackend(toy_network))
     assert not segmenter.segment(head(), affine=AFFINE).mask.any()
     assert segmenter.segment(head(), affine=AFFINE, every_slice=True).mask.any()
 
 
-def test_the_calibrated_decision_can_give_the_verdict():
+def test_the_calibrated_decision_can_decide():
     toy = bundle()
     slices = Segmenter(toy, NumpyBackend(toy_network)).segment(head(), affine=AFFINE).slices
     score = np.array([2 * r.alignment - 30 * np.arccos(r.cosine) for r in slices])
     middle = float(np.median(score))
     decision = LogisticDecision(-middle, 2.0, -30.0)
     other = recalibrated(toy, decision="calibrated", logistic=decision, Cos_w=-1.0)
-    found = Segmenter(other, NumpyBackend(toy_network)).segment(head(), affine=AFFINE)
-    assert [r.unhealthy for r in found.slices] == (score >= middle).tolist()
-    assert 0 < found.unhealthy_slices < len(found.slices)
+    segmentation = Segmenter(other, NumpyBackend(toy_network)).segment(head(), affine=AFFINE)
+    assert [r.unhealthy for r in segmentation.slices] == (score >= middle).tolist()
+    assert 0 < segmentation.unhealthy_slices < len(segmentation.slices)
     want = 1 / (1 + np.exp(middle - score))
-    assert [r.probability for r in found.slices] == pytest.approx(want.tolist())
+    assert [r.probability for r in segmentation.slices] == pytest.approx(want.tolist())
 
 
-def test_a_volume_unlike_the_calibrations_is_said_to_be_so():
+def test_a_volume_unlike_the_calibrations_has_a_note():
     toy = bundle()
     slices = Segmenter(toy, NumpyBackend(toy_network)).segment(head(), affine=AFFINE).slices
     curves = np.log([r.MSE_0[:, 0] for r in slices])
@@ -152,21 +153,21 @@ def test_volumes_come_out_in_order_whichever_is_done_first():
 
     depths = (6, 8, 10)
     images = [nib.Nifti1Image(head((24, 28, depth)), AFFINE) for depth in depths]
-    found = list(Backwards(bundle(), NumpyBackend(toy_network)).segment_many(images))
-    assert [one.mask.shape[2] for one in found] == list(depths)
+    segmentations = list(Backwards(bundle(), NumpyBackend(toy_network)).segment_many(images))
+    assert [segmentation.mask.shape[2] for segmentation in segmentations] == list(depths)
 
 
-def test_volumes_are_taken_when_their_turn_comes():
-    taken = []
+def test_volumes_are_fetched_when_their_turn_comes():
+    fetched = []
 
     def images():
         for i in range(3):
-            taken.append(i)
+            fetched.append(i)
             yield nib.Nifti1Image(head(seed=i), AFFINE)
 
     stream = Segmenter(bundle(), NumpyBackend(toy_network, 2)).segment_many(images())
     next(stream)
-    assert taken in ([0], [0, 1])
+    assert fetched in ([0], [0, 1])
     assert len(list(stream)) == 2
 
 
@@ -198,11 +199,11 @@ def test_modalities_on_other_grids_are_resampled_with_a_note():
     toy = bundle(channels=2)
     first = nib.Nifti1Image(head(), AFFINE)
     coarse = nib.Nifti1Image(head((12, 14, 10)), np.diag([15.0, 15.0, 5.0, 1.0]))
-    found = Segmenter(toy, NumpyBackend(toy_network)).segment(
+    segmentation = Segmenter(toy, NumpyBackend(toy_network)).segment(
         [first, coarse], names=["a.nii", "b.nii"]
     )
-    assert found.notes == ("b.nii was resampled onto the grid of a.nii",)
-    assert found.mask.shape == (24, 28, 10)
+    assert segmentation.notes == ("b.nii was resampled onto the grid of a.nii",)
+    assert segmentation.mask.shape == (24, 28, 10)
     both = np.stack([head(), head()], axis=-1)
     four = Segmenter(toy, NumpyBackend(toy_network)).segment(both, affine=AFFINE)
     same = Segmenter(toy, NumpyBackend(toy_network)).segment([first, first])
@@ -212,10 +213,10 @@ def test_modalities_on_other_grids_are_resampled_with_a_note():
 
 def test_progress_counts_slices():
     calls = []
-    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(
+    segmentation = Segmenter(bundle(), NumpyBackend(toy_network)).segment(
         head(), affine=AFFINE, progress=lambda done, total: calls.append((done, total))
     )
-    total = len(found.slices)
+    total = len(segmentation.slices)
     assert calls == [(i, total) for i in range(1, total + 1)]
 
 
@@ -239,7 +240,7 @@ def test_a_network_that_is_none_is_refused(tmp_path):
         OnnxDenoiser(tmp_path / "unet.onnx")
 
 
-def test_analyse_accepts_slices_as_they_come():
+def test_slices_are_accepted_as_they_come():
     segmenter = Segmenter(bundle(), NumpyBackend(toy_network))
     x0 = np.random.default_rng(0).uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
     results = list(segmenter.segment_slices(Slice(i, x) for i, x in enumerate(x0)))
@@ -255,9 +256,9 @@ def test_an_affine_that_leads_nowhere_is_refused(affine):
 
 
 def test_planes_come_back_to_their_levels():
-    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(head(), affine=AFFINE)
-    planes = np.stack([np.full((32, 32), result.key + 1.0) for result in found.slices])
-    back = found.head.to_source(planes)
-    levels = {result.key for result in found.slices}
+    segmentation = Segmenter(bundle(), NumpyBackend(toy_network)).segment(head(), affine=AFFINE)
+    planes = np.stack([np.full((32, 32), result.key + 1.0) for result in segmentation.slices])
+    back = segmentation.geometry.to_source(planes)
+    levels = {result.key for result in segmentation.slices}
     for level in range(back.shape[2]):
         assert back[12, 14, level] == (level + 1 if level in levels else 0)

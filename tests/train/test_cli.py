@@ -60,28 +60,28 @@ def test_impossible_options(wrong):
      ("--unhealthy-share", "2")],
 )  # fmt: skip
 def test_impossible_numbers(wrong):
-    said = call("--dry-run", *wrong, code=2)
-    assert "must be" in said
-    assert said.count("\n") == 1
+    output = call("--dry-run", *wrong, code=2)
+    assert "must be" in output
+    assert output.count("\n") == 1
 
 
 def test_the_help_shows_the_defaults_of_the_light_preset():
-    said = " ".join(call("--help").split())
+    output = " ".join(call("--help").split())
     for option, shown in (("--iterations", "7000"), ("--affine", "0.5"), ("--no-flip", "flip"),
                           ("--unhealthy-share", "0.5"), ("--loss-weight", "uniform"),
                           ("--label-in", "both"), ("--channel-mult", "1,2,2")):  # fmt: skip
-        described = said.split(f"{option} ", 1)[1]
+        described = output.split(f"{option} ", 1)[1]
         assert described.split("[light: ", 1)[1].startswith(f"{shown}]"), option
 
 
-def test_a_bundle_decides_all_by_itself():
+def test_a_bundle_excludes_the_other_options():
     assert "leave out the other options" in call("--bundle", str(DEFAULT), "--no-flip", code=2)
 
 
-def test_differences_are_told_as_options():
+def test_differences_are_listed_as_options():
     one, two = dry_run(), dry_run("--no-flip", "--modalities", "t1,t2", "--channel-mult", "1,2",
                                   "--image-size", "64")  # fmt: skip
-    said = two.differences(one)
-    assert said == ["--modalities t1,t2 (not flair)", "--image-size 64 (not 128)",
+    output = two.differences(one)
+    assert output == ["--modalities t1,t2 (not flair)", "--image-size 64 (not 128)",
                     "--channel-mult 1,2 (not 1,2,2)", "--no-flip (not True)"]  # fmt: skip
     assert one.differences(one) == []

@@ -1,4 +1,4 @@
-"""What every library is checked for: that a file is a bundle's network, and its predictions."""
+"""Checks of networks and of their predictions, whatever library computes them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import BundleError
+from ...errors import QUOTED, BundleError, one_line
 from ..base import BROKEN_NETWORK, Float32
 
 
-def cannot_be(path: Path, done: str, error: Exception) -> BundleError:
-    """What to say where a library cannot load or run a network."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return BundleError(f"{path} cannot be {done}: {lines[0]}: export it again")
+def cannot_be(path: Path, action: str, error: Exception) -> BundleError:
+    """The error where a library cannot load or run a network; ``action``: loaded or run."""
+    reason = one_line(error, QUOTED)
+    return BundleError(f"{path} cannot be {action}: {reason}: export it again")
 
 
-def check_names(path: Path, held: Iterable[str]) -> None:
-    """Raise BundleError unless these inputs and outputs are those of a network of ours."""
-    if missing := sorted({"x_t", "t", "eps_healthy", "eps_null"} - set(held)):
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Raise BundleError unless these inputs and outputs are those of a bundle's network."""
+    if missing := sorted({"x_t", "t", "eps_healthy", "eps_null"} - set(names)):
         raise BundleError(f"{path} is no network of ours, it lacks {missing[0]}: export it again")
 
 

@@ -82,7 +82,7 @@ class NumpySlots(Generic[A]):
         self._occupied.append(_Slot(item, self._new_accumulator()))
 
     def step(self) -> None:
-        """One batch of the network: a step of every slice, in DDPM encoding more if there is room."""
+        """One batch of the network: a step of every slice; in DDPM encoding more, in free slots."""
         t, abar, ddim = self._t, self._abar, self._process.encoding == "ddim"
         batch = [(slot, slot.visited) for slot in self._occupied] if ddim else self._ddpm_batch()
         samples = [self._noised(s.slice, i) if s.x_t is None else s.x_t for s, i in batch]

@@ -43,7 +43,6 @@ class OnnxDenoiser:
             self._predict = _OnnxSession(path, cores).predict
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`Denoiser`."""
         return self._predict(x_t, t)
 
 
@@ -61,8 +60,8 @@ class _OnnxSession:
             )
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise cannot_be(path, "loaded", error) from error
-        held = (*self._session.get_inputs(), *self._session.get_outputs())
-        check_names(path, (one.name for one in held))
+        ends = (*self._session.get_inputs(), *self._session.get_outputs())
+        check_names(path, (end.name for end in ends))
         self._path = path
 
     def predict(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:

@@ -44,7 +44,7 @@ def load_openvino() -> ModuleType:
 
 
 class Bf16Denoiser:
-    """See :class:`anofpdm.runtime.backends.base.Denoiser`.
+    """OpenVINO on the CPU, in bfloat16.
 
     ``threads``: how many the network may use, None for as many as there are cores.
 
@@ -76,7 +76,6 @@ class Bf16Denoiser:
             self._predict = compiled(1)
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
         return self._predict(x_t, t)
 
 
@@ -89,7 +88,7 @@ class _Compiled:
     def __init__(
         self, openvino: ModuleType, core: Any, path: Path, *, threads: int, streams: int
     ) -> None:
-        self._how = {
+        self._options = {
             "INFERENCE_PRECISION_HINT": openvino.Type.bf16,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
@@ -97,7 +96,7 @@ class _Compiled:
         }
         self._core, self._path = core, path
         self._models: dict[int, Any] = {}
-        self._lock, self._own = threading.Lock(), threading.local()
+        self._lock, self._local = threading.Lock(), threading.local()
         self._compiled(1)  # a network that is none is refused at once
 
     def predict(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
@@ -110,7 +109,7 @@ class _Compiled:
         return np.concatenate(healthy), np.concatenate(null)
 
     def _infer(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        with self._wrong("run"):
+        with self._errors("run"):
             eps = self._request(len(x_t)).infer({"x_t": x_t, "t": t - 1}, share_outputs=True)
         # Views of memory that is used again: `predict` copies them.
         healthy, null = eps["eps_healthy"], eps["eps_null"]
@@ -118,32 +117,32 @@ class _Compiled:
 
     def _request(self, batch: int) -> Any:
         """One a thread and batch size."""
-        own: dict[int, Any] = self._own.__dict__.setdefault("requests", {})
-        if batch not in own:
-            own[batch] = self._compiled(batch).create_infer_request()
-        return own[batch]
+        requests: dict[int, Any] = self._local.__dict__.setdefault("requests", {})
+        if batch not in requests:
+            requests[batch] = self._compiled(batch).create_infer_request()
+        return requests[batch]
 
     def _compiled(self, batch: int) -> Any:
         with self._lock:
             if batch not in self._models:
-                with self._wrong("loaded"):
+                with self._errors("loaded"):
                     self._models[batch] = self._compile(batch)
             return self._models[batch]
 
     def _compile(self, batch: int) -> Any:
         model, fixed = self._core.read_model(self._path), {}
         ends = (*model.inputs, *model.outputs)
-        check_names(self._path, (name for one in ends for name in one.get_names()))
-        for one in model.inputs:
-            shape = one.partial_shape
+        check_names(self._path, (name for end in ends for name in end.get_names()))
+        for end in model.inputs:
+            shape = end.partial_shape
             shape[0] = batch
-            fixed[one.get_any_name()] = shape
+            fixed[end.get_any_name()] = shape
         model.reshape(fixed)
-        return self._core.compile_model(model, "CPU", self._how)
+        return self._core.compile_model(model, "CPU", self._options)
 
     @contextmanager
-    def _wrong(self, done: str) -> Iterator[None]:
+    def _errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # what OpenVINO raises
-            raise cannot_be(self._path, done, error) from error
+            raise cannot_be(self._path, action, error) from error

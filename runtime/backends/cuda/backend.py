@@ -20,10 +20,13 @@ from .network import DeviceNetwork, HostDenoiser
 
 
 class GpuBackend:
-    """See :class:`anofpdm.runtime.backends.base.Backend`.
+    """The whole loop around a network on a GPU; owns both.
 
-    It owns the GPU and the network. ``channels``, ``size``: of the slices, (C, size, size);
-    ``slots``: how many share the network's batch; halved, with a note, where memory is short.
+    Parameters
+    ----------
+    device : what it runs on, in words
+    channels, size : of the slices, (C, size, size)
+    slots : how many slices share the network's batch; halved, with a note, where memory is short
     """
 
     precision = "fp32"
@@ -34,46 +37,44 @@ class GpuBackend:
         if slots < 1:
             raise OptionsError(f"slots must be at least 1, not {slots}")
         self.gpu, self.network, self.device = gpu, network, device
-        self._channels, self._size, self._asked, self.slots = channels, size, slots, slots
+        self._channels, self._size = channels, size
+        self.slots = self._requested_slots = slots
         self._host = HostDenoiser(gpu, network, slots)
         self._idle: tuple[LoopLayout, DeviceSlots] | None = None
-        self._loops: set[DeviceSlots] = set()
-        # Before the GPU's own turn comes: networks crash when their GPU has been given back.
+        self._in_memory: set[DeviceSlots] = set()
+        # Runs before the GPU's own exit handler: networks crash when their GPU has been closed.
         self._at_exit = functools.partial(_close_if_alive, weakref.ref(self))
         atexit.register(self._at_exit)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """See :class:`anofpdm.runtime.backends.base.Backend`."""
-        if self.slots == self._asked:
+        """Whether slots were halved."""
+        if self.slots == self._requested_slots:
             return ()
-        return (f"the GPU's memory does not hold {self._asked} slots: {self.slots} were used",)
+        requested = self._requested_slots
+        return (f"the GPU's memory does not hold {requested} slots: {self.slots} were used",)
 
     @property
     def denoiser(self) -> Denoiser:
-        """See :class:`anofpdm.runtime.backends.base.Backend`."""
         return self._host
 
     def run(
         self, recipe: Recipe, slices: Iterable[Slice | None], cancelled: Cancelled = never
     ) -> Iterator[tuple[Slice, SliceCurves]]:
-        """See :class:`anofpdm.runtime.backends.base.Backend`.
-
-        Maps at a multiple of t_e need every step's map: then only the network runs on
-        the GPU.
-        """
+        """Take every slice through the process on the GPU; of maps at a multiple of t_e, which need
+        every step's map, only the network."""
         if recipe.rule.t_e_ratio != 1:
             yield from NumpyBackend(self._host, self.slots).run(recipe, slices, cancelled)
             return
         layout = LoopLayout(recipe, self._channels, self._size)
-        loop = self._take_slots(layout)
+        slots = self._take_slots(layout)
         try:
-            yield from run(loop, slices, cancelled)
+            yield from run(slots, slices, cancelled)
         finally:
-            self._give_back(layout, loop)
+            self._give_back(layout, slots)
 
     def _take_slots(self, layout: LoopLayout) -> DeviceSlots:
-        """The loop that was used last if it fits, or a new one, with as many slots as fit."""
+        """The slots of the last run if their layout is the same, or new ones, as many as fit."""
         idle, self._idle = self._idle, None
         if idle and idle[0] == layout:
             return idle[1]
@@ -81,28 +82,28 @@ class GpuBackend:
             self._drop(idle[1])
         while True:
             try:
-                loop = DeviceSlots(self.gpu, self.network, layout, self.slots)
+                slots = DeviceSlots(self.gpu, self.network, layout, self.slots)
             except DeviceMemoryError:
-                if self.slots == 1 or self._loops:
+                if self.slots == 1 or self._in_memory:
                     raise
                 self._unbind()
                 self.slots //= 2
             else:
-                self._loops.add(loop)
-                return loop
+                self._in_memory.add(slots)
+                return slots
 
-    def _give_back(self, layout: LoopLayout, loop: DeviceSlots) -> None:
-        if loop not in self._loops or self.gpu.lost:  # closed meanwhile, or failed
+    def _give_back(self, layout: LoopLayout, slots: DeviceSlots) -> None:
+        if slots not in self._in_memory or self.gpu.lost:  # closed meanwhile, or failed
             return
-        loop.clear()
-        if self._idle:  # of a process that ran beside this one
+        slots.clear()
+        if self._idle:  # of a run that was interleaved with this one
             self._drop(self._idle[1])
-        self._idle = (layout, loop)
+        self._idle = (layout, slots)
 
-    def _drop(self, loop: DeviceSlots) -> None:
-        loop.state.free()
-        self._loops.remove(loop)
-        if not self._loops:
+    def _drop(self, slots: DeviceSlots) -> None:
+        slots.state.free()
+        self._in_memory.remove(slots)
+        if not self._in_memory:
             self._unbind()
 
     def _unbind(self) -> None:
@@ -110,11 +111,11 @@ class GpuBackend:
         self.network.release()
 
     def release(self) -> None:
-        """Give the memory back that is for slots; it is taken again when needed."""
+        """Free the memory of the slots; it is allocated again when needed."""
         idle, self._idle = self._idle, None
         if idle:
             self._drop(idle[1])
-        if not self._loops:
+        if not self._in_memory:
             self._unbind()
 
     def close(self) -> None:
@@ -123,8 +124,8 @@ class GpuBackend:
         if not self.gpu.lost:
             self.gpu.wait()
         self._idle = None
-        for loop in list(self._loops):
-            self._drop(loop)
+        for slots in list(self._in_memory):
+            self._drop(slots)
         self._unbind()
         self.network.close()
         self.gpu.close()

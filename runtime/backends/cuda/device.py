@@ -131,14 +131,14 @@ class View:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, index: int | slice) -> View:
-        """One loop, or the first rows: ``view[3]``, ``view[:3]``."""
-        loop = self.nbytes // self.shape[0]
+        """One element along the first axis, or the first few: ``view[3]``, ``view[:3]``."""
+        stride = self.nbytes // self.shape[0]
         if isinstance(index, slice):
             assert (index.start, index.step) == (None, None)
             assert 0 < index.stop <= self.shape[0]
             return View(self.address, (index.stop, *self.shape[1:]), self.dtype)
         assert 0 <= index < self.shape[0]
-        return View(self.address + index * loop, self.shape[1:], self.dtype)
+        return View(self.address + index * stride, self.shape[1:], self.dtype)
 
 
 class Array(View):

@@ -1,23 +1,23 @@
-// One step of the forward process for a loop of slots: what anofpdm/runtime/host_row.py, select.py,
-// anomaly_map.py and stop.py compute in NumPy, in the same order of operations and the same
-// precision. Compile without contracting multiply and add: then predictions and maps are the same to
-// the last bit, but for what log, sin and cos make of the noise's last bit.
+// One step of the forward process for all slots: what anofpdm/runtime/backends/cpu/numpy_loop.py and
+// anofpdm/runtime/method/ compute in NumPy, in the same order of operations and the same precision.
+// Compile without contracting multiply and add: then predictions and maps are the same to the last
+// bit, but for what log, sin and cos make of the noise's last bit.
 //
 // A step is  enter -> network -> update -> advance.  enter and update have one block a modality and
 // slot, advance has one thread a slot. Slots whose slice has left do nothing. THREADS, a power of
-// two, is the size of a block; LOOP_BYTES what the caller takes sizeof(Loop) to be.
+// two, is the size of a block; LOOP_BYTES is the caller's sizeof(Loop).
 
 typedef unsigned long long u64;
 
 struct Slot {
     u64 key;       // of the slice: what its noise depends on
     int visited;   // timesteps so far
-    int below;     // steps in a loop on which M_t was far below its maximum
+    int below;     // successive steps on which M_t was far below its maximum
     int active;    // whether there is a slice that has not left
-    int broken;    // whether the network's answer was infinite or undefined
+    int broken;    // whether a prediction was infinite or undefined
 };
 
-// Everything a loop needs. The fields of LOOP in anofpdm/runtime/gpu/layout.py, in the same order.
+// Everything that the kernels work on: the fields of LOOP in layout.py, in the same order.
 struct Loop {
     int channels, pixels, scored, steps;   // C, H * W, K modalities that count, n timesteps
     int ddpm, clip;
@@ -32,18 +32,18 @@ struct Loop {
     const float *signal, *noise, *norm;        // (n,) sqrt(abar), sqrt(1 - abar), of gradient maps
     float *x0, *x_t;                           // (S, C, H * W)
     long long *t;                              // (S,) 0-based: what the network is fed
-    const float *eps_healthy, *eps_null;       // (S, C, H * W): what it answers
+    const float *eps_healthy, *eps_null;       // (S, C, H * W): what it predicts
     float *sum, *H;                            // (S, K, H * W)
     double *best;                              // (S, K) largest M_t so far
     Slot *slots;                               // (S,)
     double *reports;                           // (S, 3 K + 1): M_t, MSE_h, MSE_0, and what happened
 };
 
-static_assert(sizeof(Loop) == LOOP_BYTES, "Loop is not what layout.py says");
+static_assert(sizeof(Loop) == LOOP_BYTES, "struct Loop differs from LOOP in layout.py");
 
 enum { IDLE = 0, STEPPED = 1, LEFT = 2, BROKEN = 3 };   // see layout.py
 
-// ---- noise: Philox 4x64-10 and Box-Muller, see anofpdm/runtime/noise.py
+// ---- noise: Philox 4x64-10 and Box-Muller, see anofpdm/runtime/method/noise.py
 
 __device__ inline void philox(u64 counter[4], u64 key0, u64 key1)
 {
@@ -135,11 +135,11 @@ extern "C" __global__ void update(const Loop *loop)
     const Slot slot = loop->slots[s];
     if (!slot.active) return;
     const int i = slot.visited, k = loop->place[c], K = loop->scored;
-    const long long here = ((long long)s * loop->channels + c) * P;
+    const long long first = ((long long)s * loop->channels + c) * P;
     const long long map = ((long long)s * K + k) * P;   // not used where k < 0
-    const float *x0 = loop->x0 + here, *eps_healthy = loop->eps_healthy + here;
-    const float *eps_null = loop->eps_null + here;
-    float *x_t = loop->x_t + here;
+    const float *x0 = loop->x0 + first, *eps_healthy = loop->eps_healthy + first;
+    const float *eps_null = loop->eps_null + first;
+    float *x_t = loop->x_t + first;
 
     double sums[3] = {0, 0, 0};
     for (int p = me; p < P; p += THREADS) {

@@ -19,8 +19,8 @@ def source() -> str:
 
 
 def definitions(threads: int) -> list[str]:
-    """What the source needs to be told, as compiler options."""
-    return [f"-DTHREADS={threads}", f"-DROW_BYTES={LOOP.itemsize}"]
+    """The preprocessor definitions that the source needs, as compiler options."""
+    return [f"-DTHREADS={threads}", f"-DLOOP_BYTES={LOOP.itemsize}"]
 
 
 @functools.cache

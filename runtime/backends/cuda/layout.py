@@ -1,4 +1,4 @@
-"""What the host and the kernels both know: how a loop of slots lies in memory."""
+"""How the slots and their loop lie in the memory of the host and of the GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ..base import Recipe
 
-# What a report says of a slot's last step; the enumeration in kernels.cu.
+# The last column of a report: a slot's last step; the enumeration in kernels.cu.
 IDLE, STEPPED, LEFT, BROKEN = range(4)
 # struct Slot in kernels.cu.
 SLOT = np.dtype(
@@ -30,11 +30,11 @@ LOOP = np.dtype(
 
 @dataclass(frozen=True)
 class LoopLayout:
-    """What a loop computes, and on what: slices of (channels, size, size)."""
+    """Everything that decides the contents of :data:`LOOP`, but for the addresses."""
 
-    recipe: Recipe
-    channels: int
-    size: int
+    recipe: Recipe  # what is computed
+    channels: int  # C, of the slices
+    size: int  # pixels a side of the slices
 
     def numbers(self) -> dict[str, float | np.float32]:
         """The fields of :data:`LOOP` that are not pointers."""

@@ -1,5 +1,5 @@
-"""One loop of slots on a GPU: the state stays there, a step is one launch, and the host reads what
-was found some steps later."""
+"""Slots on a GPU: the state stays there, a step is one launch, and the host reads its results some
+steps later."""
 
 from __future__ import annotations
 
@@ -27,33 +27,32 @@ _AHEAD = 4
 
 @dataclass
 class _Occupant:
-    """A slice in the loop. ``steps``: how many were asked for; ``reports``: what they said;
-    ``H``: where its map is copied to when it leaves, done when ``copied`` is."""
+    """A slice in a slot, or on its way out."""
 
     slice: Slice
-    slot: int
-    steps: int = 0
-    stopped: bool = False
-    reports: list[Float64] = field(default_factory=list)
-    H: Float32 | None = None
-    copied: Event | None = None
+    slot: int  # its index
+    steps: int = 0  # launched so far
+    stopped: bool = False  # whether the report of its last step has been read
+    reports: list[Float64] = field(default_factory=list)  # (3 K,) a step: M_t, MSE_h, MSE_0
+    H: Float32 | None = None  # (K, H, W) page-locked, where its map is copied to
+    copied: Event | None = None  # done when the map is there
 
 
 @dataclass(frozen=True)
 class _PendingStep:
-    """A step that was asked for; ``reports``: (slots, 3 K + 1) float64, there when ``done`` is."""
+    """A step that was launched and has not been read."""
 
     done: Event
-    reports: Float64
-    occupants: tuple[_Occupant, ...]
+    reports: Float64  # (slots, 3 K + 1) page-locked, valid when the step is done
+    occupants: tuple[_Occupant, ...]  # the slices that took it
 
 
 class DeviceSlots:
-    """See :class:`anofpdm.runtime.backends.scheduler.Loop`.
+    """Slots whose steps a GPU computes; the host launches up to ``ahead`` steps beyond the last one
+    that it has read.
 
-    The host asks for steps and is at most ``ahead`` of what it has read. A slice that stops early
-    is frozen on the GPU at once; its slot is free when the host has read so. ``state``: what it
-    works on.
+    A slice that stops early is frozen on the GPU at once; its slot is free when the host has read
+    so.
 
     Raises
     ------
@@ -73,9 +72,9 @@ class DeviceSlots:
         self._entered: list[Event | None] = [None] * slots
         self._reports = [gpu.page_locked((slots, 3 * K + 1), np.float64) for _ in range(ahead + 1)]
         self._spare_maps: list[Float32] = []
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._spare = list(self._reports)
         self._empty = list(range(self._slots))
         self._occupants: dict[int, _Occupant] = {}
@@ -86,20 +85,18 @@ class DeviceSlots:
 
     @property
     def free(self) -> int:
-        """See :class:`anofpdm.runtime.backends.scheduler.Loop`."""
         return len(self._empty)
 
     @property
     def busy(self) -> bool:
-        """See :class:`anofpdm.runtime.backends.scheduler.Loop`."""
         return bool(self._occupants or self._pending or self._leaving)
 
     def enter(self, item: Slice) -> None:
-        """See :class:`anofpdm.runtime.backends.scheduler.Loop`."""
+        """Let a slice into the free slot of the lowest index, so that batches stay short."""
         slot = heapq.heappop(self._empty)
-        before = self._entered[slot]
-        if before:
-            before.wait()  # what is copied from must not change before that is done
+        previous = self._entered[slot]
+        if previous:
+            previous.wait()  # its upload must be done before its source changes
         self._entry_x0[slot] = item.x0
         self._entry[slot] = (item.key, 0, 0, 1, 0)
         self._gpu.upload(self._entry_x0[slot], self.state.x0[slot])
@@ -108,8 +105,8 @@ class DeviceSlots:
         self._occupants[slot] = _Occupant(item, slot)
 
     def step(self) -> None:
-        """See :class:`anofpdm.runtime.backends.scheduler.Loop`."""
-        if not self._occupants:  # only results are under way: wait for the next
+        """Launch a step; with empty slots, wait for the next result instead."""
+        if not self._occupants:  # only results are under way
             if self._pending:
                 self._read()
             else:
@@ -132,7 +129,6 @@ class DeviceSlots:
                 self._depart(occupant)
 
     def finished(self) -> Iterator[tuple[Slice, SliceCurves]]:
-        """See :class:`anofpdm.runtime.backends.scheduler.Loop`."""
         while self._pending and self._pending[0].done.done():
             self._read()
         # A slice's map is copied behind its last step, but that one may not have been read.
@@ -140,7 +136,7 @@ class DeviceSlots:
             occupant = self._leaving.popleft()
             yield occupant.slice, self._curves(occupant)
 
-    # ---- what happens on the way
+    # ---- reading results
 
     def _read(self) -> None:
         """Read the oldest step that is under way."""
@@ -182,10 +178,10 @@ class DeviceSlots:
         return SliceCurves(M, curves[:, 1], curves[:, 2], t_e, H)
 
     def clear(self) -> None:
-        """Empty the loop, whoever is in it."""
+        """Empty all slots; what is in them is dropped."""
         self._gpu.wait()
         self._gpu.send(np.zeros(self._slots, SLOT), self.state.slots)
-        self._forget()
+        self._reset()
 
 
 def _event(occupant: _Occupant) -> Event:

@@ -1,4 +1,4 @@
-"""The network as the device loop sees it: predictions for a loop of slots, in the GPU's memory."""
+"""The network as the device loop sees it: predictions for all slots, in the GPU's memory."""
 
 from __future__ import annotations
 
@@ -18,28 +18,24 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tensors:
-    """What goes in and comes out, in the GPU's memory; a batch of n is the first n rows.
+    """The network's inputs and outputs in the GPU's memory; a batch of n is the first n slots."""
 
-    ``x_t``, ``eps_healthy``, ``eps_null``: (slots, C, H, W) float32; ``t``: (slots,) int64,
-    0-based.
-    """
-
-    x_t: Array
-    t: Array
-    eps_healthy: Array
-    eps_null: Array
+    x_t: Array  # (slots, C, H, W) float32
+    t: Array  # (slots,) int64, 0-based
+    eps_healthy: Array  # (slots, C, H, W) float32
+    eps_null: Array  # (slots, C, H, W) float32
 
     @classmethod
     def allocate(cls, gpu: Gpu, slots: int, channels: int, size: int) -> Tensors:
-        """Memory for a loop of slots, zeroed."""
+        """Memory for so many slots, zeroed."""
         shape = (slots, channels, size, size)
         x_t, healthy, null = (gpu.array(shape, np.float32) for _ in range(3))
         return cls(x_t, gpu.array((slots,), np.int64), healthy, null)
 
     def free(self) -> None:
         """Give the memory back."""
-        for one in (self.x_t, self.t, self.eps_healthy, self.eps_null):
-            one.free()
+        for array in (self.x_t, self.t, self.eps_healthy, self.eps_null):
+            array.free()
 
 
 class DeviceNetwork(Protocol):
@@ -55,7 +51,7 @@ class DeviceNetwork(Protocol):
     def longest(self) -> int | None: ...
 
     def widths(self, slots: int) -> tuple[int, ...]:
-        """The batch sizes to use for a loop of so many slots: ascending, the last at least that."""
+        """The batch sizes to use for so many slots: ascending, the last at least that."""
         ...
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
@@ -84,7 +80,7 @@ class DeviceNetwork(Protocol):
 class HostDenoiser:
     """A network on a GPU as a :class:`anofpdm.runtime.backends.base.Denoiser` of the host's arrays.
 
-    For calibrations and ablations, which accumulator every step on the host.
+    For calibrations and ablations, which accumulate every step on the host.
     """
 
     def __init__(self, gpu: Gpu, network: DeviceNetwork, slots: int) -> None:
@@ -93,7 +89,7 @@ class HostDenoiser:
         self._batches: dict[int, Callable[[], None]] = {}
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.backends.base.Denoiser`."""
+        """In batches of at most ``slots``, each awaited."""
         gpu, eps = self._gpu, (np.empty_like(x_t), np.empty_like(x_t))
         tensors = self._bound(*x_t.shape[1:3])
         for first in range(0, len(x_t), self._slots):
@@ -114,7 +110,7 @@ class HostDenoiser:
             widths = self._network.widths(self._slots)
             try:
                 tensors = Tensors.allocate(self._gpu, widths[-1], channels, size)
-                # The widest first: what it needs is enough for the others.
+                # The widest first: its memory is enough for the others.
                 for width in reversed(widths):
                     self._batches[width] = self._network.bind(tensors, width)
                     self._batches[width]()
@@ -128,7 +124,7 @@ class HostDenoiser:
         return self._tensors
 
     def free(self) -> None:
-        """Give the memory back; it is taken again when needed."""
+        """Give the memory back; it is allocated again when needed."""
         if self._tensors:
             self._tensors.free()
         self._tensors, self._batches = None, {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AnofpdmError, BundleError, DeviceError
+from ...errors import QUOTED, AnofpdmError, BundleError, DeviceError, one_line
 from ..cpu.onnxruntime import load_onnxruntime
 from .device import Gpu, short_of_memory
 from .network import Tensors
@@ -19,7 +19,7 @@ _PROVIDER, _MEMORY = "CUDAExecutionProvider", "cuda"
 
 
 class OrtNetwork:
-    """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`.
+    """The network in ONNX Runtime's CUDA provider; its graphs cannot be part of the loop's.
 
     Raises
     ------
@@ -27,7 +27,6 @@ class OrtNetwork:
         If ONNX Runtime cannot use the GPU; it would go on with the CPU and say nothing.
     """
 
-    # ONNX Runtime captures graphs of its own only.
     capturable = False
     longest = None
 
@@ -69,7 +68,7 @@ class OrtNetwork:
         except AnofpdmError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise _mended(error, f"{self._path} cannot be loaded") from error
+            raise _as_ours(error, f"{self._path} cannot be loaded") from error
         used = session.get_providers()
         if used[0] != _PROVIDER:
             raise DeviceError(
@@ -79,11 +78,11 @@ class OrtNetwork:
         return session
 
     def widths(self, slots: int) -> tuple[int, ...]:
-        """One slot, a quarter of the loop, and the loop."""
+        """One slot, a quarter of the slots, and all of them."""
         return tuple(sorted({1, -(-slots // 4), slots}))
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
-        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
+        """Bind the first ``width`` slots by their address; loads the session again if need be."""
         if self._session is None:
             self._session = self._load()
         session, binding = self._session, self._session.io_binding()
@@ -103,26 +102,26 @@ class OrtNetwork:
             except AnofpdmError:
                 raise
             except Exception as error:
-                raise _mended(error, "the network cannot be run") from error
+                raise _as_ours(error, "the network cannot be run") from error
 
         return predict
 
     def release(self) -> None:
-        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
-        self._session = None  # what a session has allocated it keeps
+        """Drop the session, which keeps what it has allocated; the next binding loads it again."""
+        self._session = None
 
     def close(self) -> None:
-        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
+        """Drop the session."""
         self._session = None
 
 
-def _mended(error: Exception, what: str) -> Exception:
-    """ONNX Runtime's error as one of ours."""
-    text = " ".join(str(error).split())
-    if any(
-        sign in text.lower() for sign in ("failed to allocate", "out of memory", "alloc_failed")
-    ):
+def _as_ours(error: Exception, failure: str) -> Exception:
+    """ONNX Runtime's error as one of this package."""
+    text = one_line(error)
+    signs = ("failed to allocate", "out of memory", "alloc_failed")
+    if any(sign in text.lower() for sign in signs):
         return short_of_memory()
+    reason = one_line(error, QUOTED)
     if "CUDA" in text or "CUDNN" in text or "CUBLAS" in text:
-        return DeviceError(f"{what} ({text[:200]}): try again, or use --device cpu")
-    return BundleError(f"{what} ({text[:200]}): export it again")
+        return DeviceError(f"{failure} ({reason}): try again, or use --device cpu")
+    return BundleError(f"{failure} ({reason}): export it again")

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...bundle.engines import flavour_of
-from ...errors import BundleError, DeviceError, OptionsError
+from ...errors import QUOTED, BundleError, DeviceError, OptionsError, one_line
 from .device import Array, Gpu, short_of_memory
 from .network import Tensors
-
-_LONGEST = 200
 
 
 def new_log(trt: ModuleType) -> Any:
@@ -27,20 +25,14 @@ def new_log(trt: ModuleType) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(brief(message))
+                self.errors.append(one_line(message, QUOTED))
 
     return Log()
 
 
-def said(log: Any) -> str:
+def last_errors(log: Any) -> str:
     """The last errors of a log, in one line."""
     return "; ".join(log.errors)
-
-
-def brief(text: str) -> str:
-    """A text in one line that is not too long."""
-    line = " ".join(text.split()) or "no reason given"
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 _INPUTS = ("x_t", "t")
@@ -49,13 +41,13 @@ _OUTPUTS = ("eps_healthy", "eps_null")
 
 
 class TrtNetwork:
-    """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`.
+    """A TensorRT engine; its batch sizes are those that it was built for.
 
     Parameters
     ----------
     trt : the module ``tensorrt`` or ``tensorrt_rtx``
     engine : its serialised engine, one optimisation profile a batch size
-    rebuild : what to say must be done when it cannot be used
+    rebuild : the repair, for messages
 
     Raises
     ------
@@ -73,7 +65,7 @@ class TrtNetwork:
             self._refuse_without_memory()
             raise BundleError(
                 f"the engine cannot be read by {flavour_of(trt)} {trt.__version__} on {gpu.name} "
-                f"({said(self._log) or 'it gives no reason'}): {rebuild}"
+                f"({last_errors(self._log) or 'it gives no reason'}): {rebuild}"
             )
         self._profiles = {
             int(self._engine.get_tensor_profile_shape("x_t", i)[1][0]): i
@@ -86,16 +78,16 @@ class TrtNetwork:
     @property
     def capturable(self) -> bool:
         """Whether what is bound can be captured; TensorRT-RTX knows only once it has run."""
-        asked = [getattr(one, "is_stream_capturable", None) for one in self._contexts]
-        return all(ask is None or ask(self._gpu.stream) for ask in asked)
+        checks = [getattr(context, "is_stream_capturable", None) for context in self._contexts]
+        return all(check is None or check(self._gpu.stream) for check in checks)
 
     def widths(self, slots: int) -> tuple[int, ...]:
-        """The engine's batch sizes, up to the smallest that holds the loop.
+        """The engine's batch sizes, up to the smallest that holds all slots.
 
         Raises
         ------
         OptionsError
-            If the loop is longer than the engine's largest batch.
+            If there are more slots than the engine's largest batch holds.
         """
         known = sorted(self._profiles)
         if slots > self.longest:
@@ -107,11 +99,8 @@ class TrtNetwork:
         return tuple(known[: enough + 1])
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
-        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`.
-
-        Every batch size has an execution context of its own, as a CUDA graph needs it; they share
-        their scratch memory, since they never run at the same time.
-        """
+        """Make an execution context for this batch size, as CUDA graphs need it; all share their
+        scratch memory, since they never run at the same time."""
         profile = self._profiles[width]
         with self._gpu.current():
             context = self._new_context()
@@ -165,11 +154,12 @@ class TrtNetwork:
         self._scratch.append(self._gpu.array((needed,), np.uint8))
         return self._scratch[-1]
 
-    def _failed(self, what: str) -> DeviceError:
+    def _failed(self, failure: str) -> DeviceError:
         self._refuse_without_memory()
-        why = said(self._log) or "it gives no reason"
-        return DeviceError(f"{what} on {self._gpu.name} ({why}): {self._rebuild}, or use --device "
-                           "cpu")  # fmt: skip
+        reason = last_errors(self._log) or "it gives no reason"
+        return DeviceError(
+            f"{failure} on {self._gpu.name} ({reason}): {self._rebuild}, or use --device cpu"
+        )
 
     def _refuse_without_memory(self) -> None:
         """TensorRT does not say so where memory is short: its calls just fail."""
@@ -177,13 +167,13 @@ class TrtNetwork:
             raise short_of_memory()
 
     def release(self) -> None:
-        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
+        """Drop the contexts and their scratch memory."""
         self._contexts.clear()
         for array in self._scratch:
             array.free()
         self._scratch.clear()
 
     def close(self) -> None:
-        """See :class:`anofpdm.runtime.backends.cuda.network.DeviceNetwork`."""
+        """Drop the engine, too."""
         self.release()
         self._engine = self._runtime = None

@@ -5,11 +5,11 @@ import sys
 
 import onnx
 import pytest
-from recorded_tensorrt import LIGHT, Recorder, Watched
+from recorded_tensorrt import LIGHT, Recorder, Wrapped
 
 from anofpdm.export.tensorrt.build import SLOTS, build_engine, parse_network
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16
-from anofpdm.runtime.errors import EngineError, OutputError, OptionsError
+from anofpdm.runtime.errors import EngineError, OptionsError, OutputError
 
 
 def types(trt, parsed, kind):
@@ -47,10 +47,10 @@ def test_precisions_of_the_light_network(trt):
 
 @pytest.mark.filterwarnings("error")
 def test_the_light_network_builds(trt, tmp_path, capfd):
-    told = []
+    reports = []
     cache = tmp_path / "timing.cache"
     engine = build_engine(
-        trt, LIGHT, (1, 4), timing_cache=cache, progress=lambda *step: told.append(step)
+        trt, LIGHT, (1, 4), timing_cache=cache, progress=lambda *step: reports.append(step)
     )
     assert isinstance(engine, bytes)
     # Weights and a profile of its own for each slot count.
@@ -59,7 +59,7 @@ def test_the_light_network_builds(trt, tmp_path, capfd):
         > 1.2 * len(build_engine(trt, LIGHT, (1,)))
         > 1.2 * (DEFAULT / NETWORK).stat().st_size
     )
-    phases, shares = zip(*told, strict=True)
+    phases, shares = zip(*reports, strict=True)
     assert len(set(phases)) > 3
     assert list(shares) == sorted(shares)
     assert 0 < shares[0] < 0.01
@@ -121,8 +121,8 @@ def test_a_profile_that_tensorrt_refuses(trt):
             log.log(trt.ILogger.Severity.ERROR, "too large")
             return -1
 
-        config = Watched(real.create_builder_config(), add_optimization_profile=refuse)
-        return Watched(real, create_builder_config=lambda: config)
+        config = Wrapped(real.create_builder_config(), add_optimization_profile=refuse)
+        return Wrapped(real, create_builder_config=lambda: config)
 
     recorder.module.Builder = builder
     with pytest.raises(
@@ -132,13 +132,13 @@ def test_a_profile_that_tensorrt_refuses(trt):
 
 
 @pytest.mark.parametrize(
-    ("asked", "targets"), [("8.9", ["SM89"]), ("12.0", ["SM120"]), ("9.0", []), (None, [])]
+    ("capability", "targets"), [("8.9", ["SM89"]), ("12.0", ["SM120"]), ("9.0", []), (None, [])]
 )
-def test_compute_capabilities(trt, asked, targets):
+def test_compute_capabilities(trt, capability, targets):
     """TensorRT-RTX has no target of its own for 9.0: its default covers it."""
     recorder = Recorder(trt)
     recorder.module.ComputeCapability = trt.ComputeCapability
-    build_engine(recorder.module, LIGHT, (1,), compute_capability=asked)
+    build_engine(recorder.module, LIGHT, (1,), compute_capability=capability)
     config = recorder.config
     aimed = [config.get_compute_capability(i).name for i in range(config.num_compute_capabilities)]
     assert aimed == targets
@@ -169,17 +169,17 @@ def test_a_build_that_fails(trt, lines):
         for line in lines:
             log.log(trt.ILogger.Severity.ERROR, line)
 
-    said = "second; out of memory" if lines else "it gives no reason"
+    errors = "second; out of memory" if lines else "it gives no reason"
     with pytest.raises(EngineError) as caught:
         build_engine(Recorder(trt, build).module, LIGHT, (1,))
     assert str(caught.value) == (
-        f"tensorrt 11.4.0 cannot build an engine of {LIGHT} ({said}): see that the GPU has free "
+        f"tensorrt 11.4.0 cannot build an engine of {LIGHT} ({errors}): see that the GPU has free "
         "memory, or build for fewer slots"
     )
 
 
 @pytest.mark.parametrize(
-    ("held", "cache", "asked", "kept"),
+    ("content", "cache", "tried", "kept"),
     [
         (None, lambda held: (True, True), [b""], b"+"),
         (b"good", lambda held: (True, True), [b"good"], b"good+"),
@@ -188,12 +188,12 @@ def test_a_build_that_fails(trt, lines):
         (b"x", lambda held: (False, False), [b"x", b""], b"x"),
     ],
 )
-def test_timing_cache(trt, tmp_path, held, cache, asked, kept):
+def test_timing_cache(trt, tmp_path, content, cache, tried, kept):
     path, recorder = tmp_path / "timing.cache", Recorder(trt, cache=cache)
-    if held is not None:
-        path.write_bytes(held)
+    if content is not None:
+        path.write_bytes(content)
     assert build_engine(recorder.module, LIGHT, (1,), timing_cache=path) == b"engine"
-    assert recorder.caches == asked
+    assert recorder.caches == tried
     assert path.read_bytes() == kept
 
 

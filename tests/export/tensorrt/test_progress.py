@@ -7,22 +7,22 @@ import threading
 from types import ModuleType
 
 import pytest
-from recorded_tensorrt import LIGHT, Recorder, Watched
+from recorded_tensorrt import LIGHT, Recorder, Wrapped
 
 from anofpdm.export.tensorrt.build import build_engine
 from anofpdm.export.tensorrt.progress import BuildProgress
 
 
 @pytest.fixture
-def heeds_ctrl_c():
+def default_ctrl_c():
     """As in a terminal; a shell starts what runs in the background to ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_ends_the_build(trt, heeds_ctrl_c):
-    told, built = [], []
+def test_ctrl_c_ends_the_build(trt, default_ctrl_c):
+    reports, built = [], []
     module = ModuleType("tensorrt_rtx")
     module.__dict__.update({**trt.__dict__, "__name__": "tensorrt_rtx"})
 
@@ -33,24 +33,24 @@ def test_ctrl_c_ends_the_build(trt, heeds_ctrl_c):
             built.append(real.build_serialized_network(network, config))
             return built[-1]
 
-        return Watched(real, build_serialized_network=build_serialized_network)
+        return Wrapped(real, build_serialized_network=build_serialized_network)
 
     module.Builder = builder
 
     def press(phase, share):
-        told.append(phase)
-        if len(told) == 5:
+        reports.append(phase)
+        if len(reports) == 5:
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         build_engine(module, LIGHT, (1,), progress=press)
     assert built == [None], "TensorRT went on"
-    assert len(told) == 5
+    assert len(reports) == 5
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_while_the_network_is_read(trt, heeds_ctrl_c):
+def test_ctrl_c_while_the_network_is_read(trt, default_ctrl_c):
     """Where TensorRT calls a log, an exception would be lost in C++."""
     pressed = []
 
@@ -76,8 +76,8 @@ def test_ctrl_c_while_the_network_is_read(trt, heeds_ctrl_c):
 
 
 def test_shares_of_nested_phases():
-    told = []
-    with BuildProgress(lambda *step: told.append(step)) as watch:
+    reports = []
+    with BuildProgress(lambda *step: reports.append(step)) as watch:
         watch.start("whole", None, 2)
         watch.start("first", "whole", 2)
         assert watch.step("first")
@@ -89,11 +89,11 @@ def test_shares_of_nested_phases():
         watch.step("within")
         watch.finish("within")
         watch.finish("whole")
-    assert told == [("first", 0.25), ("whole", 0.5), ("second", 0.625), ("within", 0.6875),
+    assert reports == [("first", 0.25), ("whole", 0.5), ("second", 0.625), ("within", 0.6875),
                     ("whole", 1.0)]  # fmt: skip
 
 
-def test_errors_of_whoever_shows_the_progress(trt, capfd):
+def test_errors_of_the_progress_callback(trt, capfd):
     def show(phase, share):
         raise OSError("terminal is gone")
 

@@ -45,10 +45,10 @@ def bundle(tmp_path):
 @pytest.fixture
 def engine(monkeypatch):
     """What the engine that is built computes; holds what it was built with."""
-    made = types.SimpleNamespace(computes=toy_network, asked=None)
+    made = types.SimpleNamespace(computes=toy_network, arguments=None)
 
     def build_engine(trt, network, slots, **options):
-        made.asked = (trt, network.name, slots, options)
+        made.arguments = (trt, network.name, slots, options)
         return b"an engine"
 
     def load(gpu, trt, content, repair):
@@ -69,7 +69,7 @@ def rounded(x_t, t):
 def test_an_engine_that_agrees_is_kept_with_its_figures(bundle, engine):
     engine.computes = rounded
     made = build.build_on(HostGpu(), TRT, bundle, (1, 4, 16), workspace_mib=100)
-    _, network, slots, options = engine.asked
+    _, network, slots, options = engine.arguments
     assert (network, slots) == (NETWORK_FP16, (1, 4, 16))
     assert options["workspace_mib"] == 100
     assert options["compute_capability"] == "9.0"
@@ -179,7 +179,7 @@ def test_the_command(bundle, engine, monkeypatch):
     assert done.exit_code == 0, done.output
     assert done.output.startswith("engine host_sm90_tensorrt-11.4.0.106_fp16_")
     assert "mask Dice 1.0000" in done.output
-    assert engine.asked[2] == (1, 16)
+    assert engine.arguments[2] == (1, 16)
     done = CliRunner().invoke(main, ["engine", str(bundle.path), "--slots", "1,x"])
     assert done.exit_code == 2
     assert "give whole numbers from 1" in done.output

@@ -1,4 +1,4 @@
-"""Which device is taken, what is said of the others, and how it is given back."""
+"""Which device is used, why not the others, and how it is closed."""
 
 import ctypes
 import sys
@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from host_gpu import HostGpu, on_gpu
 from support import bundle, head, save, toy_network, write_toy_bundle
 
-from anofpdm.runtime import segmenter
+from anofpdm.runtime import segmenter as segmenter_module
 from anofpdm.runtime.backends import device as device_module
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.threads import splits_batches
 from anofpdm.runtime.backends.cuda import device as cuda
-from anofpdm.runtime.backends.cuda import open as opened
+from anofpdm.runtime.backends.cuda import open as cuda_open
 from anofpdm.runtime.backends.cuda.device import check_driver
 from anofpdm.runtime.backends.device import open_device
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
@@ -27,23 +27,23 @@ from anofpdm.runtime.segmenter import Segmenter
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """What happens when a GPU is asked for: an error to raise, or nothing."""
-    happens = {}
+    """By kind of device, the error that opening a GPU raises."""
+    errors = {}
 
-    def open_gpu(kind, index, opened, slots):
-        if kind in happens:
-            raise happens[kind]
+    def open_gpu(kind, index, bundle, slots):
+        if kind in errors:
+            raise errors[kind]
         backend = on_gpu(toy_network, 1, 8, slots or 64)
         backend.device = f"{kind}:{index}"
         return backend
 
-    monkeypatch.setattr(opened, "open_gpu", open_gpu)
+    monkeypatch.setattr(cuda_open, "open_gpu", open_gpu)
     monkeypatch.setattr(device_module, "OnnxDenoiser", lambda path, threads: toy_network)
     monkeypatch.setattr(device_module, "splits_batches", lambda path: True)
-    return happens
+    return errors
 
 
-def test_auto_takes_the_fastest_that_there_is_and_says_why_nothing_faster(gpus):
+def test_auto_uses_the_fastest_device_and_names_why_nothing_faster(gpus):
     assert open_device("auto", bundle()).device == "trt:0"
     gpus["trt"] = BundleError("no engine: build one")
     assert open_device("auto", bundle()).device == "cuda:0"
@@ -56,7 +56,7 @@ def test_auto_takes_the_fastest_that_there_is_and_says_why_nothing_faster(gpus):
     assert open_device("auto", bundle()).device == "cpu; not trt or cuda: no NVIDIA driver"
 
 
-def test_what_is_asked_for_is_taken_or_refused(gpus):
+def test_a_named_device_is_used_or_refused(gpus):
     assert open_device("cuda:1", bundle()).device == "cuda:1"
     assert open_device("TRT", bundle()).device == "trt:0"
     assert open_device("cpu", bundle()).device == "cpu"
@@ -76,7 +76,7 @@ def test_the_tensorrt_that_has_an_engine_is_used(monkeypatch):
         name: SimpleNamespace(__name__=name, __version__=version)
         for name, version in (("tensorrt", "11.4"), ("tensorrt_rtx", "1.7"))
     }
-    there = {"tensorrt_rtx"}
+    built = {"tensorrt_rtx"}
 
     def load(name=None):
         if name in installed:
@@ -84,20 +84,20 @@ def test_the_tensorrt_that_has_an_engine_is_used(monkeypatch):
         raise MissingExtraError("neither can be imported: run pip install")
 
     def find(bundle, *, flavour, **rest):
-        if flavour in there:
+        if flavour in built:
             return SimpleNamespace(flavour=flavour)
         raise BundleError(f"no engine for {flavour}: build one")
 
-    monkeypatch.setattr(opened, "load_tensorrt", load)
-    monkeypatch.setattr(opened, "find_engine", find)
-    trt, engine = opened._engine(HostGpu(), bundle())
+    monkeypatch.setattr(cuda_open, "load_tensorrt", load)
+    monkeypatch.setattr(cuda_open, "find_engine", find)
+    trt, engine = cuda_open._engine(HostGpu(), bundle())
     assert (trt.__name__, engine.flavour) == ("tensorrt_rtx", "tensorrt_rtx")
-    there.clear()
+    built.clear()
     with pytest.raises(BundleError, match="no engine for tensorrt: build one"):
-        opened._engine(HostGpu(), bundle())
+        cuda_open._engine(HostGpu(), bundle())
     installed.clear()
     with pytest.raises(MissingExtraError, match="neither can be imported"):
-        opened._engine(HostGpu(), bundle())
+        cuda_open._engine(HostGpu(), bundle())
 
 
 def test_calibrations_are_of_the_fp32_network(gpus):
@@ -113,9 +113,9 @@ def test_without_a_driver_the_default_bundle_runs_on_the_cpu(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", no_driver)
     backend = open_device("auto", open_bundle(DEFAULT))
     assert backend.device.startswith("cpu; not trt or cuda: no NVIDIA driver (")
-    for wish in ("cuda", "trt"):
+    for device in ("cuda", "trt"):
         with pytest.raises(DeviceError, match="no NVIDIA driver"):
-            open_device(wish, open_bundle(DEFAULT))
+            open_device(device, open_bundle(DEFAULT))
 
 
 class Driver:
@@ -136,7 +136,7 @@ class Driver:
         return 0
 
 
-def test_the_driver_is_asked_first():
+def test_the_driver_is_checked_first():
     assert check_driver(0, Driver()) == "13.0"
     assert check_driver(1, Driver(version=13020, count=2)) == "13.2"
     for driver, message in (
@@ -173,7 +173,7 @@ def test_a_gpu_that_disappears_leaves_no_mask(tmp_path, monkeypatch):
     backend.gpu.launch, backend.gpu.wait = launch, wait
     backend.network.capturable = False
     backend.gpu.download = lambda source, target: target.fill(1)
-    monkeypatch.setattr(segmenter, "open_device", lambda *args, **kwargs: backend)
+    monkeypatch.setattr(segmenter_module, "open_device", lambda *args, **kwargs: backend)
     toy, volume = write_toy_bundle(tmp_path / "toy.anofpdm"), save(tmp_path / "v.nii.gz", head())
     mask = tmp_path / "mask.nii.gz"
     done = CliRunner().invoke(infer, [str(volume), "-o", str(mask), "--bundle", str(toy)])
@@ -184,7 +184,7 @@ def test_a_gpu_that_disappears_leaves_no_mask(tmp_path, monkeypatch):
 
 def test_the_command_gives_its_device_back(tmp_path, monkeypatch):
     backend = on_gpu(toy_network, 1, 32)
-    monkeypatch.setattr(segmenter, "open_device", lambda *args, **kwargs: backend)
+    monkeypatch.setattr(segmenter_module, "open_device", lambda *args, **kwargs: backend)
     toy, volume = write_toy_bundle(tmp_path / "toy.anofpdm"), save(tmp_path / "v.nii.gz", head())
     mask = str(tmp_path / "mask.nii.gz")
     done = CliRunner().invoke(infer, [str(volume), "-o", mask, "--bundle", str(toy)])
@@ -194,11 +194,11 @@ def test_the_command_gives_its_device_back(tmp_path, monkeypatch):
 
 def test_a_segmenter_gives_its_device_back(tmp_path):
     backend = on_gpu(toy_network, 1, 32, 300, nbytes=5_000_000)
-    with Segmenter(bundle(), backend) as held:
-        found = held.segment(head(), affine=np.diag([7.5, 7.5, 5.0, 1.0]))
+    with Segmenter(bundle(), backend) as segmenter:
+        result = segmenter.segment(head(), affine=np.diag([7.5, 7.5, 5.0, 1.0]))
         assert backend.gpu.used > 0
     assert backend.gpu.used == 0
-    (note,) = found.notes
+    (note,) = result.notes
     assert note.startswith("the GPU's memory does not hold 300 slots: ")
 
 

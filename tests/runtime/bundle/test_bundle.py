@@ -39,13 +39,13 @@ def edit(path, file, **changes):
 
 def edit_preset(path, **changes):
     """Change the calibration "fast"."""
-    held = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]
-    edit(path, CALIBRATION, presets={"fast": {**held, **changes}})
+    fast = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]
+    edit(path, CALIBRATION, presets={"fast": {**fast, **changes}})
 
 
 def edit_conditions(path, **changes):
-    held = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]["conditions"]
-    edit_preset(path, conditions={**held, **changes})
+    conditions = json.loads((path / CALIBRATION).read_text())["presets"]["fast"]["conditions"]
+    edit_preset(path, conditions={**conditions, **changes})
 
 
 def refuse(path, message):
@@ -85,13 +85,13 @@ def test_incomplete(path, file):
 
 
 def test_another_schema(path):
-    edit(path, MANIFEST, schema_version=6)
-    refuse(path, "schema 6, this version of anofpdm reads 5: update anofpdm")
-    edit(path, MANIFEST, schema_version=4)
-    refuse(path, "schema 4, .* reads 5: export it again, and calibrate it")
+    edit(path, MANIFEST, schema_version=7)
+    refuse(path, "schema 7, this version of anofpdm reads 6: update anofpdm")
+    edit(path, MANIFEST, schema_version=5)
+    refuse(path, "schema 5, .* reads 6: make it again with anofpdm-export and anofpdm-calibrate")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 5}', '"x"', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 6}', '"x"', "\xff"])
 def test_damaged_manifest(path, text):
     (path / MANIFEST).write_text(text, encoding="latin-1")
     refuse(path, "manifest.json|schema None")
@@ -153,7 +153,7 @@ def test_longer_than_the_schedule(path):
     refuse(path, "goes to L = 1001, the schedule to 1000")
 
 
-def test_presets_live_beside_each_other(path):
+def test_presets_of_other_names_stay(path):
     bundle = open_bundle(path)
     other = dataclasses.replace(bundle.calibrations["fast"], w=9.0)
     write_calibration(bundle, "exact", other)

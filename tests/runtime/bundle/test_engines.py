@@ -12,13 +12,13 @@ from anofpdm.runtime.bundle.bundle import (
     MANIFEST,
     NETWORK,
     NETWORK_FP16,
-    engines,
     open_bundle,
     write_calibration,
     write_manifest,
 )
 from anofpdm.runtime.bundle.engines import (
     ENGINES,
+    FLAVOURS,
     Engine,
     check_engine_folder,
     find_engine,
@@ -28,7 +28,7 @@ from anofpdm.runtime.bundle.engines import (
     read_engines,
     write_engine,
 )
-from anofpdm.runtime.errors import BundleError, MissingExtraError, OutputError, OptionsError
+from anofpdm.runtime.errors import BundleError, MissingExtraError, OptionsError, OutputError
 from anofpdm.runtime.util.files import sha256
 
 HERE = {"gpu": "NVIDIA H200", "compute_capability": "9.0", "flavour": "tensorrt_rtx",
@@ -75,14 +75,14 @@ def test_what_was_written_is_found_and_read(path):
     written = write_engine(open_bundle(path), record(path), DATA)
     assert written == dataclasses.replace(record(path), sha256=hashlib.sha256(DATA).hexdigest())
     bundle = open_bundle(path)
-    found = find_engine(bundle, **HERE)
-    assert found == written
-    assert found.slots == (1, 4)
-    assert read_engine(bundle, found) == DATA
-    assert [file.name for file in (path / ENGINES).iterdir()] == [found.file_name]
+    engine = find_engine(bundle, **HERE)
+    assert engine == written
+    assert engine.slots == (1, 4)
+    assert read_engine(bundle, engine) == DATA
+    assert [file.name for file in (path / ENGINES).iterdir()] == [engine.file_name]
 
 
-def test_the_name_tells_what_it_is_for(path):
+def test_the_name_is_made_of_what_it_is_for(path):
     network = sha256(path / NETWORK_FP16)
     name = f"nvidia-h200_sm90_tensorrt_rtx-1.7.1.116_fp16_{network[:12]}.engine"
     assert record(path).file_name == name
@@ -252,11 +252,11 @@ def test_a_network_that_was_replaced_meanwhile(path, network):
     assert contents(path) == before
 
 
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize("failing", [1, 2])
-def test_a_failing_write_leaves_the_bundle_as_it_was(path, monkeypatch, held, failing):
+def test_a_failing_write_leaves_the_bundle_as_it_was(path, monkeypatch, existing, failing):
     """The first rename is the engine's, the second the manifest's."""
-    if held:
+    if existing:
         write_engine(open_bundle(path), record(path), DATA)
     bundle, before, calls = open_bundle(path), contents(path), []
 
@@ -276,7 +276,7 @@ def test_a_failing_write_leaves_the_bundle_as_it_was(path, monkeypatch, held, fa
     monkeypatch.undo()
     assert len(calls) == failing
     assert contents(path) == before
-    assert (path / ENGINES).exists() == held
+    assert (path / ENGINES).exists() == existing
     assert open_bundle(path) == bundle
 
 
@@ -284,9 +284,9 @@ def test_a_failing_write_leaves_the_bundle_as_it_was(path, monkeypatch, held, fa
 def test_a_read_only_bundle(path, monkeypatch, locked):
     """As root, nothing is read-only: the question is answered instead."""
     (path / ENGINES).mkdir()
-    bundle, before, asked = open_bundle(path), contents(path), os.access
+    bundle, before, access = open_bundle(path), contents(path), os.access
     folder = path / locked if locked else path
-    monkeypatch.setattr(os, "access", lambda where, mode: where != folder and asked(where, mode))
+    monkeypatch.setattr(os, "access", lambda where, mode: where != folder and access(where, mode))
     message = rf"cannot be added to {path} \({folder} is read-only\): copy the bundle .*--bundle"
     refuse(message, check_engine_folder, bundle, error=OutputError)
     refuse(message, write_engine, bundle, record(path), DATA, error=OutputError)
@@ -320,10 +320,10 @@ def packages(tmp_path, monkeypatch):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(code)
 
-    for name in engines.FLAVOURS:
+    for name in FLAVOURS:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield write
-    for name in engines.FLAVOURS:
+    for name in FLAVOURS:
         sys.modules.pop(name, None)
 
 

@@ -1,4 +1,4 @@
-"""Which calibration a wish picks, and which wishes are refused."""
+"""Which calibration the options pick, and which options are refused."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def three():
 
 
 @pytest.mark.parametrize(
-    ("setup", "preset"),
+    ("options", "preset"),
     [
         (Options(), "fast"),
         (Options(preset="exact"), "exact"),
@@ -34,18 +34,18 @@ def three():
         (Options(encoding="ddim", L=301), "fast"),
     ],
 )
-def test_a_wish_picks_a_calibration(three, setup, preset):
-    found = resolve(three, setup)
+def test_options_pick_a_calibration(three, options, preset):
+    plan = resolve(three, options)
     conditions = three.calibrations[preset].conditions
-    assert found.preset == preset
-    assert (found.process.encoding, found.process.stride) == (
+    assert plan.preset == preset
+    assert (plan.process.encoding, plan.process.stride) == (
         conditions.encoding, conditions.stride,
     )  # fmt: skip
-    assert found.rule.anomaly_map == ("last" if preset == "ddpm-last" else "aggregate")
+    assert plan.rule.anomaly_map == ("last" if preset == "ddpm-last" else "aggregate")
 
 
 @pytest.mark.parametrize(
-    ("setup", "message"),
+    ("options", "message"),
     [
         (Options(preset="slow"), "has no preset 'slow': it has exact, fast, ddpm-last"),
         (Options(stride=7), "no calibration for encoding ddim, stride 7"),
@@ -66,13 +66,13 @@ def test_a_wish_picks_a_calibration(three, setup, preset):
         (Options(spacing="log-snr"), "no calibration for encoding ddim, spacing log-snr"),
     ],
 )
-def test_wishes_that_cannot_be_fulfilled(three, setup, message):
+def test_options_that_no_calibration_has(three, options, message):
     with pytest.raises(AnofpdmError, match=message) as caught:
-        resolve(three, setup)
+        resolve(three, options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_wish_that_several_fulfil_names_them(three):
+def test_several_calibrations_that_fit_are_named(three):
     again = replace(three.calibrations["ddpm-last"], anomaly_map="aggregate")
     four = replace(three, calibrations={**three.calibrations, "ddpm": again})
     with pytest.raises(BundleError, match=r"several calibrations.*ddpm-last, ddpm as preset"):
@@ -93,7 +93,7 @@ def test_the_map_may_be_chosen_without_another_calibration():
     assert resolve(toy, Options(anomaly_map="last")).rule.anomaly_map == "last"
 
 
-def test_a_safe_stop_is_on_and_an_unsafe_one_off_unless_asked_for():
+def test_a_safe_stop_is_on_and_an_unsafe_one_off_unless_chosen():
     toy = recalibrated(bundle(), early_stop=SAFE)
     assert resolve(toy, Options()).stop == SAFE.rule
     assert resolve(toy, Options()).calibration.Cos_w == 0.5
@@ -115,9 +115,9 @@ def test_beyond_t_e_nothing_stops_early():
 
 
 def test_another_w_brings_its_own_thresholds():
-    own = LogisticDecision(0.9, 2.0, 3.0)
-    other = Candidate(301, 8.0, 0.7, 0.8, own, 0.8, (0.3,))
-    elsewhere = Candidate(601, 9.0, 0.7, 0.8, own, 0.8, (0.3,))
+    logistic = LogisticDecision(0.9, 2.0, 3.0)
+    other = Candidate(301, 8.0, 0.7, 0.8, logistic, 0.8, (0.3,))
+    elsewhere = Candidate(601, 9.0, 0.7, 0.8, logistic, 0.8, (0.3,))
     toy = recalibrated(
         bundle(),
         candidates=(other, elsewhere),
@@ -125,12 +125,12 @@ def test_another_w_brings_its_own_thresholds():
         peaks=PeakReport(1.0, 301.0, 301.0),
         warnings=("no peak",),
     )
-    found = resolve(toy, Options(w=8.0))
-    calibration = found.calibration
-    assert (calibration.w, calibration.Cos_w, calibration.logistic) == (8.0, 0.7, own)
+    plan = resolve(toy, Options(w=8.0))
+    calibration = plan.calibration
+    assert (calibration.w, calibration.Cos_w, calibration.logistic) == (8.0, 0.7, logistic)
     assert calibration.M_max == (0.3,)
     assert (calibration.peaks, calibration.warnings) == (None, ())
-    assert found.stop is None
+    assert plan.stop is None
     with pytest.raises(BundleError, match="not calibrated for w = 9, but for 8"):
         resolve(toy, Options(w=9.0))
 
@@ -157,8 +157,8 @@ def test_with_another_map_the_cosine_decides():
             assert resolve(toy, Options(**same)).calibration.decision == "calibrated"
             assert resolve(toy, Options(**same)).stop == SAFE.rule
         for changed in ({"anomaly_map": other}, {"sub_map": "gradient"}, {"t_e_ratio": 0.5}):
-            found = resolve(toy, Options(**changed))
-            assert (found.calibration.decision, found.stop) == ("cosine", None)
-            assert found.as_json()["decision"] == "cosine"
+            plan = resolve(toy, Options(**changed))
+            assert (plan.calibration.decision, plan.stop) == ("cosine", None)
+            assert plan.as_json()["decision"] == "cosine"
             with pytest.raises(BundleError, match="no early stop"):
                 resolve(toy, Options(early_stop=True, **changed))

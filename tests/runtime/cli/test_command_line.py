@@ -1,5 +1,5 @@
-"""``anofpdm-infer``: what it takes, what it writes, what it says; with a toy network in place of
-the model, so that only the command is tested."""
+"""``anofpdm-infer``: its options, outputs and messages; with a toy network in place of the model,
+so that only the command is tested."""
 
 import csv
 import json
@@ -19,6 +19,7 @@ from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.cli import infer
 from anofpdm.runtime.cli.batch import TABLE
 from anofpdm.runtime.cli.console import ProgressLine
+from anofpdm.runtime.cli.request import parse_request
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.diag([7.5, 7.5, 5.0, 1.0])
@@ -61,20 +62,30 @@ def test_without_output_the_mask_is_named_after_the_input(toy, volume, tmp_path)
     assert names(tmp_path) == {volume.name, "P1_desc-anofpdm_mask.nii.gz"}
 
 
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [("upside.nii", "upside"), ("a.b.nii.gz", "a.b"), ("case 1.nii.gz", "case 1"),
+     ("pair.hdr", "pair"), ("pair.img", "pair"), ("P1_flair.nii", "P1_flair")],
+)  # fmt: skip
+def test_a_volume_is_called_by_its_file_without_the_suffix(tmp_path, name, case):
+    (tmp_path / name).touch()
+    assert parse_request([tmp_path / name], {}, None, {}, (), ("flair",)).name == case
+
+
 def test_every_output_of_one_volume(toy, volume, tmp_path):
     run(volume, "-o", "mask.nii.gz", *(f"--{kind}={name}" for kind, name in KINDS.items()))
     assert names(tmp_path) == {volume.name, "mask.nii.gz", *KINDS.values()}
-    found = Segmenter(bundle(), NumpyBackend(toy_network)).segment(nib.load(volume))
+    segmentation = Segmenter(bundle(), NumpyBackend(toy_network)).segment(nib.load(volume))
     mask, H = nib.load("mask.nii.gz"), nib.load("map.nii.gz")
-    np.testing.assert_array_equal(np.asarray(mask.dataobj), found.mask)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), segmentation.mask)
     assert H.get_data_dtype() == np.float32
     np.testing.assert_array_equal(H.affine, nib.load(volume).affine)
     # Where the map lies: masks are cut where it is high.
-    marked, values = found.mask > 0, H.get_fdata()
+    marked, values = segmentation.mask > 0, H.get_fdata()
     assert marked.any()
     assert values[marked].mean() > 2 * values[~marked].mean()
     stats = json.loads((tmp_path / "stats.json").read_text())
-    assert stats["volume_ml"] == pytest.approx(found.mask.sum() * 7.5 * 7.5 * 5 / 1000)
+    assert stats["volume_ml"] == pytest.approx(segmentation.mask.sum() * 7.5 * 7.5 * 5 / 1000)
 
 
 def test_also_names_files_after_the_mask(toy, volume, tmp_path):
@@ -106,7 +117,7 @@ def test_files_are_replaced_unless_that_is_ruled_out(toy, volume, tmp_path):
         (["--series", "1.2.3"], "no DICOM folder"),
     ],
 )
-def test_what_cannot_be_written_is_told_before_any_work(toy, volume, tmp_path, wrong, message):
+def test_what_cannot_be_written_is_refused_before_any_work(toy, volume, tmp_path, wrong, message):
     before = names(tmp_path)
     done = run(volume, "-o", "m.nii.gz", *wrong, code=2)
     assert message in done.output
@@ -193,11 +204,11 @@ def test_a_mask_of_ours_is_no_scan(toy, volume):
         (["v.nii", "-o"], "-o"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(toy, arguments, message):
-    said = run(*arguments, code=2).output
-    assert said.count("\n") == 1
-    assert said.startswith("error: ")
-    assert message in said
+def test_wrong_options_are_refused_in_one_line(toy, arguments, message):
+    printed = run(*arguments, code=2).output
+    assert printed.count("\n") == 1
+    assert printed.startswith("error: ")
+    assert message in printed
 
 
 def test_a_link_to_the_input_is_the_input(toy, volume, tmp_path):
@@ -207,7 +218,7 @@ def test_a_link_to_the_input_is_the_input(toy, volume, tmp_path):
     assert volume.read_bytes() == before
 
 
-def test_a_folder_without_output_has_a_name_of_its_own(toy, tmp_path):
+def test_results_of_a_folder_are_named_after_it(toy, tmp_path):
     (tmp_path / "cases").mkdir()
     save(tmp_path / "cases/P1.nii.gz", head(), AFFINE)
     run("cases")
@@ -258,28 +269,28 @@ def test_a_dicom_series_gives_the_mask_of_its_volume_and_a_seg(toy, volume, tmp_
     assert list(inputs[0]["files_sha256"]) == [f"{stored.shape[2]} files"]
 
 
-def test_quiet_says_nothing_and_verbose_says_what_is_used(toy, volume):
+def test_quiet_prints_nothing_and_verbose_prints_the_set_up(toy, volume):
     assert run(volume, "-o", "m.nii.gz", "-q").output == ""
-    said = run(volume, "-o", "m.nii.gz", "-v").stderr
-    assert "model toy" in said
-    assert "preset fast: ddim, L 301, stride 60; seed 0" in said
-    assert "mask in m.nii.gz" in said
+    printed = run(volume, "-o", "m.nii.gz", "-v").stderr
+    assert "model toy" in printed
+    assert "preset fast: ddim, L 301, stride 60; seed 0" in printed
+    assert "mask in m.nii.gz" in printed
 
 
 def test_version_names_package_model_and_engine():
-    said = run("--version").stdout
+    printed = run("--version").stdout
     model = open_bundle(DEFAULT)
-    assert said.startswith(
+    assert printed.startswith(
         f"anofpdm 0.1.0, model {model.manifest.name} (sha256 {model.sha256[:16]}"
     )
-    assert "onnxruntime 1." in said
+    assert "onnxruntime 1." in printed
 
 
 def test_help_has_examples_and_exit_codes():
-    said = run("--help").stdout
+    printed = run("--help").stdout
     for part in ("anofpdm-infer flair.nii.gz -o mask.nii.gz", "--dicom-seg", "3 some cases",
                  "130", "not for diagnosis"):  # fmt: skip
-        assert part in said
+        assert part in printed
 
 
 def test_shells_can_complete(tmp_path):
@@ -316,8 +327,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 sys.path.insert(0, sys.argv[2])
 from support import bundle, toy_network
-from anofpdm.runtime import infer
-from anofpdm.runtime.backends.base import NumpyBackend
+from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
+from anofpdm.runtime.cli import infer
 from anofpdm.runtime.segmenter import Segmenter
 toy = bundle(modalities=("flair",), scored=("flair",))
 infer.open_bundle = lambda path: toy
@@ -338,6 +349,7 @@ def test_a_full_disk_leaves_nothing(volume, tmp_path, room):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert names(tmp_path) == {volume.name}
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

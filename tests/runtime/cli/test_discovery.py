@@ -1,4 +1,4 @@
-"""SliceCurves the cases of a folder: by hand-made trees, named as people name them."""
+"""The cases of a folder: by hand-made trees, named as people name them."""
 
 from pathlib import PurePath
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support import head, save
 
-from anofpdm.runtime.cli.discovery import find_cases, leave_patients_out
+from anofpdm.runtime.cli.discovery import find_cases, ignored_files
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.volume.nifti import mask_image
 
@@ -26,7 +26,7 @@ def tree(tmp_path):
     return make
 
 
-def found(root, modalities=("flair",)):
+def cases_of(root, modalities=("flair",)):
     return {
         case.key: tuple(path.relative_to(root).as_posix() for path in case.images)
         for case in find_cases(root, modalities)
@@ -35,13 +35,13 @@ def found(root, modalities=("flair",)):
 
 def test_flat_files_by_modality(tree):
     root = tree("b_flair.nii.gz", "a-flair.nii", "a_t1.nii", "a_seg.nii", ".a_flair.nii", "x.txt")
-    assert found(root) == {"a": ("a-flair.nii",), "b": ("b_flair.nii.gz",)}
-    assert list(found(root)) == ["a", "b"]
+    assert cases_of(root) == {"a": ("a-flair.nii",), "b": ("b_flair.nii.gz",)}
+    assert list(cases_of(root)) == ["a", "b"]
 
 
 def test_flat_files_of_any_name_for_one_modality(tree):
     root = tree("b.nii.gz", "a.nii", "a_mask.nii", "b_seg.nii.gz", "b_desc-anofpdm_mask.nii.gz")
-    assert found(root) == {"a": ("a.nii",), "b": ("b.nii.gz",)}
+    assert cases_of(root) == {"a": ("a.nii",), "b": ("b.nii.gz",)}
     with pytest.raises(VolumeError, match="no cases"):
         find_cases(root, BOTH)
 
@@ -53,22 +53,22 @@ def test_names_in_capitals_and_what_is_no_case(tree):
     nib.save(ours, root / "made.nii.gz")
     cases = find_cases(root, ("flair",))
     assert [case.name for case in cases] == ["A", "b"]
-    assert leave_patients_out(root, cases) == ["c_mask.nii", "made.nii.gz"]
+    assert ignored_files(root, cases) == ["c_mask.nii", "made.nii.gz"]
     tree("d_flair.nii")
     cases = find_cases(root, ("flair",))
-    assert leave_patients_out(root, cases) == ["A.NII.GZ", "b.nii", "c_mask.nii", "made.nii.gz"]
+    assert ignored_files(root, cases) == ["A.NII.GZ", "b.nii", "c_mask.nii", "made.nii.gz"]
 
 
 def test_flat_files_of_several_modalities(tree):
     root = tree("a_t1.nii", "a_flair.nii", "b_t1.nii")
-    assert found(root, BOTH) == {"a": ("a_flair.nii", "a_t1.nii"), "b": ()}
+    assert cases_of(root, BOTH) == {"a": ("a_flair.nii", "a_t1.nii"), "b": ()}
     assert find_cases(root, BOTH)[1].problem == "b: flair is missing"
 
 
 def test_folders_as_brats_names_them(tree):
     tree("P1/P1_flair.nii.gz", "P1/P1_t1.nii.gz", "P1/P1_seg.nii.gz")
     root = tree("P2/P2-t2f.nii.gz", "P2/P2-t1n.nii.gz", "P3/P3_t1.nii.gz", "notes/x.txt")
-    assert found(root, BOTH) == {
+    assert cases_of(root, BOTH) == {
         "P1": ("P1/P1_flair.nii.gz", "P1/P1_t1.nii.gz"),
         "P2": ("P2/P2-t2f.nii.gz", "P2/P2-t1n.nii.gz"),
         "P3": (),
@@ -85,7 +85,7 @@ def test_bids_subjects_and_sessions(tree):
         "sub-02/ses-a/anat/sub-02_ses-a_desc-anofpdm_FLAIR.nii.gz",
         "derivatives/sub-01/anat/sub-01_FLAIR.nii.gz", "sub-03/dwi/sub-03_dwi.nii.gz",
     )  # fmt: skip
-    assert found(root) == {
+    assert cases_of(root) == {
         "sub-01/anat/sub-01": ("sub-01/anat/sub-01_FLAIR.nii.gz",),
         **{
             f"sub-02/ses-{s}/anat/sub-02_ses-{s}{r}": (
@@ -113,7 +113,7 @@ def test_subjects_without_the_scan_and_pairs_of_files_are_cases(tree):
     assert (lacking.key, lacking.problem) == ("sub-01/anat/sub-01", "sub-01: flair is missing")
     assert whole.problem == ""
     pairs = tree("pairs/a.img", "pairs/a.hdr", "pairs/b.img") / "pairs"
-    assert found(pairs) == {"a": ("a.img",)}
+    assert cases_of(pairs) == {"a": ("a.img",)}
 
 
 def test_bids_scans_that_belong_together(tree):
@@ -131,7 +131,7 @@ def test_dicom_series_however_deep(tree):
     root = tree("P1/study/flair/1", "P1/study/flair/2", "P2/0001.dcm",
                 content=bytes(128) + b"DICM")  # fmt: skip
     tree("P1/study/report.txt", "P3/x.dcm", content=b"no DICOM at all")
-    assert found(root) == {"P1_study_flair": ("P1/study/flair",), "P2": ("P2",)}
+    assert cases_of(root) == {"P1_study_flair": ("P1/study/flair",), "P2": ("P2",)}
 
 
 def test_a_disc_with_a_directory_file_and_folders_of_results(tree):
@@ -139,17 +139,17 @@ def test_a_disc_with_a_directory_file_and_folders_of_results(tree):
     root = tree("P1/DICOMDIR", "P1/S1/1", "P1/S1/2", "P2/1", "P2/old/1", content=dicom)
     tree("results/a_desc-anofpdm_seg.dcm", content=dicom)
     tree("results/anofpdm-run.json")
-    assert found(root) == {"P1_S1": ("P1/S1",), "P2": ("P2",)}
-    assert found(root / "P2") == {"P2": (".",)}
+    assert cases_of(root) == {"P1_S1": ("P1/S1",), "P2": ("P2",)}
+    assert cases_of(root / "P2") == {"P2": (".",)}
 
 
 def test_a_case_of_nifti_files_may_hold_dicom(tree):
     root = tree("P1/P1_flair.nii.gz")
     tree("P1/seg.dcm", content=bytes(128) + b"DICM")
-    assert found(root) == {"P1": ("P1/P1_flair.nii.gz",)}
+    assert cases_of(root) == {"P1": ("P1/P1_flair.nii.gz",)}
 
 
-def test_links_that_lead_nowhere_and_names_that_are_too_long_are_told(tree):
+def test_links_that_lead_nowhere_and_names_that_are_too_long(tree):
     root = tree(f"{'x' * 200}_flair.nii")
     (root / "a_flair.nii").symlink_to("annex/object")
     a, long = find_cases(root, ("flair",))

@@ -70,19 +70,19 @@ def in_any_order(places):
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize("form", ["classic", "enhanced"])
 def test_pixels_lie_on_the_voxels_of_the_mask(tmp_path, form, name):
-    found = series(tmp_path, form, CUTS[name])
-    mask = random_mask(found.image)
-    write_seg(tmp_path / "seg.dcm", mask, found, **MADE_BY)
+    scan = series(tmp_path, form, CUTS[name])
+    mask = random_mask(scan.image)
+    write_seg(tmp_path / "seg.dcm", mask, scan, **MADE_BY)
     marked = world_of(pydicom.dcmread(tmp_path / "seg.dcm"))
-    want = nib.affines.apply_affine(found.image.affine, np.argwhere(mask))
+    want = nib.affines.apply_affine(scan.image.affine, np.argwhere(mask))
     assert len(want) > 50
     np.testing.assert_allclose(in_any_order(marked), in_any_order(want), atol=2e-4)
 
 
 def test_every_source_image_is_referenced_by_its_frame(tmp_path):
-    found = series(tmp_path)
-    mask = random_mask(found.image)
-    write_seg(tmp_path / "seg.dcm", mask, found, **MADE_BY)
+    scan = series(tmp_path)
+    mask = random_mask(scan.image)
+    write_seg(tmp_path / "seg.dcm", mask, scan, **MADE_BY)
     seg = hd.seg.segread(tmp_path / "seg.dcm")
     sources = [pydicom.dcmread(file) for file in (tmp_path / "series").iterdir()]
     assert seg.NumberOfFrames == len(sources)
@@ -92,7 +92,7 @@ def test_every_source_image_is_referenced_by_its_frame(tmp_path):
         source.SOPInstanceUID for source in sources
     }
     # The slice of a source by its position, which says nothing about any order.
-    inverse = np.linalg.inv(found.image.affine)
+    inverse = np.linalg.inv(scan.image.affine)
     for source in sources:
         ras = np.array(source.ImagePositionPatient, float) * [-1, -1, 1]
         i, j, k = nib.affines.apply_affine(inverse, ras)
@@ -102,14 +102,14 @@ def test_every_source_image_is_referenced_by_its_frame(tmp_path):
 
 
 def test_every_frame_of_an_enhanced_file_is_referenced(tmp_path):
-    found = series(tmp_path, "enhanced")
-    mask = random_mask(found.image)
-    write_seg(tmp_path / "seg.dcm", mask, found, **MADE_BY)
+    scan = series(tmp_path, "enhanced")
+    mask = random_mask(scan.image)
+    write_seg(tmp_path / "seg.dcm", mask, scan, **MADE_BY)
     seg = hd.seg.segread(tmp_path / "seg.dcm")
     source = pydicom.dcmread(tmp_path / "series.dcm")
     frames = list(range(1, source.NumberOfFrames + 1))
     pixels = seg.get_pixels_by_source_frame(source.SOPInstanceUID, frames, segment_numbers=[1])
-    inverse = np.linalg.inv(found.image.affine)
+    inverse = np.linalg.inv(scan.image.affine)
     for frame, group in zip(pixels, source.PerFrameFunctionalGroupsSequence, strict=True):
         lps = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
         k = round(nib.affines.apply_affine(inverse, lps * [-1, -1, 1])[2])
@@ -117,31 +117,31 @@ def test_every_frame_of_an_enhanced_file_is_referenced(tmp_path):
 
 
 def test_a_segmented_series_as_highdicom_sees_it(tmp_path):
-    found = series(tmp_path, how=SAGITTAL)
-    mask = Segmenter(bundle(), NumpyBackend(toy_network)).segment(found.image).mask
+    scan = series(tmp_path, how=SAGITTAL)
+    mask = Segmenter(bundle(), NumpyBackend(toy_network)).segment(scan.image).mask
     assert mask.any()
-    write_seg(tmp_path / "seg.dcm", mask, found, **MADE_BY)
+    write_seg(tmp_path / "seg.dcm", mask, scan, **MADE_BY)
     volume = hd.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
     places = volume.map_indices_to_reference(np.argwhere(volume.array)) * [-1, -1, 1]
-    want = nib.affines.apply_affine(found.image.affine, np.argwhere(mask))
+    want = nib.affines.apply_affine(scan.image.affine, np.argwhere(mask))
     np.testing.assert_allclose(in_any_order(places), in_any_order(want), atol=2e-4)
     assert volume.array.sum() == mask.sum()
 
 
 @pytest.mark.parametrize("form", ["classic", "enhanced"])
 def test_an_empty_mask_has_its_frames(tmp_path, form):
-    found = series(tmp_path, form)
-    write_seg(tmp_path / "seg.dcm", np.zeros(found.image.shape, np.uint8), found, **MADE_BY)
+    scan = series(tmp_path, form)
+    write_seg(tmp_path / "seg.dcm", np.zeros(scan.image.shape, np.uint8), scan, **MADE_BY)
     seg = hd.seg.segread(tmp_path / "seg.dcm")
-    assert seg.NumberOfFrames == found.image.shape[2]
+    assert seg.NumberOfFrames == scan.image.shape[2]
     assert not seg.pixel_array.any()
 
 
-def test_what_made_it_is_said(tmp_path):
-    found = series(tmp_path)
+def test_the_file_names_what_made_it(tmp_path):
+    scan = series(tmp_path)
     made_by = {**MADE_BY, "model": "m\u00f6del \\ " + "x" * 80}
     write_seg(
-        tmp_path / "seg.dcm", random_mask(found.image), found, **made_by,
+        tmp_path / "seg.dcm", random_mask(scan.image), scan, **made_by,
         series_description="Anomalies", when=NOON,
     )  # fmt: skip
     seg = hd.seg.segread(tmp_path / "seg.dcm")
@@ -176,7 +176,7 @@ def test_patient_and_study_are_the_series(tmp_path):
 
 
 def test_headers_of_the_field(tmp_path, recwarn, capsys):
-    """Names beyond ASCII, values that are none, and what a de-identifier took."""
+    """Names beyond ASCII, values that are none, and what a de-identifier removed."""
 
     def change(data, k):
         data.SpecificCharacterSet = "ISO_IR 192"
@@ -208,15 +208,15 @@ def test_headers_of_the_field(tmp_path, recwarn, capsys):
 
 
 def test_the_same_run_gives_the_same_file(tmp_path):
-    found = series(tmp_path)
-    mask = random_mask(found.image)
+    scan = series(tmp_path)
+    mask = random_mask(scan.image)
 
-    def write(name, mask=mask, found=found, when=NOON, **changes):
-        write_seg(tmp_path / name, mask, found, **{**MADE_BY, **changes}, when=when)
+    def write(name, mask=mask, scan=scan, when=NOON, **changes):
+        write_seg(tmp_path / name, mask, scan, **{**MADE_BY, **changes}, when=when)
         return pydicom.dcmread(tmp_path / name)
 
     first = write("a.dcm")
-    again = write("b.dcm", found=read_series(tmp_path / "series"))
+    again = write("b.dcm", scan=read_series(tmp_path / "series"))
     assert (tmp_path / "a.dcm").read_bytes() == (tmp_path / "b.dcm").read_bytes()
     later = write("c.dcm", when=None)
     assert later.SOPInstanceUID == again.SOPInstanceUID == first.SOPInstanceUID
@@ -225,36 +225,36 @@ def test_the_same_run_gives_the_same_file(tmp_path):
         write("d.dcm", mask=1 - mask), write("e.dcm", bundle_sha256="cd" * 32),
         write("f.dcm", version="2"), write("g.dcm", model="other"),
         write("h.dcm", series_description="other"),
-        write("i.dcm", found=series(tmp_path / "series", how=replace(CORONAL, series="1.2.3"))),
+        write("i.dcm", scan=series(tmp_path / "series", how=replace(CORONAL, series="1.2.3"))),
     ):  # fmt: skip
         assert other.SOPInstanceUID != first.SOPInstanceUID
         assert other.SeriesInstanceUID != first.SeriesInstanceUID
 
 
-def test_a_seg_beside_its_series_is_no_part_of_it(tmp_path):
-    found = series(tmp_path)
-    write_seg(tmp_path / "series" / "seg.dcm", random_mask(found.image), found, **MADE_BY)
+def test_a_seg_next_to_its_series_is_no_part_of_it(tmp_path):
+    scan = series(tmp_path)
+    write_seg(tmp_path / "series" / "seg.dcm", random_mask(scan.image), scan, **MADE_BY)
     again = read_series(tmp_path / "series")
     assert again.notes == ("ignored: 1 object not MR images (1 Segmentation)",)
-    assert again.image.shape == found.image.shape
+    assert again.image.shape == scan.image.shape
 
 
 def test_masks_that_do_not_fit(tmp_path):
-    found = series(tmp_path)
-    for mask in (np.zeros((2, 3, 4), np.uint8), np.full(found.image.shape, 2, np.uint8)):
+    scan = series(tmp_path)
+    for mask in (np.zeros((2, 3, 4), np.uint8), np.full(scan.image.shape, 2, np.uint8)):
         with pytest.raises(VolumeError, match="0 and 1, of the series' shape"):
-            write_seg(tmp_path / "seg.dcm", mask, found, **MADE_BY)
+            write_seg(tmp_path / "seg.dcm", mask, scan, **MADE_BY)
     assert not (tmp_path / "seg.dcm").exists()
 
 
 def test_outputs_that_cannot_be(tmp_path):
-    found = series(tmp_path)
+    scan = series(tmp_path)
     for path, message in (
         (tmp_path / "seg.nii.gz", "name it .dcm"),
         (tmp_path / "nowhere" / "seg.dcm", "does not exist"),
     ):
         with pytest.raises(OutputError, match=message):
-            check_seg(path, found)
+            check_seg(path, scan)
     enhanced = series(tmp_path, "enhanced")
     before = (tmp_path / "series.dcm").read_bytes()
     with pytest.raises(OutputError, match="it is the input"):
@@ -264,9 +264,9 @@ def test_outputs_that_cannot_be(tmp_path):
 
 @pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
 def test_series_without_what_a_seg_names(tmp_path, keyword):
-    found = series(tmp_path, change=lambda data, k: delattr(data, keyword))
+    scan = series(tmp_path, change=lambda data, k: delattr(data, keyword))
     with pytest.raises(VolumeError, match=f"lacks {keyword}.*write the mask as NIfTI"):
-        check_seg(tmp_path / "seg.dcm", found)
+        check_seg(tmp_path / "seg.dcm", scan)
 
 
 def test_images_that_a_seg_could_not_tell_apart(tmp_path):
@@ -274,9 +274,9 @@ def test_images_that_a_seg_could_not_tell_apart(tmp_path):
         if k in (3, 4):
             dataset.SOPInstanceUID = "1.2.3"
 
-    found = series(tmp_path, change=same)
+    scan = series(tmp_path, change=same)
     with pytest.raises(VolumeError, match=r"share a SOPInstanceUID.*NIfTI"):
-        check_seg(tmp_path / "out.dcm", found)
+        check_seg(tmp_path / "out.dcm", scan)
 
 
 def test_series_of_two_studies_end_in_one_line(tmp_path):
@@ -284,9 +284,9 @@ def test_series_of_two_studies_end_in_one_line(tmp_path):
         if k == 3:
             dataset.StudyInstanceUID = "1.2.3.4"
 
-    found = series(tmp_path, change=two)
+    scan = series(tmp_path, change=two)
     with pytest.raises(VolumeError, match=r"no DICOM SEG can be made.*NIfTI") as raised:
-        write_seg(tmp_path / "out.dcm", random_mask(found.image), found, **MADE_BY)
+        write_seg(tmp_path / "out.dcm", random_mask(scan.image), scan, **MADE_BY)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out.dcm").exists()
 
@@ -295,33 +295,33 @@ def test_several_manufacturers_do_no_harm(tmp_path):
     def several(dataset, k):
         dataset.Manufacturer = ["One", "Two"]
 
-    found = series(tmp_path, change=several)
-    mask = random_mask(found.image)
-    write_seg(tmp_path / "out.dcm", mask, found, **MADE_BY)
+    scan = series(tmp_path, change=several)
+    mask = random_mask(scan.image)
+    write_seg(tmp_path / "out.dcm", mask, scan, **MADE_BY)
     assert hd.seg.segread(tmp_path / "out.dcm").pixel_array.sum() == mask.sum()
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy, of dicom3tools")
 @pytest.mark.parametrize("form", ["classic", "enhanced"])
 def test_a_validator_of_the_standard_finds_nothing_wrong(tmp_path, form):
-    """It is told to warn of what is deprecated or odd as well; broken, the file is noticed."""
-    found = series(tmp_path, form)
+    """It warns of what is deprecated or odd as well; broken, the file is noticed."""
+    scan = series(tmp_path, form)
     path = tmp_path / "out.dcm"
-    write_seg(path, random_mask(found.image), found, **MADE_BY)
+    write_seg(path, random_mask(scan.image), scan, **MADE_BY)
 
-    def said():
+    def errors():
         done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
         return done.returncode, [line for line in done.stderr.splitlines() if "rror" in line]
 
-    assert said() == (0, [])
+    assert errors() == (0, [])
     broken = pydicom.dcmread(path)
     del broken.SegmentSequence[0].SegmentAlgorithmType
     broken.save_as(path)
-    assert any("SegmentAlgorithmType" in line for line in said()[1])
+    assert any("SegmentAlgorithmType" in line for line in errors()[1])
 
 
 def test_nothing_is_left_of_a_seg_that_failed(tmp_path, monkeypatch):
-    found = series(tmp_path)
+    scan = series(tmp_path)
 
     def full(self, path, **options):
         path.write_bytes(b"half")
@@ -329,5 +329,5 @@ def test_nothing_is_left_of_a_seg_that_failed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pydicom.Dataset, "save_as", full)
     with pytest.raises(OutputError, match="No space left"):
-        write_seg(tmp_path / "seg.dcm", random_mask(found.image), found, **MADE_BY)
+        write_seg(tmp_path / "seg.dcm", random_mask(scan.image), scan, **MADE_BY)
     assert {path.name for path in tmp_path.iterdir()} == {"series"}

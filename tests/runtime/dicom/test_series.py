@@ -17,7 +17,7 @@ from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.dicom import is_dicom, read_series
 from anofpdm.runtime.segmenter import Segmenter
 
-# Three spacings, so that no two axes can be taken for one another.
+# Three spacings, so that no two axes can be confused.
 SPACING = np.diag([7.5, 6.0, 5.0])
 AFFINE = nib.affines.from_matvec(SPACING, [-80, -100, -20])
 CUTS = {"axial": AXIAL, "sagittal": SAGITTAL, "coronal": CORONAL}
@@ -62,10 +62,10 @@ def test_voxels_lie_where_they_lay(tmp_path, form, name, affine):
     np.testing.assert_allclose(image.get_qform(), image.affine, atol=1e-3)
 
 
-def test_every_way_of_cutting_a_volume(tmp_path):
+def test_every_orientation_of_the_slices(tmp_path):
     values, affine = stored_head()[:5, :6, :4], oblique()
-    ways = itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
-    for number, (axes, flips) in enumerate(ways):
+    cuts = itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
+    for number, (axes, flips) in enumerate(cuts):
         how = Acquisition(axes, flips)
         image = read_series(write_series(tmp_path / str(number), values, affine, how)).image
         there = places_in(image, values.shape, affine)
@@ -82,11 +82,13 @@ def test_the_mask_is_that_of_the_nifti(tmp_path, form, name):
     segmenter = Segmenter(bundle(), NumpyBackend(toy_network))
     want = segmenter.segment(nib.Nifti1Image(values.astype(np.float32), affine))
     series = read_series(WRITERS[form](tmp_path, values, affine, CUTS[name]))
-    found = segmenter.segment(series.image)
+    segmentation = segmenter.segment(series.image)
     assert 0 < want.mask.sum() < want.mask.size / 4
-    assert found.mask.shape == series.image.shape
-    assert np.array_equal(found.mask[places_in(found.image, values.shape, affine)], want.mask)
-    assert found.volume_ml == pytest.approx(want.volume_ml)
+    assert segmentation.mask.shape == series.image.shape
+    assert np.array_equal(
+        segmentation.mask[places_in(segmentation.image, values.shape, affine)], want.mask
+    )
+    assert segmentation.volume_ml == pytest.approx(want.volume_ml)
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -183,8 +185,8 @@ def test_positions_that_were_rounded_are_even_enough(tmp_path):
     image = read_series(folder).image
     world = nib.affines.apply_affine(affine, np.argwhere(values > 0))
     places = nib.affines.apply_affine(np.linalg.inv(image.affine), world)
-    found = np.asarray(image.dataobj)[tuple(np.rint(places).astype(int).T)]
-    assert np.array_equal(found, values[values > 0])
+    voxels = np.asarray(image.dataobj)[tuple(np.rint(places).astype(int).T)]
+    assert np.array_equal(voxels, values[values > 0])
 
 
 def test_references_are_the_images_of_the_slices(tmp_path):
@@ -233,9 +235,9 @@ def test_what_is_no_image_is_ignored_and_counted(tmp_path):
     report.save_as(below / "private")
     report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
     report.save_as(folder / "DICOMDIR")
-    found = read_series(folder)
-    assert np.array_equal(np.asarray(found.image.dataobj), np.asarray(want.image.dataobj))
-    (note,) = found.notes
+    series = read_series(folder)
+    assert np.array_equal(np.asarray(series.image.dataobj), np.asarray(want.image.dataobj))
+    (note,) = series.notes
     assert note == (
         "ignored: 3 files not DICOM, a DICOMDIR, 2 objects not MR images "
         "(1 Basic Text SR, 1 of another kind)"
@@ -267,7 +269,7 @@ def test_one_of_several_series(tmp_path):
     write_series(tmp_path, values, AFFINE, AXIAL, prefix="a")
     write_series(tmp_path, values + 1, AFFINE, other, prefix="b")
     for uid in ("1.2.3.4.777", "777"):
-        found = read_series(tmp_path, uid)
-        there = places_in(found.image, values.shape, AFFINE)
-        assert np.array_equal(np.asarray(found.image.dataobj)[there], values + 1)
-        assert found.notes == ("ignored: 10 MR images of other series",)
+        series = read_series(tmp_path, uid)
+        there = places_in(series.image, values.shape, AFFINE)
+        assert np.array_equal(np.asarray(series.image.dataobj)[there], values + 1)
+        assert series.notes == ("ignored: 10 MR images of other series",)

@@ -21,16 +21,16 @@ def test_by_hand():
 
 
 @given(CURVES, st.floats(0.1, 1), st.integers(1, 5))
-def test_steps_of_whole_curves_are_those_taken_one_by_one(M, drop, patience):
+def test_steps_of_whole_curves_are_those_of_a_watch_step_by_step(M, drop, patience):
     rule = StopRule(drop, patience)
-    watch, best, taken = StopWatch(rule), np.full(2, -np.inf), 0
+    watch, best, steps = StopWatch(rule), np.full(2, -np.inf), 0
     for row in M:
-        best, taken = np.maximum(best, row), taken + 1
+        best, steps = np.maximum(best, row), steps + 1
         if watch.certain(row, best):
             break
-    assert rule.steps(M) == taken
+    assert rule.steps(M) == steps
     by_definition = next((i for i in range(1, len(M)) if is_over(M[:i], drop, patience)), len(M))
-    assert taken == by_definition
+    assert steps == by_definition
 
 
 @given(CURVES)
@@ -42,12 +42,3 @@ def test_a_rule_that_is_never_met_takes_all_steps(M):
 def test_impossible_rules(drop, patience):
     with pytest.raises(ValueError, match="a stop rule needs"):
         StopRule(drop, patience)
-
-
-def plainly(bounds, M):
-    """After which step a slice leaves, by definition; None if it does not."""
-    for k in range(len(M)):
-        last = k == len(bounds) - 1
-        if not last and all(max(M[: k + 1, c]) < bounds[k][c] for c in range(M.shape[1])):
-            return k
-    return None

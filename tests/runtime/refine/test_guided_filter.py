@@ -1,4 +1,4 @@
-"""The guided filter, and what it does to masks: beside closed forms and a transcription."""
+"""The guided filter, and what it does to masks: against closed forms and a transcription."""
 
 import json
 
@@ -10,9 +10,9 @@ from support import bundle, head, recalibrated, toy_network
 
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.bundle.options import Options
-from anofpdm.runtime.refine.guided_filter import guided_filter, pixels
+from anofpdm.runtime.refine.guided_filter import guided_filter, radius_pixels
 from anofpdm.runtime.refine.masks import cut, drop_small
-from anofpdm.runtime.refine.through_plane import gaussian_weights as gaussian
+from anofpdm.runtime.refine.through_plane import gaussian_weights
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
 def transcription(p, images, weights, r):
     """He, Sun and Tang's equations 5, 6 and 8, a window at a time in float64: a weighted ridge
     regression over all slices, averaged over the windows of the first. Windows reach over the
-    border into the flip_tta slice."""
+    border into the mirrored slice."""
     images, p = (np.pad(a.astype(np.float64), ((0, 0), (2 * r, 2 * r), (2 * r, 2 * r)), "reflect")
                  for a in (images, p))  # fmt: skip
     _, rows, columns = p.shape
@@ -33,10 +33,10 @@ def transcription(p, images, weights, r):
         for x in range(r, columns - r):
             window = np.s_[:, y - r : y + r + 1, x - r : x + r + 1]
             i, q = images[window].ravel(), p[window].ravel()
-            counts = np.repeat(weights, (2 * r + 1) ** 2) / (2 * r + 1) ** 2
-            mean_i, mean_q = counts @ i, counts @ q
-            a[y, x] = (counts @ ((i - mean_i) * (q - mean_q))) / (
-                counts @ (i - mean_i) ** 2 + EPSILON
+            shares = np.repeat(weights, (2 * r + 1) ** 2) / (2 * r + 1) ** 2
+            mean_i, mean_q = shares @ i, shares @ q
+            a[y, x] = (shares @ ((i - mean_i) * (q - mean_q))) / (
+                shares @ (i - mean_i) ** 2 + EPSILON
             )
             b[y, x] = mean_q - a[y, x] * mean_i
     out = np.zeros((rows, columns))
@@ -97,7 +97,7 @@ def test_the_mask_ends_where_the_slice_has_its_edge():
     ("mm", "pixel_mm", "reach"), [(0, 1.875, 0), (10, 1.875, 5), (10, 1, 10), (0.1, 1.875, 1)]
 )
 def test_its_radius_is_in_mm(mm, pixel_mm, reach):
-    assert pixels(mm, pixel_mm) == reach
+    assert radius_pixels(mm, pixel_mm) == reach
 
 
 @pytest.mark.parametrize("neighbours_mm", [0.0, 12.0])
@@ -111,19 +111,19 @@ def test_maps_are_fitted_to_the_slices_they_belong_to(neighbours_mm):
         for more in ({}, {"neighbours_mm": neighbours_mm},
                      {"neighbours_mm": neighbours_mm, "guided_mm": 12.0})
     )  # fmt: skip
-    medians = np.stack([ndimage.median_filter(one.H, 5, mode="mirror") for one in alone])
-    x0 = np.stack([one.x0[0] for one in alone])
+    medians = np.stack([ndimage.median_filter(result.H, 5, mode="mirror") for result in alone])
+    x0 = np.stack([result.x0[0] for result in alone])
     reach = round(12 / bundle().manifest.grid.pixel_mm)
-    for k, (one, other) in enumerate(zip(plain, fitted, strict=True)):
-        np.testing.assert_array_equal(one.H, other.H)
-        assert one.Q == other.Q
+    for k, (result, other) in enumerate(zip(plain, fitted, strict=True)):
+        np.testing.assert_array_equal(result.H, other.H)
+        assert result.Q == other.Q
         around = [k, *(j for j in range(len(alone)) if 0 < abs(j - k) * 5 < neighbours_mm)]
-        counts = np.ones(1)
+        shares = np.ones(1)
         if neighbours_mm:
-            counts = gaussian((np.array(around) - k) * 5.0, neighbours_mm)
-        want = transcription(medians[around], x0[around], counts / counts.sum(), reach)
+            shares = gaussian_weights((np.array(around) - k) * 5.0, neighbours_mm)
+        want = transcription(medians[around], x0[around], shares / shares.sum(), reach)
         np.testing.assert_allclose(other.smoothed, want, atol=1e-6)
-        above = other.smoothed >= one.Q
+        above = other.smoothed >= result.Q
         np.testing.assert_array_equal(other.mask, drop_small(above))
     assert any(not np.array_equal(a.mask, b.mask) for a, b in zip(plain, fitted, strict=True))
 
@@ -134,24 +134,26 @@ def test_several_modalities_are_fitted_to_each_that_is_scored():
     image, options = nib.Nifti1Image(values, affine), {"M_max": (0.02, 0.02)}
     plain = bundle(channels=3, scored=("a", "c"))
     toy = recalibrated(plain, **options, flip_tta=True, neighbours_mm=12.0, guided_mm=12.0)
-    found = Segmenter(toy, NumpyBackend(toy_network), options=Options(Q=0.05)).segment(image).slices
+    results = (
+        Segmenter(toy, NumpyBackend(toy_network), options=Options(Q=0.05)).segment(image).slices
+    )
     full = Segmenter(recalibrated(bundle(channels=3), M_max=(0.02,) * 3), NumpyBackend(toy_network))
-    x0 = np.stack([one.x0[[0, 2]] for one in full.segment(image).slices])
+    x0 = np.stack([result.x0[[0, 2]] for result in full.segment(image).slices])
     views = Segmenter(recalibrated(plain, **options, flip_tta=True), NumpyBackend(toy_network))
     medians = [
-        ndimage.median_filter(one.H, 5, mode="mirror") for one in views.segment(image).slices
+        ndimage.median_filter(result.H, 5, mode="mirror") for result in views.segment(image).slices
     ]
-    for k, one in enumerate(found):
-        near = [j for j in range(len(found)) if 0 < abs(j - k) * 5 < 12]
-        counts = gaussian((np.array([k, *near]) - k) * 5.0, 12.0)
+    for k, result in enumerate(results):
+        near = [j for j in range(len(results)) if 0 < abs(j - k) * 5 < 12]
+        shares = gaussian_weights((np.array([k, *near]) - k) * 5.0, 12.0)
         maps = np.stack([medians[j] for j in (k, *near)])
         want = [
-            transcription(maps, x0[[k, *near], c], counts / counts.sum(), 2)
+            transcription(maps, x0[[k, *near], c], shares / shares.sum(), 2)
             for c in range(2)
         ]  # fmt: skip
-        np.testing.assert_allclose(one.smoothed, np.mean(want, axis=0), atol=1e-6)
-        np.testing.assert_array_equal(one.mask, drop_small(one.smoothed >= 0.05))
-        assert one.map_peak == pytest.approx(np.log(np.mean(want, axis=0).max()), rel=1e-4)
+        np.testing.assert_allclose(result.smoothed, np.mean(want, axis=0), atol=1e-6)
+        np.testing.assert_array_equal(result.mask, drop_small(result.smoothed >= 0.05))
+        assert result.map_peak == pytest.approx(np.log(np.mean(want, axis=0).max()), rel=1e-4)
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 500.0, float("nan")])
@@ -160,7 +162,7 @@ def test_other_radii_are_refused(wrong):
         recalibrated(bundle(), guided_mm=wrong)
 
 
-def test_it_is_said_with_what_decides_a_mask():
-    ours = Segmenter(recalibrated(bundle(), guided_mm=10.0), NumpyBackend(toy_network))
-    said = json.loads(json.dumps(ours.setup.as_json()))
-    assert (said["guided_mm"], said["guided_pixels"]) == (10.0, round(10 / 7.5))
+def test_the_record_of_a_mask_has_the_radius():
+    segmenter = Segmenter(recalibrated(bundle(), guided_mm=10.0), NumpyBackend(toy_network))
+    record = json.loads(json.dumps(segmenter.plan.as_json()))
+    assert (record["guided_mm"], record["guided_pixels"]) == (10.0, round(10 / 7.5))

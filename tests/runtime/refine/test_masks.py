@@ -1,25 +1,65 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
-from anofpdm.runtime.refine.masks import cut, drop_small, median_filter, median
+from anofpdm.runtime.refine.masks import cut, drop_small, median
 
 
-def test_smooth_is_the_median_of_the_mirrored_neighbourhood():
-    H = np.random.default_rng(0).random((12, 15)).astype(np.float32)
-    padded = np.pad(H, 2, mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
-    np.testing.assert_array_equal(median(H), np.median(windows, axis=(2, 3)))
+def naive_median(H):
+    """The 13th of the 25 sorted values around each pixel, mirrored at the border."""
+    rows, columns = H.shape
+
+    def mirrored(i, n):
+        return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
+
+    out = np.empty_like(H)
+    for y in range(rows):
+        for x in range(columns):
+            window = [
+                H[mirrored(y + i, rows), mirrored(x + j, columns)]
+                for i in range(-2, 3)
+                for j in range(-2, 3)
+            ]
+            out[y, x] = sorted(window)[12]
+    return out
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
-def test_the_selection_network_gives_the_median(size):
-    """Of values that differ, that are equal, and of a map hardly larger than the window."""
+def same_bits(got, want):
+    assert got.dtype == np.float32
+    assert got.shape == want.shape
+    np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    "shape", [(128, 128), (64, 64), (24, 24), (8, 8), (12, 15), (33, 40), (128, 3), (3, 3)]
+)
+@pytest.mark.parametrize("values", ["distinct", "ties", "zeros", "signed"])
+def test_the_median_is_that_of_the_mirrored_neighbourhood(shape, values):
+    """Bit by bit, in any size, square or not, with ties, and hardly larger than the window."""
     rng = np.random.default_rng(2)
-    for H in (rng.random((40, 33)), rng.integers(0, 3, (16, 16)), rng.standard_normal((8, 8))):
-        H = H.astype(np.float32)
-        want = ndimage.median_filter(H, size=size, mode="mirror")
-        np.testing.assert_array_equal(median_filter(H, size), want)
+    H = {
+        "distinct": lambda: rng.gamma(2.0, size=shape),
+        "ties": lambda: rng.integers(0, 3, shape),
+        "zeros": lambda: rng.random(shape) * (rng.random(shape) < 0.3),
+        "signed": lambda: rng.standard_normal(shape),
+    }[values]().astype(np.float32)
+    before = H.copy()
+    got = median(H)
+    same_bits(H, before)
+    same_bits(got, ndimage.median_filter(H, size=5, mode="mirror"))
+    if H.size <= 40 * 40:
+        same_bits(got, naive_median(H))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 12), st.integers(3, 12), st.integers(1, 6), st.integers(0, 2**31))
+def test_the_median_of_any_size_is_the_naive_one(rows, columns, levels, seed):
+    rng = np.random.default_rng(seed)
+    H = (rng.integers(0, levels, (rows, columns)) / np.float32(7)).astype(np.float32)
+    same_bits(median(H), naive_median(H))
+    same_bits(median(H.T), naive_median(H.T))  # not contiguous
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
@@ -68,6 +108,6 @@ def test_a_map_of_zeros_marks_nothing():
 def test_cut_keeps_what_lies_above():
     H = np.zeros((128, 128), np.float32)
     H[40:60, 40:60] = 1.0
-    found = cut(median(H), 0.5)
-    assert found[45:55, 45:55].all()
-    assert not found[:38].any()
+    mask = cut(median(H), 0.5)
+    assert mask[45:55, 45:55].all()
+    assert not mask[:38].any()

@@ -1,4 +1,4 @@
-"""Averages over neighbouring slices: which, how much, when they are ready; and flip_tta views."""
+"""Averages over neighbouring slices: which, how much, when they are ready; and flipped views."""
 
 import json
 import threading
@@ -13,19 +13,26 @@ from scipy import ndimage
 from scipy.stats import norm
 from support import bundle, head, recalibrated, toy_network
 
-from anofpdm.runtime import streaming as stream
+from anofpdm.runtime import streaming
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.method.decision import LogisticDecision
 from anofpdm.runtime.method.process import Slice, SlicePosition
 from anofpdm.runtime.method.threshold import otsu, threshold
+from anofpdm.runtime.pipeline import Pipeline
 from anofpdm.runtime.refine.masks import cut, median
-from anofpdm.runtime.refine.through_plane import NeighbourWindow, reach, gaussian_weights
+from anofpdm.runtime.refine.through_plane import (
+    NeighbourWindow,
+    gaussian_weights,
+    neighbour_windows,
+    reach,
+)
 from anofpdm.runtime.segmenter import Segmenter
 
 AFFINE = np.diag([7.5, 6.0, 5.0, 1.0])
 LOGISTIC, SICK = LogisticDecision(1.35, 1.0, -3.0, 0.3), LogisticDecision(30.0, 1.0, 2.0)
 X0 = np.zeros((1, 2, 2), np.float32)
+BOTH_VIEWS = {"flip_tta": True, "threshold_rule": "mean-with-otsu"}
 
 
 def segmenter(slots=3, logistic=LOGISTIC, **changes):
@@ -95,7 +102,7 @@ def test_no_more_is_kept_than_neighbours_may_ask_for():
         announced = window.announced(Slice(k, X0, 0, SlicePosition(k, 2.0)) for k in range(1000))
         for item in announced:
             list(window.add(item, item.key))
-            kept.append(len(window._volumes[0].found))
+            kept.append(len(window._volumes[0].results))
         assert max(kept) <= most
         list(window.ready())
         assert not window._volumes
@@ -120,6 +127,36 @@ def test_a_slice_is_given_as_soon_as_its_neighbours_are_done():
     assert not list(window.ready())  # 4 may come
     assert next(taken, None) is None
     assert [one.key for one, _ in window.ready()] == [3]
+
+
+def test_windows_of_two_volumes_with_a_gap():
+    """In the order of the slices, whatever that of their levels; a gap and a border have fewer
+    neighbours, and no window reaches into the other volume."""
+    levels = {0: [4, 3, 6, 2, 8, 7], 1: [3, 2]}
+    places = [(volume, level) for volume in (0, 1) for level in levels[volume]]
+    stream = [Slice(k, X0, volume, SlicePosition(level, 5.0))
+              for k, (volume, level) in enumerate(places)]  # fmt: skip
+    windows = neighbour_windows(iter(stream), 12.0)  # up to two levels away
+    assert len(windows) == len(places)
+    for (volume, level), window in zip(places, windows, strict=True):
+        near = sorted(k for k in levels[volume] if 0 < abs(k - level) <= 2)
+        assert [places[index] for _, index in window] == [(volume, k) for k in (level, *near)]
+        mm = 5.0 * np.abs(np.array([0, *(k - level for k in near)]))
+        np.testing.assert_allclose([w for w, _ in window], np.exp2(-((2 * mm / 12.0) ** 2)))
+    # 5 is missing: 4 has 2, 3 and 6; 6 has 4, 7 and 8.
+    assert [sorted(index for _, index in windows[k]) for k in (0, 2)] == [
+        [0, 1, 2, 3],
+        [0, 2, 4, 5],
+    ]
+
+
+@pytest.mark.parametrize(("spacing_mm", "width_mm"), [(0.0, 10.0), (5.0, 0.0), (10.0, 10.0)])
+def test_windows_without_neighbours(spacing_mm, width_mm):
+    """Where the spacing is not known, for no window at all, and where slices lie too far apart."""
+    stream = [Slice(k, X0, 0, SlicePosition(k, spacing_mm)) for k in range(3)]
+    assert neighbour_windows(stream, width_mm) == [[(1.0, k)] for k in range(3)]
+    assert neighbour_windows([Slice(7, X0), Slice(8, X0)], width_mm) == [[(1.0, 0)], [(1.0, 1)]]
+    assert neighbour_windows([], width_mm) == []
 
 
 def test_maps_and_angles_are_averages_and_the_rest_is_each_slices_own():
@@ -171,7 +208,7 @@ def test_thin_slices_have_more_neighbours_and_thick_ones_none():
 
 def test_batches_and_other_volumes_change_nothing():
     volumes = [volume(), volume(9), nib.Nifti1Image(head((24, 30, 11), seed=3), AFFINE)]
-    options = {"neighbours_mm": 12.0, "flip_tta": True, "threshold_rule": "mean-with-otsu", "logistic": SICK}
+    options = {"neighbours_mm": 12.0, **BOTH_VIEWS, "logistic": SICK}
     alone = [segmenter(1, **options).segment(one) for one in volumes]
     together = list(segmenter(5, **options).segment_many(volumes))
     for one, other in zip(alone, together, strict=True):
@@ -181,7 +218,7 @@ def test_batches_and_other_volumes_change_nothing():
     assert any(one.mask.any() for one in alone)
 
 
-def test_every_second_slice_is_shown_mirrored_and_comes_back_the_right_way_round():
+def test_every_second_slice_is_flipped_for_the_network_and_back_again():
     x0 = np.random.default_rng(0).uniform(-1, 1, (4, 1, 32, 32)).astype(np.float32)
     stream_of = [Slice(k, x, 0, SlicePosition(k + 5)) for k, x in enumerate(x0)]
     got = sorted(segmenter(flip_tta=True).segment_slices(stream_of), key=lambda one: one.key)
@@ -220,7 +257,7 @@ def test_otsus_threshold_leaves_the_least_variance_within_the_classes():
         assert low <= otsu(np.array([low] * 9 + [high], np.float32)) <= high  # next to each other
 
 
-def test_half_way_is_between_algorithm_1_and_otsu():
+def test_mean_with_otsu_is_the_mean_of_both_thresholds():
     plain = segmenter().segment(volume()).slices
     found = segmenter(threshold_rule="mean-with-otsu").segment(volume()).slices
     for one, other in zip(plain, found, strict=True):
@@ -231,12 +268,12 @@ def test_half_way_is_between_algorithm_1_and_otsu():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_slices_that_arrive_one_by_one_give_the_volumes_results(order):
-    ours = segmenter(neighbours_mm=12.0, flip_tta=True, threshold_rule="mean-with-otsu", logistic=SICK)
+    ours = segmenter(neighbours_mm=12.0, **BOTH_VIEWS, logistic=SICK)
     whole, values = ours.segment(volume()), volume().get_fdata(dtype=np.float32)
     arriving = [(k, values[..., k]) for k in range(12)][::order]
-    for measured in (ours.measure(volume()), None):  # spacing as measured, or as told
-        told = None if measured else 5.0
-        found = list(ours.segment_stream(arriving, pixel_mm=(7.5, 6.0), slice_mm=told,
+    for measured in (ours.measure(volume()), None):  # spacing as measured, or as given
+        slice_mm = None if measured else 5.0
+        found = list(ours.segment_stream(arriving, pixel_mm=(7.5, 6.0), slice_mm=slice_mm,
                                          measurement=measured))  # fmt: skip
         assert sorted(one.index for one in found) == list(range(12))
         for one in found:
@@ -271,26 +308,27 @@ def test_what_comes_after_cancelling_has_all_its_neighbours_or_does_not_come(ord
 
 
 def test_waiting_for_a_neighbour_neither_spins_nor_holds_others_back(monkeypatch):
-    ours, asked, came = segmenter(neighbours_mm=10.0), [], threading.Event()
-    take = stream.Arrivals.take
+    ours, polls, came = segmenter(neighbours_mm=10.0), [], threading.Event()
+    following = streaming.Arrivals.next
     monkeypatch.setattr(
-        stream.Arrivals, "take", lambda self, wait: asked.append(1) or take(self, wait)
+        streaming.Arrivals, "next", lambda self, wait: polls.append(1) or following(self, wait)
     )
     values, waited = volume().get_fdata(dtype=np.float32), []
 
     def slow():
         for k in range(12):
             if k == 8:
-                assert came.wait(20), "no result before the last slices"
-                before = len(asked)
+                assert came.wait(300), "no result before the last slices"
+                before, start = len(polls), time.monotonic()
                 time.sleep(0.5)
-                waited.append(len(asked) - before)
+                waited.append((len(polls) - before, time.monotonic() - start))
             yield k, values[..., k]
 
     for one in ours.segment_stream(slow(), pixel_mm=(7.5, 6.0), measurement=ours.measure(volume())):
         if one.result:
             came.set()
-    assert waited[0] < 40
+    ((count, seconds),) = waited
+    assert count < 30 + 2 * seconds / 0.05  # a poll every 50 ms, however long this sleep took
 
 
 @pytest.mark.parametrize("slots", [2, 3])
@@ -305,24 +343,25 @@ def test_nothing_is_given_of_slices_that_were_done_when_it_was_cancelled(slots):
         cancelled.set()
 
     ours = Segmenter(toy, NumpyBackend(toy_network, slots))
-    assert not list(ours.segment_slices(arriving(), cancelled.is_set))
+    pipeline = Pipeline(toy, ours.plan, ours.backend, ours.seed)
+    assert not list(pipeline.run(arriving(), cancelled.is_set))
     cancelled = threading.Event()  # set after the last slice was taken, but not asked for
     assert len(list(ours.segment_slices(arriving()))) == 2
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"threshold": "otsu"}, {"neighbours_mm": -1.0}, {"neighbours_mm": float("nan")},
+    [{"threshold_rule": "otsu"}, {"neighbours_mm": -1.0}, {"neighbours_mm": float("nan")},
      {"neighbours_mm": 500.0}, {"flip_tta": "yes"}],
 )  # fmt: skip
 def test_calibrations_with_other_values_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"threshold|neighbours_mm"):
+    with pytest.raises(ValueError, match=r"threshold_rule|neighbours_mm"):
         recalibrated(bundle(), **wrong)
 
 
-def test_what_decides_a_mask_is_said():
-    ours = segmenter(neighbours_mm=10.0, flip_tta=True, threshold_rule="mean-with-otsu")
-    said = json.loads(json.dumps(ours.setup.as_json()))
-    assert (said["threshold_rule"], said["neighbours_mm"], said["flip_tta"]) == (
+def test_the_record_of_a_mask_has_the_refinement():
+    ours = segmenter(neighbours_mm=10.0, **BOTH_VIEWS)
+    record = json.loads(json.dumps(ours.plan.as_json()))
+    assert (record["threshold_rule"], record["neighbours_mm"], record["flip_tta"]) == (
         "mean-with-otsu", 10.0, True,
     )  # fmt: skip

@@ -10,9 +10,12 @@ from click.testing import CliRunner
 from support import ROOT, needs_bf16
 
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.infer import main
+from anofpdm.runtime.report.trace import trace
+from anofpdm.runtime.segmenter import Segmenter
 
-EXAMPLE = ROOT / "examples/simulated_flair.nii.gz"
+EXAMPLE = ROOT / "examples/flair.nii.gz"
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def volume(tmp_path):
     """Ten slices of the example, some of them with its lesion."""
     path = tmp_path / "in" / "volume.nii.gz"
     path.parent.mkdir()
-    nib.save(nib.load(EXAMPLE).slicer[:, :, 32:42], path)
+    nib.save(nib.load(EXAMPLE).slicer[:, :, 16:26], path)
     return path
 
 
@@ -38,47 +41,57 @@ def test_trace_explains_the_mask(tmp_path, volume, preset):
 
     if preset.endswith("bf16"):
         needs_bf16()
-    trace = traced(preset)
-    assert trace["files_sha256"] == dict(open_bundle(bundle).manifest.files)
-    assert trace["preset"] == preset
-    assert trace["volumes"] == [volume.name]
+    content = traced(preset)
+    assert content["files_sha256"] == dict(open_bundle(bundle).manifest.files)
+    assert content["preset"] == preset
+    assert content["volumes"] == [volume.name]
     mask = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
     marked = set(np.flatnonzero(mask.any(axis=(0, 1))).tolist())
-    assert 0 < len(marked) < len(trace["slices"])
-    own = {}
-    for one in trace["slices"]:
-        M, h, zero = (np.array(one[name])[:, 0] for name in ("M", "MSE_h", "MSE_0"))
-        assert len(M) == len(one["t"])
-        assert one["t_e"] == [one["t"][int(M.argmax())]]
+    assert 0 < len(marked) < len(content["slices"])
+    alone = {}
+    for entry in content["slices"]:
+        M, h, zero = (np.array(entry[name])[:, 0] for name in ("M", "MSE_h", "MSE_0"))
+        assert len(M) == len(entry["t"])
+        assert entry["t_e"] == [entry["t"][int(M.argmax())]]
         cosine = h @ zero / np.linalg.norm(h) / np.linalg.norm(zero)
         alignment = (h - zero - M).sum() / (2 * np.sqrt(zero.sum() * M.sum()))
-        own[one["level"]] = (cosine, alignment)
-        share = min(M.max() / trace["M_max"][0], 1)
-        assert one["index"] == [round(round(share, 2) * 100)]
-    spacing, width, decision = 2.0, trace["neighbours_mm"], trace["logistic"]
-    for one in trace["slices"]:
+        alone[entry["level"]] = (cosine, alignment)
+        share = min(M.max() / content["M_max"][0], 1)
+        assert entry["index"] == [round(round(share, 2) * 100)]
+    spacing, width, decision = 3.0, content["neighbours_mm"], content["logistic"]
+    for entry in content["slices"]:
         near = [
-            (2.0 ** -((2 * spacing * abs(level - one["level"]) / (width or 1)) ** 2), *told)
-            for level, told in own.items()
-            if level == one["level"] or abs(level - one["level"]) * spacing < width - 1e-9
+            (2.0 ** -((2 * spacing * abs(level - entry["level"]) / (width or 1)) ** 2), *statistics)
+            for level, statistics in alone.items()
+            if level == entry["level"] or abs(level - entry["level"]) * spacing < width - 1e-9
         ]
         weights, cosines, aligned = np.array(near).T
-        cosine, alignment = (np.average(told, weights=weights) for told in (cosines, aligned))
-        np.testing.assert_allclose((one["cosine"], one["alignment"]), (cosine, alignment))
+        cosine, alignment = (np.average(values, weights=weights) for values in (cosines, aligned))
+        np.testing.assert_allclose((entry["cosine"], entry["alignment"]), (cosine, alignment))
         log_odds = decision["alignment"] * alignment + decision["angle"] * np.arccos(cosine)
-        log_odds += decision["intercept"] + decision["map_peak"] * one["map_peak"]
-        np.testing.assert_allclose(one["log_odds"], log_odds, rtol=1e-6)
-        np.testing.assert_allclose(one["probability"], 1 / (1 + np.exp(-log_odds)))
-        by_cosine = one["cosine"] <= trace["Cos_w"]
-        unhealthy = by_cosine if trace["decision"] == "cosine" else log_odds >= 0
-        assert one["unhealthy"] == unhealthy
-        assert (one["level"] in marked) == (one["unhealthy"] and one["pixels"] > 0)
+        log_odds += decision["intercept"] + decision["map_peak"] * entry["map_peak"]
+        np.testing.assert_allclose(entry["log_odds"], log_odds, rtol=1e-6)
+        np.testing.assert_allclose(entry["probability"], 1 / (1 + np.exp(-log_odds)))
+        by_cosine = entry["cosine"] <= content["Cos_w"]
+        unhealthy = by_cosine if content["decision"] == "cosine" else log_odds >= 0
+        assert entry["unhealthy"] == unhealthy
+        assert (entry["level"] in marked) == (entry["unhealthy"] and entry["pixels"] > 0)
+
+
+def test_a_trace_says_what_was_fixed(volume):
+    with Segmenter.load(options=Options(preset="fastest", Q=0.5)) as segmenter:
+        segmentation = segmenter.segment(nib.load(volume), every_slice=True)
+    content = trace(segmentation, "x")
+    assert content["case"] == "x"
+    assert (content["threshold"], content["every_slice"]) == (0.5, True)
+    assert content["slices"]
+    assert all(entry["Q"] == 0.5 and entry["index"] is None for entry in content["slices"])
 
 
 def test_a_trace_that_cannot_be_written_leaves_no_mask(tmp_path):
-    for trace, message in (("no/trace.json", "does not exist"), ("m.nii.gz", "it is the mask")):
+    for name, message in (("no/trace.json", "does not exist"), ("m.nii.gz", "it is the mask")):
         arguments = [str(EXAMPLE), "-o", str(tmp_path / "m.nii.gz"), "--trace"]
-        done = CliRunner().invoke(main, [*arguments, str(tmp_path / trace)])
+        done = CliRunner().invoke(main, [*arguments, str(tmp_path / name)])
         assert done.exit_code == 2
         assert message in done.output
         assert done.output.count("\n") == 1

@@ -10,9 +10,9 @@ from anofpdm.runtime.util.files import remove_leftovers, sha256, whole_file, who
 def test_nothing_is_left_when_writing_fails(tmp_path):
     path = tmp_path / "mask.nii.gz"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole_file(path) as beside:  # noqa: PT012
-        assert beside.name.endswith(".nii.gz")
-        beside.write_text("half")
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:  # noqa: PT012
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -37,7 +37,7 @@ def test_sha256_of_nothing(tmp_path):
     assert sha256(tmp_path / "x").startswith("e3b0c44298fc1c14")
 
 
-def test_what_cannot_be_written_is_said_once(tmp_path):
+def test_what_cannot_be_written_is_reported_once(tmp_path):
     with (
         pytest.raises(OutputError) as raised,
         whole_files({"a": tmp_path / "a"}),
@@ -53,14 +53,14 @@ def test_several_files_are_put_in_place_together_in_their_order(tmp_path, monkey
         "os.replace", lambda one, other: (renamed.append(other.name), rename(one, other))
     )
     paths = {name: tmp_path / name for name in ("b", "a", "c")}
-    with whole_files(paths) as beside:
+    with whole_files(paths) as temporary:
         for name in ("a", "c", "b"):
-            beside[name].write_text(name)
+            temporary[name].write_text(name)
             assert not paths[name].exists()
     assert renamed == ["b", "a", "c"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
-    with pytest.raises(OutputError), whole_files(paths) as beside:
-        beside["a"].write_text("new")  # the others are not written
+    with pytest.raises(OutputError), whole_files(paths) as temporary:
+        temporary["a"].write_text("new")  # the others are not written
     assert [path.read_text() for path in paths.values()] == ["b", "a", "c"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 

@@ -126,6 +126,6 @@ def test_masks_come_back_on_the_reference_grid():
 
 
 @pytest.mark.parametrize("change", [{"scaling": "x"}, {"center": "x"}, {"axes": "RAS"}])
-def test_unknown_ways_are_refused(change):
+def test_unknown_choices_are_refused(change):
     with pytest.raises(ValueError, match="a grid knows"):
         Grid(**change)

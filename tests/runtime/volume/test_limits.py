@@ -13,11 +13,12 @@ from support import bundle, head, save, toy_network
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.segmenter import Segmenter
+from anofpdm.runtime.volume import limits, reader, slabs
 from anofpdm.runtime.volume.limits import GIB, Limits, check_memory, estimate_bytes, free_bytes
-from anofpdm.runtime.volume.nifti import limits, load_image
-from anofpdm.runtime.volume.nifti import reader as voxels
-from anofpdm.runtime.volume.reader import read_values, read_volume
-from anofpdm.runtime.volume.slicing import on_grid
+from anofpdm.runtime.volume.nifti import load_image
+from anofpdm.runtime.volume.reader import read_volume
+from anofpdm.runtime.volume.slicing import to_slices
+from anofpdm.runtime.volume.voxels import read_values
 
 
 def claiming(shape, kind=np.float32, version=1, offset=None):
@@ -86,8 +87,20 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def seconds_of_a_gibibyte():
+    """CPU time of inflating that many zeros, however fast the machine: files hold 2 GiB or more."""
+    block = gzip.compress(bytes(2**26), 9)
+    started = time.process_time()
+    for _ in range(4):
+        gzip.decompress(block)
+    return 4 * (time.process_time() - started)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_what_claims_or_inflates_to_too_much_is_refused_at_once(tmp_path, name):
+def test_what_claims_or_inflates_to_too_much_is_refused_at_once(
+    tmp_path, name, seconds_of_a_gibibyte
+):
     make, message = CASES[name]
     path = make(tmp_path / name)
     assert path.stat().st_size < 20e6
@@ -95,11 +108,11 @@ def test_what_claims_or_inflates_to_too_much_is_refused_at_once(tmp_path, name):
     started = time.process_time()
     with pytest.raises(VolumeError, match=message) as caught:
         read_volume([load_image(path)], [name], 1)
-    took, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
-    assert took < 1.5
+    assert seconds < seconds_of_a_gibibyte
     assert peak < 64 * 2**20
 
 
@@ -108,7 +121,7 @@ def test_a_file_that_is_shorter_than_it_claims_is_refused_unread(tmp_path):
     path.write_bytes(claiming((512, 512, 400)) + bytes(5000))
     with pytest.raises(VolumeError, match=r"truncated or damaged.* holds at most 5352"):
         load_image(path)
-    # Whoever opened it otherwise is told when it is read.
+    # Opened otherwise, it is refused when it is read.
     with pytest.raises(VolumeError, match="truncated or damaged"):
         Segmenter(bundle(), NumpyBackend(toy_network)).segment(nib.load(path))
 
@@ -140,7 +153,7 @@ def test_what_follows_a_gzip_stream_is_tolerated_and_a_wrong_checksum_is_not(tmp
 @pytest.mark.parametrize("kind", ["u1", "i2", ">i2", "u4", "i8", "f4", ">f8"])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr", ".nii.bz2"])
 def test_slabs_hold_what_the_library_reads(tmp_path, monkeypatch, kind, suffix):
-    monkeypatch.setattr(voxels, "_SLAB_VOXELS", 100)
+    monkeypatch.setattr(slabs, "_SLAB_VOXELS", 100)
     rng = np.random.default_rng(0)
     for shape in ((7, 5, 23), (9, 16, 4, 3), (6, 5, 4, 1), (5, 6)):
         array = rng.integers(0, 120, shape).astype(kind)
@@ -161,13 +174,13 @@ def test_slabs_hold_what_the_library_reads(tmp_path, monkeypatch, kind, suffix):
 def test_memory_is_estimated_and_refused_before_anything_is_read(tmp_path, monkeypatch):
     path = save(tmp_path / "v.nii.gz", head((64, 64, 30)))
     image = load_image(path)
-    monkeypatch.setattr("anofpdm.runtime.volume.nifti.fill", None)
+    monkeypatch.setattr(reader, "fill", None)
     small = Limits(memory_bytes=GIB // 2)
     wanted = (
         r"v, shape \(64, 64, 30\), would take 0\.5 GiB of memory, 0\.5 GiB are allowed: resample"
     )
     with pytest.raises(VolumeError, match=wanted):
-        on_grid([image], ["v"], ("a",), bundle().manifest.grid, small)
+        to_slices([image], ["v"], ("a",), bundle().manifest.grid, small)
     monkeypatch.setattr(limits, "free_bytes", lambda: 2**20)
     with pytest.raises(VolumeError, match=r"0\.0 GiB are free"):
         Segmenter(bundle(), NumpyBackend(toy_network)).segment(image)
@@ -210,7 +223,7 @@ def test_implausible_voxels_are_refused():
 
 
 def test_a_segmented_volume_is_let_go(tmp_path):
-    kept, _ = on_grid([nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5, 1]))], None, ("a",),
+    kept, _ = to_slices([nib.Nifti1Image(head(), np.diag([7.5, 7.5, 5, 1]))], None, ("a",),
                       bundle().manifest.grid)  # fmt: skip
     assert kept.volume.data.base is None
     assert kept.volume.data.nbytes == 0

@@ -32,9 +32,9 @@ def test_all_48_orientations_give_the_same_mask():
     for orientation in ORIENTATIONS:
         turned = apply_orientation(volume, orientation)
         affine = AFFINE @ inv_ornt_aff(orientation, volume.shape)
-        found = segmenter().segment(nib.Nifti1Image(turned, affine))
-        assert np.array_equal(found.mask, apply_orientation(want, orientation)), orientation
-        assert np.allclose(found.image.affine, affine)
+        result = segmenter().segment(nib.Nifti1Image(turned, affine))
+        assert np.array_equal(result.mask, apply_orientation(want, orientation)), orientation
+        assert np.allclose(result.image.affine, affine)
 
 
 def test_oblique_volumes_keep_their_affine():
@@ -43,9 +43,9 @@ def test_oblique_volumes_keep_their_affine():
         [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
     )
     affine = nib.affines.from_matvec(turn @ AFFINE[:3, :3], [5, 6, 7])
-    found = segmenter().segment(nib.Nifti1Image(head(), affine))
-    assert np.allclose(found.image.affine, affine)
-    assert np.array_equal(found.mask, segmenter().segment(nib.Nifti1Image(head(), AFFINE)).mask)
+    result = segmenter().segment(nib.Nifti1Image(head(), affine))
+    assert np.allclose(result.image.affine, affine)
+    assert np.array_equal(result.mask, segmenter().segment(nib.Nifti1Image(head(), AFFINE)).mask)
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
@@ -119,9 +119,9 @@ def stored(tmp_path, form):
 def test_good_inputs_give_the_same_mask(tmp_path, form):
     want = segmenter().segment(nib.Nifti1Image(np.rint(head()), AFFINE)).mask
     image = load_image(stored(tmp_path, form))
-    found = segmenter().segment(image)
-    assert found.mask.shape == image.shape
-    assert np.array_equal(found.mask.squeeze(), want)
+    result = segmenter().segment(image)
+    assert result.mask.shape == image.shape
+    assert np.array_equal(result.mask.squeeze(), want)
 
 
 def test_arrays_and_images_are_the_same():
@@ -175,18 +175,18 @@ def test_units_other_than_millimetres_are_heeded():
     for unit, factor in (("meter", 1e-3), ("micron", 1e3)):
         image = nib.Nifti1Image(head(), np.diag([factor] * 3 + [1]) @ AFFINE)
         image.header.set_xyzt_units(unit)
-        found = segmenter().segment(image)
-        assert np.array_equal(found.mask, want.mask)
-        assert found.volume_ml == pytest.approx(want.volume_ml)
-        assert found.image.header.get_xyzt_units()[0] == unit
+        result = segmenter().segment(image)
+        assert np.array_equal(result.mask, want.mask)
+        assert result.volume_ml == pytest.approx(want.volume_ml)
+        assert result.image.header.get_xyzt_units()[0] == unit
 
 
-def test_voxels_too_small_for_a_head_are_said_to_be_so():
+def test_voxels_too_small_for_a_head_are_refused():
     with pytest.raises(VolumeError, match=r"are its voxels really 0\.0075 x"):
         segmenter().segment(nib.Nifti1Image(head(), np.diag([1e-3] * 3 + [1]) @ AFFINE))
 
 
-def test_a_bad_qform_beside_a_good_sform_is_kept_as_it_is():
+def test_a_bad_qform_next_to_a_good_sform_is_kept_as_it_is():
     image = nib.Nifti1Image(head(), AFFINE)
     image.header["qform_code"] = 1
     image.header["quatern_b"] = image.header["quatern_c"] = 5

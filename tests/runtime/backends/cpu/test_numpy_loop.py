@@ -15,7 +15,6 @@ from anofpdm.runtime.method.decision import alignment, cosine
 from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
-from anofpdm.runtime.method.step import ddim_step
 
 
 def slices(count, channels=1, size=16, seed=0):
@@ -24,10 +23,9 @@ def slices(count, channels=1, size=16, seed=0):
     return [Slice(i, x) for i, x in enumerate(rng.uniform(-1, 1, shape).astype(np.float32))]
 
 
-def digests(process, network, stream, w=2.0, scored=(0,), **options):
-    row = NumpySlots(process, network, lambda: AnomalyAccumulator(w, scored), **options)
-    results = run(row, stream)
-    return {item.key: accumulator for item, accumulator in results}
+def accumulators(process, network, stream, w=2.0, scored=(0,), **options):
+    slots = NumpySlots(process, network, lambda: AnomalyAccumulator(w, scored), **options)
+    return {item.key: accumulator for item, accumulator in run(slots, stream)}
 
 
 class Gaussian:
@@ -48,7 +46,9 @@ def test_divergence_of_two_gaussians_is_the_closed_form():
     """E[x0|x_t] differs by (1 - abar) / (abar s^2 + 1 - abar) (mu_h - mu_0), whatever x_t is."""
     mean_healthy, mean_null, variance, w = -0.3, 0.1, 0.04, 3.0
     process = Process(Schedule(), L=601, stride=50, clip=False)
-    accumulator = digests(process, Gaussian(mean_healthy, mean_null, variance), slices(1), w=w)[0]
+    accumulator = accumulators(
+        process, Gaussian(mean_healthy, mean_null, variance), slices(1), w=w
+    )[0]
     a = np.array([alpha_bar()[t - 1] for t in range(1, 602, 50)])
     apart = (1 + w) * (1 - a) / (a * variance + 1 - a) * (mean_healthy - mean_null)
     np.testing.assert_allclose(np.array(accumulator.M)[:, 0], apart**2, rtol=2e-4)
@@ -59,20 +59,11 @@ def test_certain_network_makes_the_map_the_distance_to_its_answer():
     mean_healthy, mean_null, w = 0.2, 0.1, 1.0
     process = Process(Schedule(), L=401, stride=100)
     stream = slices(2)
-    found = digests(process, Gaussian(mean_healthy, mean_null, 0.0), stream, w=w)
+    results = accumulators(process, Gaussian(mean_healthy, mean_null, 0.0), stream, w=w)
     guided = (1 + w) * mean_healthy - w * mean_null
     for item in stream:
-        np.testing.assert_allclose(found[item.key].H, (guided - item.x0) ** 2, atol=2e-4)
-        assert len(found[item.key].M) == 5
-
-
-def test_ddim_step_keeps_the_noise_and_moves_the_rest():
-    rng = np.random.default_rng(0)
-    x0, noise = rng.normal(size=(2, 1, 8, 8)).astype(np.float32)
-    a, b = 0.9, 0.5
-    x_t = np.sqrt(np.float32(a)) * x0 + np.sqrt(np.float32(1 - a)) * noise
-    moved = ddim_step(x_t, x0, a, b)
-    np.testing.assert_allclose(moved, np.sqrt(b) * x0 + np.sqrt(1 - b) * noise, atol=1e-5)
+        np.testing.assert_allclose(results[item.key].H, (guided - item.x0) ** 2, atol=2e-4)
+        assert len(results[item.key].M) == 5
 
 
 @pytest.mark.parametrize("clip", [True, False])
@@ -81,12 +72,12 @@ def test_ddim_step_keeps_the_noise_and_moves_the_rest():
 def test_agrees_with_the_transcription(clip, channels, scored, L, stride):
     process = Process(Schedule(), L, stride, clip)
     stream = slices(3, channels)
-    found = digests(process, toy_network, stream, w=4.0, scored=scored, seed=11, slots=2)
+    results = accumulators(process, toy_network, stream, w=4.0, scored=scored, seed=11, slots=2)
     for item in stream:
         steps = [int(t) for t in process.timesteps]
         noise = partial(slice_noise, 11, item.key, shape=item.x0.shape)
         want = anomaly(item.x0, noise, toy_network, 4.0, steps, clip, scored)
-        got = found[item.key]
+        got = results[item.key]
         for name in ("M", "MSE_h", "MSE_0"):
             np.testing.assert_allclose(np.array(getattr(got, name)), want[name], rtol=1e-4)
         np.testing.assert_allclose(got.H, want["H"], rtol=1e-4, atol=1e-4 * want["H"].max())
@@ -97,18 +88,18 @@ def test_agrees_with_the_transcription(clip, channels, scored, L, stride):
         assert aligned == pytest.approx(want["alignment"], abs=1e-4)
 
 
-def test_slots_and_company_do_not_change_results():
+def test_slots_and_other_slices_do_not_change_results():
     process, stream = Process(Schedule(), 301, 60), slices(7)
-    alone = {item.key: digests(process, toy_network, [item])[item.key] for item in stream}
+    alone = {item.key: accumulators(process, toy_network, [item])[item.key] for item in stream}
     for slots in (1, 3, 16):
-        together = digests(process, toy_network, stream[::-1], slots=slots)
+        together = accumulators(process, toy_network, stream[::-1], slots=slots)
         for key, accumulator in alone.items():
             assert np.array_equal(accumulator.H, together[key].H)
             assert np.array_equal(accumulator.M, together[key].M)
 
 
-def test_slots_are_refilled_and_slices_are_taken_only_when_needed():
-    sizes, taken = [], []
+def test_slots_are_refilled_and_slices_are_fetched_only_when_needed():
+    sizes, fetched = [], []
 
     def network(x_t, t):
         sizes.append(len(x_t))
@@ -116,15 +107,15 @@ def test_slots_are_refilled_and_slices_are_taken_only_when_needed():
 
     def stream():
         for item in slices(10):
-            taken.append(item.key)
+            fetched.append(item.key)
             yield item
 
-    row = NumpySlots(
+    slots = NumpySlots(
         Process(Schedule(), 3), network, lambda: AnomalyAccumulator(1.0, (0,)), slots=4
     )
-    results = run(row, stream())
+    results = run(slots, stream())
     next(results)
-    assert taken == [0, 1, 2, 3]
+    assert fetched == [0, 1, 2, 3]
     assert len(list(results)) == 9
     assert sizes == [4] * 6 + [2] * 3
 
@@ -137,10 +128,10 @@ def test_in_ddpm_encoding_spare_slots_take_further_steps_of_the_same_slice():
         return toy_network(x_t, t)
 
     process = Process(Schedule(), L=6, encoding="ddpm")
-    digests(process, network, slices(1), slots=4)
+    accumulators(process, network, slices(1), slots=4)
     assert batches == [[1, 2, 3, 4], [5, 6]]
     batches.clear()
-    digests(process, network, slices(3), slots=4)
+    accumulators(process, network, slices(3), slots=4)
     # One step of each slice first; what is left over goes to the first one.
     assert batches[0] == [1, 2, 1, 1]
     assert sum(len(batch) for batch in batches) == 18
@@ -156,8 +147,8 @@ def test_memory_does_not_grow_with_length_or_number_of_slices(encoding):
         endless = (Slice(i, rng.random((1, 64, 64), np.float32)) for i in range(count))
         process = Process(Schedule(), L, 1, encoding=encoding)
         tracemalloc.start()
-        row = NumpySlots(process, toy_network, lambda: AnomalyAccumulator(2.0, (0,)))
-        for _ in run(row, endless):
+        slots = NumpySlots(process, toy_network, lambda: AnomalyAccumulator(2.0, (0,)))
+        for _ in run(slots, endless):
             pass
         largest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -169,5 +160,5 @@ def test_memory_does_not_grow_with_length_or_number_of_slices(encoding):
 
 
 def test_no_slices_no_results():
-    row = NumpySlots(Process(Schedule(), 3), toy_network, lambda: AnomalyAccumulator(1.0, (0,)))
-    assert list(run(row, [])) == []
+    slots = NumpySlots(Process(Schedule(), 3), toy_network, lambda: AnomalyAccumulator(1.0, (0,)))
+    assert list(run(slots, [])) == []

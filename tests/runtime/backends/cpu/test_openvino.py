@@ -9,7 +9,15 @@ import nibabel as nib
 import numpy as np
 import onnx
 import pytest
-from support import bundle, call, needs_bf16, toy_network
+from support import (
+    ROOT,
+    bundle,
+    call,
+    integer_network,
+    needs_bf16,
+    toy_network,
+    write_integer_network,
+)
 
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
@@ -51,12 +59,26 @@ def test_it_is_the_network_rounded(bf16):
     assert 2**-11 < apart < 2**-6
 
 
-def test_it_depends_on_neither_threads_nor_the_batch(bf16):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_predictions_do_not_depend_on_threads_or_the_batch(bf16, tmp_path, threads):
+    """To the last bit, where everything is an integer that bfloat16 holds."""
+    network = bf16(write_integer_network(tmp_path / "unet.onnx"), threads)
+    x_t, t = RNG.integers(-2, 3, (7, 1, 8, 8)).astype(np.float32), np.arange(1, 8)
+    for batch in (7, 5, 3, 2, 1):
+        for _ in range(3):
+            got = np.stack(network(x_t[:batch], t[:batch]))
+            np.testing.assert_array_equal(got, np.stack(integer_network(x_t[:batch], t[:batch])))
+
+
+def test_the_default_model_depends_on_threads_and_the_batch_by_rounding_at_most(bf16):
+    """Where a sum comes out on the other side of a rounding to 8 bits, predictions differ by less
+    than they do from FP32."""
     path = open_bundle(DEFAULT).network
     want, two = np.stack(bf16(path, 1)(X, T)), bf16(path, 2)
-    for batch in (3, 2, 1):
-        for _ in range(3):  # both ways
-            np.testing.assert_array_equal(np.stack(two(X[:batch], T[:batch])), want[:, :batch])
+    for batch in (3, 1):
+        got = np.stack(two(X[:batch], T[:batch]))
+        atol = 2**-6 * np.abs(want).max()
+        np.testing.assert_allclose(got, want[:, :batch], rtol=0, atol=atol)
 
 
 def test_predictions_stay_when_others_are_made(bf16):
@@ -80,16 +102,16 @@ def test_networks_that_are_none_are_refused(bf16, tmp_path):
         bf16(path)
 
 
-def test_a_wish_for_it_picks_the_twin_of_the_default(twins):
+def test_the_option_picks_the_twin_of_the_default(twins):
     assert resolve(twins, Options()).preset == "fast"
     assert resolve(twins, Options(precision="bf16")).preset == "fast-bf16"
     assert resolve(twins, Options(precision="bf16", stride=30)).preset == "finer-bf16"
     assert resolve(twins, Options(stride=60)).preset == "fast"
     with pytest.raises(BundleError, match="stride 30, precision fp32"):
-        resolve(twins, Options(stride=30))  # bfloat16 is never taken unasked
-    found = resolve(twins, Options(preset="fast-bf16"))
-    assert found.as_json()["conditions"]["precision"] == "bf16"
-    assert str(found.calibration.conditions) == "ddim, L 301, stride 60, bf16"
+        resolve(twins, Options(stride=30))  # bfloat16 is never used by default
+    plan = resolve(twins, Options(preset="fast-bf16"))
+    assert plan.as_json()["conditions"]["precision"] == "bf16"
+    assert str(plan.calibration.conditions) == "ddim, L 301, stride 60, bf16"
     with pytest.raises(BundleError, match="no calibration for precision bf16"):
         resolve(twins, Options(preset="fast", precision="bf16"))
     with pytest.raises(BundleError, match="no calibration for encoding ddim, precision bf16"):
@@ -98,15 +120,17 @@ def test_a_wish_for_it_picks_the_twin_of_the_default(twins):
     assert resolve(lowered, Options()).preset == "fast-bf16"
     assert resolve(lowered, Options(stride=60)).preset == "fast-bf16"
     assert resolve(lowered, Options(precision="fp32")).preset == "fast"
-    moved = {name: one for name, one in twins.calibrations.items() if name != "fast-bf16"}
-    again = {**moved, "again": moved["finer-bf16"]}
+    others = {
+        name: calibration for name, calibration in twins.calibrations.items() if name != "fast-bf16"
+    }
+    again = {**others, "again": others["finer-bf16"]}
     with pytest.raises(BundleError, match="name one of finer-bf16, again"):
         resolve(replace(twins, calibrations=again), Options(precision="bf16"))
 
 
 def test_calibrations_go_with_the_precision_they_were_made_in(twins):
     lowered = NumpyBackend(toy_network, precision="bf16")
-    assert Segmenter(twins, lowered, options=Options(precision="bf16")).setup.calibration.w == 3
+    assert Segmenter(twins, lowered, options=Options(precision="bf16")).plan.calibration.w == 3
     with pytest.raises(OptionsError, match=r"preset fast was calibrated in fp32, .* as bf16"):
         Segmenter(twins, lowered)
     with pytest.raises(OptionsError, match=r"preset fast-bf16 was calibrated in bf16, .* as fp32"):
@@ -119,22 +143,22 @@ def test_it_is_for_the_cpu(twins):
             open_device(device, twins, precision="bf16")
 
 
-def test_what_is_missing_is_said(monkeypatch):
-    opened = open_bundle(DEFAULT)
+def test_what_is_missing_is_named(monkeypatch):
+    default = open_bundle(DEFAULT)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'anofpdm\[bf16\]'"):
-        open_device("cpu", opened, precision="bf16")
+        open_device("cpu", default, precision="bf16")
     old = SimpleNamespace(get_property=lambda device, name: ["FP32", "INT8"])
     monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: old))
     with pytest.raises(DeviceError, match="does not compute in bfloat16: choose a preset"):
-        open_device("auto", opened, precision="bf16")
+        open_device("auto", default, precision="bf16")
 
 
 def test_the_command_takes_it(bf16, tmp_path):
-    image = nib.load("examples/simulated_flair.nii.gz").slicer[:, :, 40:43]
+    image = nib.load(ROOT / "examples/flair.nii.gz").slicer[:, :, 26:29]
     nib.save(image, tmp_path / "flair.nii.gz")
     printed = call(infer, tmp_path / "flair.nii.gz", "-o", tmp_path / "mask.nii.gz",
-                   "--preset", "fast-bf16", "--stats", tmp_path / "stats.json")  # fmt: skip
+                   "--preset", "fast-bf16", "-v", "--stats", tmp_path / "stats.json")  # fmt: skip
     assert "device: cpu in bfloat16" in printed
     assert "preset fast-bf16" in printed
     stats = json.loads((tmp_path / "stats.json").read_text())

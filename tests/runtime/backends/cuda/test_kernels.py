@@ -1,4 +1,4 @@
-"""kernels.cu compiles, with the compilers that users have. What it computes: test_gpu_row.py."""
+"""kernels.cu compiles, with the compilers that users have. What they compute: test_loop.py."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from support import ROOT
 from anofpdm.runtime.backends.cuda.kernels import KERNELS, THREADS, compile_kernels, definitions
 from anofpdm.runtime.errors import DeviceError
 
-SOURCE = ROOT / "runtime" / "gpu" / "kernels.cu"
+SOURCE = ROOT / "runtime" / "backends" / "cuda" / "kernels.cu"
 
 
 @pytest.mark.parametrize("compute_capability", ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"])
@@ -29,20 +29,8 @@ def test_an_unknown_gpu():
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
 def test_nvcc_warns_of_nothing_and_spills_no_registers(tmp_path):
-    command = [
-        "nvcc",
-        "-c",
-        "-arch=sm_90",
-        "-Xptxas",
-        "-v",
-        "-Werror",
-        "all-warnings",
-        "--fmad=false",
-        *definitions(THREADS),
-        str(SOURCE),
-        "-o",
-        str(tmp_path / "k.o"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # fmt: skip
+    command = ["nvcc", "-c", "-arch=sm_90", "-Xptxas", "-v", "-Werror", "all-warnings"]
+    command += ["--fmad=false", *definitions(THREADS), str(SOURCE), "-o", str(tmp_path / "k.o")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(" 0 bytes spill stores, 0 bytes spill loads") >= len(KERNELS)

@@ -1,6 +1,6 @@
 """The device loop on a GPU made of the host: scheduling, what is read when, memory, failures.
 
-What it computes is compared with the transcription in test_setups.py.
+What it computes is compared with the transcription in test_paper_setups.py.
 """
 
 import inspect
@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 import pytest
-from host_gpu import HostGpu, HostNetwork, memory, on_gpu
+from host_gpu import HostGpu, HostNetwork, kernel_noise, memory, on_gpu, same_noise
 from support import bundle, fading_network, recalibrated, toy_network
 
 from anofpdm.runtime.backends.base import Recipe
@@ -21,12 +21,19 @@ from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.errors import BundleError, DeviceMemoryError, OptionsError
 from anofpdm.runtime.method.anomaly_map import MapRule
 from anofpdm.runtime.method.decision import LogisticDecision
+from anofpdm.runtime.method.noise import slice_noise
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.segmenter import Segmenter
 
 SIZE = 12
 STOP = EarlyStop(0.9, 2, 2.0, LogisticDecision(1.0, 0.0, 0.0), (0.01,), 1.0, 0.9, 0.9, 5.0, 21)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_noise():
+    with same_noise():
+        yield
 
 
 def slices(count, channels=1, seed=0):
@@ -41,15 +48,15 @@ def early(encoding="ddim"):
     return recalibrated(toy, early_stop=STOP)
 
 
-def found(toy, backend, stream, **options):
+def segmented(toy, backend, stream, **options):
     results = list(Segmenter(toy, backend, **options).segment_slices(stream))
     assert len({result.key for result in results}) == len(results)
     return {result.key: result for result in results}
 
 
-def same(one, other):
-    assert one.keys() == other.keys()
-    for key, result in one.items():
+def same(results, other):
+    assert results.keys() == other.keys()
+    for key, result in results.items():
         np.testing.assert_array_equal(result.H, other[key].H)
         np.testing.assert_array_equal(result.t_e, other[key].t_e)
         for name in ("M", "MSE_h", "MSE_0"):
@@ -64,49 +71,49 @@ def same(one, other):
 def test_slots_and_the_moment_of_reading_change_nothing(encoding, slots, patience, capturable):
     """Slices leave at different steps, and are followed by others in their slots."""
     toy, stream = early(encoding), slices(11)
-    want = found(toy, NumpyBackend(fading_network), stream)
+    want = segmented(toy, NumpyBackend(fading_network), stream)
     assert len({len(result.M) for result in want.values()}) > 2
     network = {"capturable": capturable}
     got = on_gpu(fading_network, 1, SIZE, slots, network=network, patience=patience)
-    same(found(toy, got, stream), want)
+    same(segmented(toy, got, stream), want)
 
 
 @pytest.mark.parametrize("threads", [2, 16])
 def test_the_threads_of_a_block_work_together(threads):
     """With threads that really run side by side, and a size that they do not divide."""
     toy = recalibrated(bundle(channels=2, size=SIZE - 3), anomaly_map="last", M_max=(0.1, 0.1))
-    stream = [Slice(one.key, one.x0[:, :-3, :-3].copy()) for one in slices(3, 2)]
-    want = found(toy, NumpyBackend(toy_network), stream)
+    stream = [Slice(item.key, item.x0[:, :-3, :-3].copy()) for item in slices(3, 2)]
+    want = segmented(toy, NumpyBackend(toy_network), stream)
     for _ in range(5):
-        same(found(toy, on_gpu(toy_network, 2, SIZE - 3, threads=threads), stream), want)
+        same(segmented(toy, on_gpu(toy_network, 2, SIZE - 3, threads=threads), stream), want)
 
 
 def test_a_process_of_one_step():
     """Shorter than the host is ahead: what is uploaded must not be overwritten meanwhile."""
     toy, stream = bundle(size=SIZE, process=("ddim", 30, 30, "even")), slices(40)
-    want = found(toy, NumpyBackend(toy_network), stream)
-    same(found(toy, on_gpu(toy_network, 1, SIZE, 2), stream), want)
+    want = segmented(toy, NumpyBackend(toy_network), stream)
+    same(segmented(toy, on_gpu(toy_network, 1, SIZE, 2), stream), want)
 
 
-def test_the_host_asks_for_a_few_steps_ahead_and_not_for_all():
-    asked, done = [], []
+def test_the_host_launches_a_few_steps_ahead_and_not_all():
+    launched, done = [], []
 
     def network(x_t, t):
-        done.append(len(asked))
+        done.append(len(launched))
         return toy_network(x_t, t)
 
     backend = on_gpu(network, 1, SIZE, 2, patience=None)
     launch = HostGpu.launch
-    backend.gpu.launch = lambda name, *a: (asked.append(name), launch(backend.gpu, name, *a))
+    backend.gpu.launch = lambda name, *a: (launched.append(name), launch(backend.gpu, name, *a))
     backend.network.capturable = False
     toy = bundle(size=SIZE, process=("ddim", 301, 10, "even"))
-    found(toy, backend, slices(2))
+    segmented(toy, backend, slices(2))
     ahead = np.array(done[4:-6]) / 3 - np.arange(4, len(done) - 6)
     assert 3 < ahead.min()
     assert ahead.max() < 7
 
 
-def test_the_smallest_batch_that_holds_the_row_is_used():
+def test_the_smallest_batch_that_holds_the_slots_is_used():
     sizes = []
 
     def network(x_t, t):
@@ -115,13 +122,13 @@ def test_the_smallest_batch_that_holds_the_row_is_used():
 
     toy = bundle(size=SIZE, process=("ddim", 301, 100, "even"))
     backend = on_gpu(network, 1, SIZE, 6, network={"widths": (1, 4, 16, 64)})
-    want = found(toy, NumpyBackend(toy_network), slices(15))
-    same(found(toy, backend, slices(15)), want)
+    want = segmented(toy, NumpyBackend(toy_network), slices(15))
+    same(segmented(toy, backend, slices(15)), want)
     # Once each to warm up; 12 slices in a batch that holds 6; the last 3 in one of 4.
     assert sizes == [16, 4, 1] + [16] * 8 + [4] * 4
 
 
-def test_a_row_is_used_again_and_captured_once():
+def test_a_loop_is_used_again_and_captured_once():
     toy, stream = bundle(size=SIZE), slices(5)
     backend = on_gpu(toy_network, 1, SIZE)
     bound = []
@@ -134,10 +141,10 @@ def test_a_row_is_used_again_and_captured_once():
     same(first, again)
     assert (backend.gpu.used, len(bound)) == (used, count)
     # Another set-up needs another loop, and the first one's memory is given back.
-    found(toy, backend, stream, options=Options(anomaly_map="last"))
+    segmented(toy, backend, stream, options=Options(anomaly_map="last"))
     assert backend.gpu.used == used
     assert len(bound) > count
-    found(toy, backend, stream)
+    segmented(toy, backend, stream)
     assert backend.gpu.used == used
     backend.close()
     assert backend.gpu.used == 0
@@ -145,25 +152,24 @@ def test_a_row_is_used_again_and_captured_once():
 
 def test_streams_that_are_left_or_interleaved_disturb_nobody():
     toy, stream = early(), slices(9)
-    want = found(toy, NumpyBackend(fading_network), stream)
+    want = segmented(toy, NumpyBackend(fading_network), stream)
     network = {"nbytes": 1000}
     segmenter = Segmenter(toy, on_gpu(fading_network, 1, SIZE, 3, network=network, patience=3))
     full = Segmenter(toy, segmenter.backend, options=Options(early_stop=False))
     left = full.segment_slices(stream)
     next(left)
-    state = next(iter(segmenter.backend._loops)).state
+    state = next(iter(segmenter.backend._in_memory)).state
     segmenter.backend.gpu.wait()
     assert memory(state.slots)["active"].any()
     left.close()
     assert not memory(state.slots)["active"].any()
-    one, other = segmenter.segment_slices(stream), segmenter.segment_slices(stream[::-1])
-    pairs = list(itertools.zip_longest(one, other))
-    same({one.key: one for one, _ in pairs}, want)
-    same({other.key: other for _, other in pairs}, want)
+    ahead, back = segmenter.segment_slices(stream), segmenter.segment_slices(stream[::-1])
+    for results in zip(*itertools.zip_longest(ahead, back), strict=True):
+        same({result.key: result for result in results}, want)
     # One loop is kept, with what it needs of the network.
     backend = segmenter.backend
-    assert len(backend._loops) == 1
-    same({one.key: one for one in segmenter.segment_slices(stream)}, want)
+    assert len(backend._in_memory) == 1
+    same({result.key: result for result in segmenter.segment_slices(stream)}, want)
     backend.close()
     assert backend.gpu.used == 0
 
@@ -179,31 +185,32 @@ def test_closing_while_a_stream_is_open():
 
 def test_too_little_memory_halves_the_slots_and_goes_on():
     toy, stream = early(), slices(20)
-    want = found(toy, NumpyBackend(fading_network), stream)
+    want = segmented(toy, NumpyBackend(fading_network), stream)
     needed = on_gpu(fading_network, 1, SIZE, 20)
-    found(toy, needed, stream)
+    segmented(toy, needed, stream)
     # The network takes 100 kB a slot, for batches of 20 and of 1: half of the second is missing.
     backend = on_gpu(
         fading_network, 1, SIZE, 20, network={"nbytes": 100_000},
         nbytes=needed.gpu.used + 2_050_000,
     )  # fmt: skip
     assert backend.notes == ()
-    same(found(toy, backend, stream), want)
+    same(segmented(toy, backend, stream), want)
     assert backend.slots == 10
     assert backend.notes == ("the GPU's memory does not hold 20 slots: 10 were used",)
     small = on_gpu(fading_network, 1, SIZE, 20, nbytes=1000)
     with pytest.raises(DeviceMemoryError):
-        found(toy, small, stream)
+        segmented(toy, small, stream)
     assert small.gpu.used == 0
 
 
-def test_what_was_found_stays_when_others_are_found_after_it():
+def test_results_stay_when_later_ones_come():
     process, stream = Process(Schedule(), 301, 60), slices(9)
     recipe = Recipe(process, 2.0, (0,), MapRule("last"))
-    want = {item.key: one for item, one in NumpyBackend(toy_network).run(recipe, stream)}
-    got = {item.key: one for item, one in on_gpu(toy_network, 1, SIZE, 2).run(recipe, stream)}
-    for key, one in want.items():
-        np.testing.assert_array_equal(got[key].H, one.H)
+    want = {item.key: curves for item, curves in NumpyBackend(toy_network).run(recipe, stream)}
+    backend = on_gpu(toy_network, 1, SIZE, 2)
+    got = {item.key: curves for item, curves in backend.run(recipe, stream)}
+    for key, curves in want.items():
+        np.testing.assert_array_equal(got[key].H, curves.H)
 
 
 def test_impossible_slots():
@@ -225,11 +232,11 @@ def test_a_broken_network_is_reported(wrong, channel, which):
     toy = bundle(channels=2, size=SIZE, scored=("a",))
     backend = on_gpu(network, 2, SIZE, 2)
     with pytest.raises(BundleError, match="infinite or undefined"):
-        found(toy, backend, slices(3, 2))
+        segmented(toy, backend, slices(3, 2))
     # The loop has been emptied: the next stream is not disturbed.
     backend.network.function = toy_network
-    want = found(toy, NumpyBackend(toy_network), slices(3, 2))
-    same(found(toy, backend, slices(3, 2)), want)
+    want = segmented(toy, NumpyBackend(toy_network), slices(3, 2))
+    same(segmented(toy, backend, slices(3, 2)), want)
 
 
 def test_the_network_alone_on_arrays_of_the_host():
@@ -251,8 +258,8 @@ def test_the_network_alone_on_arrays_of_the_host():
 def test_maps_of_every_step_are_made_on_the_host():
     """At a multiple of t_e; the network still runs on the GPU."""
     toy, stream = bundle(size=SIZE), slices(4)
-    want = found(toy, NumpyBackend(toy_network), stream, options=Options(t_e_ratio=0.5))
-    same(found(toy, on_gpu(toy_network, 1, SIZE), stream, options=Options(t_e_ratio=0.5)), want)
+    want = segmented(toy, NumpyBackend(toy_network), stream, options=Options(t_e_ratio=0.5))
+    same(segmented(toy, on_gpu(toy_network, 1, SIZE), stream, options=Options(t_e_ratio=0.5)), want)
 
 
 def test_the_double_has_what_the_gpu_has():
@@ -266,6 +273,14 @@ def test_the_double_has_what_the_gpu_has():
     double = methods(HostGpu)
     for name, parameters in methods(Gpu).items():
         assert double[name] == parameters, name
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 12), (3, 7, 5), (2, 3, 1)])
+def test_the_kernels_noise_is_that_of_the_loop_in_numpy(shape):
+    """But for the last bit: log, sin and cos are those of other libraries."""
+    for seed, key, t in ((0, 0, 1), (3, 5, 301), (2**31, 2**40, 1000)):
+        got, want = kernel_noise(seed, key, t, shape), slice_noise(seed, key, t, shape)
+        np.testing.assert_array_max_ulp(got, want, maxulp=1)
 
 
 def test_coefficients_are_those_of_the_paper():
