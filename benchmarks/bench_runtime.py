@@ -56,11 +56,11 @@ def settle(segmenter: Segmenter) -> None:
             segmenter.backend.denoiser(X0[:batch], np.full(batch, 100))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_network(compare: Compare, precision: str) -> None:
+@pytest.mark.parametrize("preset", ["fast", "fast-bf16"])
+def test_network(compare: Compare, preset: str) -> None:
     """Both labels of four slices; PyTorch: one label after the other."""
     try:
-        loaded = Segmenter.load(device="cpu", options=Options(precision=precision))
+        loaded = Segmenter.load(device="cpu", options=Options(preset=preset))
     except (DeviceError, MissingExtraError) as error:
         pytest.skip(str(error))
     with loaded as segmenter:

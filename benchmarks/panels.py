@@ -178,8 +178,8 @@ def _ratios(
 ) -> list[Float64]:
     """The contrast of each slice at every visited timestep."""
     w, scored = segmenter.plan.calibration.w, segmenter.bundle.manifest.scored_channels
-    row = NumpySlots(segmenter.plan.process, segmenter.backend.denoiser, lambda: _SubMaps(w, scored),
-                  slots=segmenter.backend.slots)  # fmt: skip
+    process, backend = segmenter.plan.process, segmenter.backend
+    row = NumpySlots(process, backend.denoiser, lambda: _SubMaps(w, scored), slots=backend.slots)
     S = {item.key: np.array(maps.S) for item, maps in run(row, items)}
     ordered = zip(items, lesions, heads, strict=True)
     return [contrast(S[item.key], lesion, head) for item, lesion, head in ordered]

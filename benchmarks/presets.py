@@ -14,8 +14,9 @@ import numpy as np
 from common import PATH, in_turn, machine, open_split, table
 
 from anofpdm.calibrate.evaluation import evaluate
+from anofpdm.export.bundle_update import write_card_section
 from anofpdm.runtime.backends.device import open_device
-from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle, write_card_section
+from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
 from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.cli.arguments import reports_errors, threads_option
 from anofpdm.runtime.cli.console import ProgressLine

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from anofpdm.export.bundle_update import write_calibration
 from anofpdm.runtime.backends.device import open_device
-from anofpdm.runtime.bundle.bundle import CALIBRATION, open_bundle, write_calibration
+from anofpdm.runtime.bundle.bundle import CALIBRATION, open_bundle
 from anofpdm.runtime.bundle.calibration import LOWERED, Calibration
 from anofpdm.runtime.bundle.options import PRECISIONS
 from anofpdm.runtime.cli.arguments import (

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from anofpdm.runtime.bundle.bundle import write_card_section
-from anofpdm.runtime.bundle.options import PRECISIONS, Options
+from anofpdm.export.bundle_update import write_card_section
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.arguments import (
     OneLineCommand,
     bundle_option,
@@ -24,8 +24,6 @@ from anofpdm.runtime.cli.arguments import (
 from anofpdm.runtime.cli.console import ProgressLine, print_device
 from anofpdm.runtime.errors import AnofpdmError
 from anofpdm.runtime.method.anomaly_map import ANOMALY_MAPS, SUB_MAPS
-from anofpdm.runtime.method.process import ENCODINGS
-from anofpdm.runtime.method.schedule import SPACINGS
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import writable_folder, write_json
 from anofpdm.train.dataset import open_sliceset
@@ -33,19 +31,8 @@ from anofpdm.train.dataset import open_sliceset
 from .evaluation import evaluate
 
 _HEADING = "## Figures"
-# Options of the process select the calibration that was made for them.
 _OPTIONS = (
     preset_option,
-    click.option("--encoding", type=click.Choice(ENCODINGS), help="Forward process: DDIM (eq. 4 "
-                 "of the paper) or DDPM (eq. 2).  [default: the preset's]"),
-    click.option("--length", "L", type=click.IntRange(min=1), help="L, the last timestep.  "
-                 "[default: the preset's]"),
-    click.option("--stride", type=click.IntRange(min=1), help="Step between visited timesteps.  "
-                 "[default: the preset's]"),
-    click.option("--spacing", type=click.Choice(SPACINGS), help="Spacing of the visited "
-                 "timesteps: even in t, or in log SNR.  [default: the preset's]"),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="Precision of the network; "
-                 "bf16 is faster on CPUs that compute in it.  [default: the preset's]"),
     click.option("--anomaly-map", type=click.Choice(ANOMALY_MAPS), help="Anomaly map: the mean "
                  "of the maps up to t_e, or the last of them.  [default: the calibration's]"),
     click.option("--early-stop/--no-early-stop", default=None, help="Stop a slice after the peak "

@@ -16,7 +16,7 @@ import torch
 from anofpdm import __version__
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
-from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16, Manifest, write_manifest
+from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16, Manifest
 from anofpdm.runtime.errors import BundleError, OutputError, ParityError
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.util.files import sha256
@@ -24,6 +24,7 @@ from anofpdm.train.checkpoint import Checkpoint
 from anofpdm.train.unet import UNet
 
 from .both_labels import BothLabels, torch_denoiser
+from .bundle_update import write_manifest
 from .onnx_file import export_onnx
 from .parity import FP16_TOLERANCE, FP32_TOLERANCE, Parity, Trial, compare
 from .shared_weights import share_weights

@@ -1,4 +1,6 @@
-"""Breaks thirty lines, one at a time, and says which ones no test notices: ``python tests/mutations.py``
+"""Breaks thirty lines, one at a time, and says which ones no test notices.
+
+Run it as ``python tests/mutations.py``.
 
 Each is a sign, an equation, a hash check or an atomic write. Only the tests beside each are run, so
 one that stays green here may still be noticed by another file. Needs a clean work tree, since it
@@ -48,16 +50,19 @@ MUTATIONS = [
      "tests/runtime/refine"),
     ("runtime/refine/guided_filter.py", "- mean_I * mean_p", "+ mean_I * mean_p",
      "tests/runtime/refine/test_guided_filter.py"),
-    ("runtime/segmenter.py", "if every_slice or r.unhealthy", "if True", "tests/runtime/test_segmenter.py"),
+    ("runtime/segmenter.py", "if every_slice or r.unhealthy", "if True",
+     "tests/runtime/test_segmenter.py"),
     ("runtime/volume/nifti.py", "image.header[name] = source.header[name]", "pass",
      "tests/runtime/volume/test_nifti.py"),
     ("runtime/bundle/bundle.py", "if sha256(path / name) != expected:", "if False:",
      "tests/runtime/bundle/test_bundle.py"),
     ("runtime/bundle/engines.py", "hexdigest() != engine.sha256", "hexdigest() == ''",
      "tests/runtime/bundle/test_engines.py"),
-    ("runtime/util/files.py", "os.replace(temporary[key], path)", "temporary[key].rename(path.parent / 'x')",
+    ("runtime/util/files.py", "os.replace(temporary[key], path)",
+     "temporary[key].rename(path.parent / 'x')",
      "tests/runtime/util"),
-    ("runtime/dicom/stack.py", 'np.argsort(along, kind="stable")', 'np.argsort(-along, kind="stable")',
+    ("runtime/dicom/stack.py", 'np.argsort(along, kind="stable")',
+     'np.argsort(-along, kind="stable")',
      "tests/runtime/dicom/test_series.py"),
 ]  # fmt: skip
 

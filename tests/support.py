@@ -12,15 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from anofpdm.calibrate.choose import Labels
+from anofpdm.export.bundle_update import write_calibration, write_manifest
 from anofpdm.runtime.backends.cpu.openvino import load_openvino
-from anofpdm.runtime.bundle.bundle import (
-    NETWORK,
-    Bundle,
-    Manifest,
-    open_bundle,
-    write_calibration,
-    write_manifest,
-)
+from anofpdm.runtime.bundle.bundle import NETWORK, Bundle, Manifest, open_bundle
 from anofpdm.runtime.bundle.calibration import Calibration
 from anofpdm.runtime.errors import MissingExtraError
 from anofpdm.runtime.method.decision import LogisticDecision

@@ -16,8 +16,9 @@ from anofpdm import Segmenter
 from anofpdm.calibrate.cli import main as calibrate
 from anofpdm.calibrate.decision_fit import fit
 from anofpdm.calibrate.evaluate_cli import main as evaluate
+from anofpdm.export.bundle_update import write_calibration, write_manifest
 from anofpdm.export.cli import main as export
-from anofpdm.runtime.bundle.bundle import open_bundle, write_calibration, write_manifest
+from anofpdm.runtime.bundle.bundle import open_bundle
 from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.infer import main as infer
 from anofpdm.runtime.method.decision import SliceStatistics
@@ -224,7 +225,7 @@ def test_set_ups_from_the_command_line(folder, calibrated, tmp_path):
         assert calibration.logistic == chosen.logistic
     assert bundle.default == "fast"
     for options, expected in (
-        (["--encoding", "ddpm", "--w", "1"], {"preset": "ddpm-fast", "w": 1.0}),
+        (["--preset", "ddpm-fast", "--w", "1"], {"preset": "ddpm-fast", "w": 1.0}),
         (["--preset", "last"], {"anomaly_map": {"anomaly_map": "last"}}),
         (["--preset", "snr"], {"conditions": {"spacing": "log-snr"}}),
         (["--sub-map", "gradient", "--threshold", "0.1"], {"threshold": 0.1}),

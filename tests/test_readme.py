@@ -62,7 +62,7 @@ def test_the_model_card_and_the_results_give_the_same_figures():
 
 
 def test_the_table_of_presets_on_the_first_page_is_that_of_the_results():
-    """Dice, AUPRC and accuracy as benchmarks/presets.py wrote them down, speed as side_by_side.py."""
+    """Dice, AUPRC and accuracy as benchmarks/presets.py wrote them, speed as side_by_side.py."""
     results = ROOT / "benchmarks" / "results"
     rows = {}
     for name in ("default-model-presets.json", "default-model-presets-exact.json"):

@@ -15,16 +15,10 @@ from anofpdm.runtime.backends.cuda.backend import GpuBackend
 from anofpdm.runtime.backends.cuda.device import Gpu
 from anofpdm.runtime.backends.cuda.tensorrt import TrtNetwork
 from anofpdm.runtime.bundle.bundle import Bundle
-from anofpdm.runtime.bundle.engines import (
-    ENGINES,
-    Engine,
-    check_engine_folder,
-    flavour_of,
-    fp16_network,
-    write_engine,
-)
+from anofpdm.runtime.bundle.engines import ENGINES, Engine, flavour_of, fp16_network
 from anofpdm.runtime.errors import BundleError, EngineError
 
+from ..bundle_update import check_engine_folder, write_engine
 from ..parity import FP16_TOLERANCE, Observed, Parity, Trial, compare
 from .build import SLOTS, build_engine
 from .progress import Progress

@@ -21,16 +21,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import BundleError, OutputError
+from ..errors import BundleError
 from ..method.schedule import Schedule
-from ..util.files import sha256, whole_file
+from ..util.files import sha256
 from ..volume.grid import Grid
 from .calibration import LOWERED, Calibration, Conditions, parse_calibration
 
@@ -211,94 +209,6 @@ def open_bundle(path: Path) -> Bundle:
     if CALIBRATION not in hashes:
         return Bundle(path, manifest)
     return Bundle(path, manifest, *_parse_calibrations(path / CALIBRATION))
-
-
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest of the bundle at ``path``."""
-    with whole_file(path / MANIFEST) as temporary:
-        temporary.write_text(_as_json(asdict(manifest)), encoding="utf-8")
-
-
-def write_card_section(bundle: Bundle, heading: str, text: str) -> None:
-    """Put a section into the model card, in place of the one with this heading (``## ...``).
-
-    Raises
-    ------
-    BundleError
-        If the network has been replaced since the bundle was read.
-    """
-    current = unchanged(bundle)
-    parts = re.split(r"^(?=## )", current.manifest.model_card, flags=re.MULTILINE)
-    sections = [part.strip() for part in parts if not part.startswith(heading)]
-    card = "\n\n".join([*sections, f"{heading}{text.rstrip()}"]).lstrip() + "\n"
-    write_manifest(bundle.path, replace(current.manifest, model_card=card))
-
-
-def write_calibration(
-    bundle: Bundle, preset: str, calibration: Calibration, default: bool = False
-) -> None:
-    """Add a calibration to a bundle; those that it has by then under other names stay.
-
-    Parameters
-    ----------
-    preset : its name; an earlier one of that name is replaced
-    default : whether it becomes the default; the first one does in any case
-
-    Raises
-    ------
-    BundleError
-        If the network has been replaced since the bundle was read.
-    OutputError
-        If the bundle cannot be written to; then nothing has changed.
-    """
-    path, current = bundle.path, unchanged(bundle)
-    presets = {name: asdict(other) for name, other in current.calibrations.items()}
-    presets[preset] = asdict(calibration)
-    chosen = preset if default or not current.default else current.default
-    content = _as_json({"default": chosen, "presets": presets}).encode()
-    files = {**current.manifest.files, CALIBRATION: hashlib.sha256(content).hexdigest()}
-    write_listed(path, replace(current.manifest, files=files), path / CALIBRATION, content)
-
-
-def write_listed(bundle: Path, manifest: Manifest, path: Path, content: bytes) -> None:
-    """Write a file of the bundle at ``bundle``, and the manifest that lists it: both or neither.
-
-    Raises
-    ------
-    OutputError
-        If the bundle cannot be written to; then nothing has changed.
-    """
-    before = path.read_bytes() if path.exists() else None
-    try:
-        with whole_file(bundle / MANIFEST) as listing, whole_file(path) as temporary:
-            temporary.write_bytes(content)
-            listing.write_text(_as_json(asdict(manifest)), encoding="utf-8")
-    except OutputError:
-        # The manifest was not replaced: the file must be the one that it lists.
-        with suppress(OSError):  # the hash in the manifest gives it away
-            if before is None:
-                path.unlink(missing_ok=True)
-            elif path.read_bytes() != before:
-                path.write_bytes(before)
-        raise
-
-
-def unchanged(bundle: Bundle) -> Bundle:
-    """The bundle as it is now: what is added took long, and others may have added something too.
-
-    Raises
-    ------
-    BundleError
-        If the network has been replaced since the bundle was read.
-    """
-    current = open_bundle(bundle.path)
-    if current.manifest.files[NETWORK] != bundle.manifest.files[NETWORK]:
-        raise BundleError(f"{bundle.path} has got another network meanwhile: start again")
-    return current
-
-
-def _as_json(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def _parse_calibrations(path: Path) -> tuple[dict[str, Calibration], str]:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import re
 import shlex
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,10 +21,9 @@ from ..errors import (
     BundleError,
     MissingExtraError,
     OptionsError,
-    OutputError,
     one_line,
 )
-from .bundle import MANIFEST, NETWORK_FP16, Bundle, unchanged, write_listed
+from .bundle import MANIFEST, NETWORK_FP16, Bundle
 
 ENGINES = "engines"
 # Per flavour: its extra, and the oldest version whose interface is the one that is used here.
@@ -211,62 +208,6 @@ def read_engine(bundle: Bundle, engine: Engine) -> bytes:
     if hashlib.sha256(data).hexdigest() != engine.sha256:
         raise BundleError(f"{path} was altered (SHA-256): {rebuild(bundle.path)}")
     return data
-
-
-def check_engine_folder(bundle: Bundle) -> None:
-    """Check that engines can be added to a bundle, before one is built.
-
-    Raises
-    ------
-    OutputError
-        If its folder is read-only.
-    """
-    if (bundle.path / ENGINES).exists() and not (bundle.path / ENGINES).is_dir():
-        raise OutputError(f"{bundle.path / ENGINES} is not a folder: remove it")
-    for folder in (bundle.path, bundle.path / ENGINES):
-        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
-            raise _not_added(bundle, f"{folder} is read-only")
-
-
-def write_engine(bundle: Bundle, engine: Engine, data: bytes) -> Engine:
-    """Add an engine to a bundle; those that it has by then stay, but for one of its name.
-
-    Returns
-    -------
-    The record, with the hash of ``data``
-
-    Raises
-    ------
-    BundleError
-        If a network has been replaced since the bundle was read.
-    OutputError
-        If the bundle cannot be written to; then nothing has changed.
-    """
-    current = unchanged(bundle)
-    if engine.network_sha256 != current.manifest.files[fp16_network(current).name]:
-        raise BundleError(
-            f"the engine is not one of {bundle.path / NETWORK_FP16} as it is now: "
-            f"{rebuild(bundle.path)}"
-        )
-    check_engine_folder(bundle)
-    engine = replace(engine, sha256=hashlib.sha256(data).hexdigest())
-    folder, path = bundle.path / ENGINES, bundle.path / ENGINES / engine.file_name
-    engines = {**current.manifest.engines, engine.file_name: asdict(engine)}
-    try:
-        folder.mkdir(exist_ok=True)
-        write_listed(bundle.path, replace(current.manifest, engines=engines), path, data)
-    except OSError as error:
-        with suppress(OSError):
-            folder.rmdir()  # where it is empty
-        raise _not_added(bundle, str(error)) from error
-    return engine
-
-
-def _not_added(bundle: Bundle, reason: str) -> OutputError:
-    return OutputError(
-        f"an engine cannot be added to {bundle.path} ({reason}): copy the bundle to a folder that "
-        "can be written to, and give the copy as the bundle (--bundle)"
-    )
 
 
 def _slug(text: str) -> str:

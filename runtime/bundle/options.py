@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import BundleError, OptionsError
@@ -12,9 +12,8 @@ from ..method.early_stop import StopRule
 from ..method.process import Process
 from ..refine.through_plane import Refinement
 from .bundle import CALIBRATION, Bundle
-from .calibration import LOWERED, Calibration, Conditions
+from .calibration import LOWERED, Calibration
 
-_PICKS = ("encoding", "L", "stride", "spacing", "precision")
 PRECISIONS = ("fp32", *LOWERED)
 
 
@@ -22,16 +21,11 @@ PRECISIONS = ("fp32", *LOWERED)
 class Options:
     """Options that override the preset; None keeps the preset's value.
 
-    The first six pick one of the bundle's calibrations. Those after ``early_stop`` are for
-    ablations; with another map than the calibration's, the cosine decides and slices go to L.
+    All but the preset are for ablations; with another map than the calibration's, the cosine
+    decides and slices go to L.
     """
 
     preset: str | None = None  # the name of a calibration
-    encoding: str | None = None  # ddim or ddpm
-    L: int | None = None  # the last timestep that may be visited
-    stride: int | None = None  # decides the number of visited timesteps
-    spacing: str | None = None  # of the visited timesteps: even or log-snr
-    precision: str | None = None  # fp32, or bf16, which some CPUs compute faster
     early_stop: bool | None = None  # whether slices may stop before L, by the calibrated rule
     anomaly_map: str | None = None  # aggregate or last, see MapRule
     w: float | None = None  # guidance strength, one that was tried in the calibration
@@ -120,45 +114,13 @@ def resolve(bundle: Bundle, options: Options) -> Plan:
 
 
 def _pick(bundle: Bundle, options: Options) -> tuple[str, Calibration]:
-    """The named calibration, or the default one if it fits, or the only other one that does."""
-    calibrations = bundle.calibrations
-    if not calibrations:
+    """The named calibration, or the default one."""
+    if not bundle.calibrations:
         raise BundleError(f"{bundle.path} is not calibrated: run anofpdm-calibrate on it")
-    if options.preset is not None and options.preset not in calibrations:
+    preset = options.preset or bundle.default
+    if preset not in bundle.calibrations:
         raise BundleError(
-            f"{bundle.path} has no preset {options.preset!r}: it has {', '.join(calibrations)}; "
+            f"{bundle.path} has no preset {preset!r}: it has {', '.join(bundle.calibrations)}; "
             "anofpdm-calibrate adds others"
         )
-    if options.preset is not None:
-        names = [options.preset]
-    else:
-        names = sorted(calibrations, key=lambda name: name != bundle.default)
-        usual = calibrations[bundle.default].conditions
-        # Other timesteps mean neither another encoding nor another precision.
-        options = replace(options, encoding=options.encoding or usual.encoding,
-                        precision=options.precision or usual.precision)  # fmt: skip
-    fitting = [name for name in names if _fits(calibrations[name].conditions, options)]
-    if options.preset is None:
-        # The default one, or what it is in another precision.
-        alike = replace(usual, precision=options.precision or usual.precision)
-        twins = [name for name in fitting if calibrations[name].conditions == alike]
-        fitting = [bundle.default] if bundle.default in fitting else twins or fitting
-    if len(fitting) == 1:
-        return fitting[0], calibrations[fitting[0]]
-    if fitting:
-        raise BundleError(
-            f"{bundle.path} has several calibrations for that: name one of {', '.join(fitting)} "
-            "as preset"
-        )
-    wanted = ", ".join(
-        f"{name} {value}" for name in _PICKS if (value := getattr(options, name)) is not None
-    )
-    known = "; ".join(f"{name}: {calibrations[name].conditions}" for name in names)
-    raise BundleError(
-        f"{bundle.path} has no calibration for {wanted} ({known}): choose one of these, or "
-        "run anofpdm-calibrate for it"
-    )
-
-
-def _fits(conditions: Conditions, options: Options) -> bool:
-    return all(getattr(options, name) in (None, getattr(conditions, name)) for name in _PICKS)
+    return preset, bundle.calibrations[preset]

@@ -170,7 +170,7 @@ def method(content: Mapping[str, Any]) -> str:
         "Noise is added to each axial slice step by step, by the forward process of a diffusion "
         f"model that was trained with image-level labels alone ({process}); nothing is "
         "reconstructed. At every step the network predicts the slice twice, guided towards "
-        f"“healthy” (w = {made_by['w']:g}) and unguided: t_e is where these two diverge most (M_t), "
+        f"“healthy” (w = {made_by['w']:g}) and unguided: t_e is where these diverge most (M_t), "
         f"and the {errors}, {which_map}, are the anomaly map H.{window} {which} is marked where H, "
         f"{smoothed}, reaches {cut}, and small components are dropped (AnoFPDM, "
         "Che et al.)."

@@ -35,8 +35,8 @@ _CURVES = (
     "with the timestep t_e of each slice marked at its peak."
 )
 _CAUTION = (
-    "A healthy decision does not rule out disease, and what is marked need not be a lesion: look at "
-    "the images."
+    "A healthy decision does not rule out disease, and what is marked need not be a lesion: look "
+    "at the images."
 )
 
 

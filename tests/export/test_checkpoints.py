@@ -135,8 +135,11 @@ NEITHER = "is neither a checkpoint of anofpdm-train nor a state_dict of the refe
         (changed(time_embed__0__weight=torch.zeros(7)), r"time_embed.0.weight has shape \(7,\)"),
         (changed(time_embed__0__weight=torch.zeros(128, 33)), "64 channels, not a multiple|has 32"),
         (changed(label_emb__weight=torch.zeros(5, 32)), r"label_emb.weight has shape \(5, 32\)"),
-        (changed(out__0__bias=torch.zeros(32, dtype=torch.int64)), "out.0.bias holds what is not"),
-        (changed(out__0__bias=torch.full((32,), torch.nan)), "out.0.bias holds what is not"),
+        (
+            changed(out__0__bias=torch.zeros(32, dtype=torch.int64)),
+            "out.0.bias has values that are not",
+        ),
+        (changed(out__0__bias=torch.full((32,), torch.nan)), "out.0.bias has values that are not"),
         (state(dataclasses.replace(TINY, out_channels=1)), "predicts 1 of 2 channels"),
     ],
 )

@@ -1,13 +1,15 @@
-import shutil
-import sys
+import json
 from itertools import pairwise
 
 import pytest
-from support import ROOT, call, write_cohort
+from support import call, write_cohort
 
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.train import loop
+from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.cli import main
+from anofpdm.train.config import RunConfig
+from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.loss_record import LossRecord, read_losses
 
 OPTIONS = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4",
@@ -27,20 +29,20 @@ def whole(cohort):
     return folder
 
 
-@pytest.fixture
-def same_losses(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import same_losses
-
-    yield same_losses.main
-    del sys.modules["same_losses"]
+def losses_again(run, folder, slices=None, init=None, stop_at=None):
+    """The losses of another run with the configuration, and on the slices, of a run."""
+    config = RunConfig.parse(json.loads((run / "config.json").read_text()))
+    return loop.train(
+        open_sliceset(slices or run / "slices").split("train"), config.unet, config.train,
+        folder / "again.pt", data={}, init=init, stop_at=stop_at,
+    )  # fmt: skip
 
 
 def test_a_run_leaves_one_line_an_iteration(whole):
     header, *lines = (whole / "losses.csv").read_text().splitlines()
     assert header == "iteration,loss"
     assert [line.split(",")[0] for line in lines] == list("123456")
-    assert all(one != two for one, two in pairwise(read_losses(whole / "losses.csv").values()))
+    assert all(a != b for a, b in pairwise(read_losses(whole / "losses.csv").values()))
 
 
 def test_a_run_in_pieces_leaves_the_same_file(cohort, whole, tmp_path, monkeypatch):
@@ -92,28 +94,28 @@ def test_damaged_records(tmp_path, text):
         read_losses(tmp_path / "none.csv")
 
 
-def test_the_command_gives_the_same_losses_again(whole, same_losses):
-    said = call(same_losses, whole, "--iterations", 4)
-    assert said.startswith("4 of 4 losses are equal; largest relative difference 0.0e+00")
+def test_the_configuration_gives_the_same_losses_again(whole, tmp_path):
+    recorded = read_losses(whole / "losses.csv")
+    again = losses_again(whole, tmp_path, stop_at=4)
+    assert [float(f"{loss:.9g}") for loss in again] == [recorded[step] for step in range(1, 5)]
 
 
-def test_other_losses_are_noticed(whole, same_losses, tmp_path):
-    for name in ("config.json", "losses.csv", "model.pt"):
-        shutil.copy(whole / name, tmp_path)
-    path = tmp_path / "losses.csv"
-    lines = path.read_text().splitlines()
-    lines[3] = f"3,{float(lines[3].split(',')[1]) * 1.00001:.9g}"
-    path.write_text("\n".join(lines) + "\n")
-    said = call(same_losses, tmp_path, "--slices", whole / "slices", code=1)
-    assert "5 of 6 losses are equal; largest relative difference 1.0e-05, at iteration 3" in said
-    path.write_text("\n".join(lines[:3]) + "\n")
-    said = call(same_losses, tmp_path, "--slices", whole / "slices", code=2)
-    assert "lacks iteration 3" in said
+def test_another_seed_gives_other_losses(whole, tmp_path):
+    content = json.loads((whole / "config.json").read_text())
+    content["train"]["seed"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    again = losses_again(tmp_path, tmp_path, slices=whole / "slices", stop_at=2)
+    recorded = read_losses(whole / "losses.csv")
+    assert all(loss != recorded[step] for step, loss in enumerate(again, start=1))
 
 
-def test_what_a_run_began_with_is_needed_again(cohort, whole, same_losses, tmp_path):
+def test_the_initial_checkpoint_is_needed_for_the_same_losses(cohort, whole, tmp_path):
     run = tmp_path / "run"
     call(main, cohort, "-o", run, *OPTIONS, "--init", whole / "model.pt", "--stop-at", 2)
-    assert "name them with --init" in call(same_losses, run, "--iterations", 2, code=2)
-    said = call(same_losses, run, "--iterations", 2, "--init", whole / "model.pt")
-    assert said.startswith("2 of 2 losses are equal")
+    recorded = list(read_losses(run / "losses.csv").values())
+    assert load_checkpoint(run / "model.pt").data["begun_with"]["iterations"] == 6
+    init = load_checkpoint(whole / "model.pt")
+    again = losses_again(run, tmp_path, init=init, stop_at=2)
+    assert [float(f"{loss:.9g}") for loss in again] == recorded
+    (tmp_path / "again.pt").unlink()
+    assert losses_again(run, tmp_path, stop_at=2)[0] != again[0]

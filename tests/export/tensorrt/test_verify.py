@@ -11,17 +11,12 @@ from support import bundle as toy_bundle
 from support import toy_network
 
 from anofpdm.export import cli as engine_main
+from anofpdm.export.bundle_update import write_calibration, write_manifest
 from anofpdm.export.cli import main
 from anofpdm.export.parity import Parity, Trial, compare
 from anofpdm.export.tensorrt import verify as build
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
-from anofpdm.runtime.bundle.bundle import (
-    NETWORK,
-    NETWORK_FP16,
-    open_bundle,
-    write_calibration,
-    write_manifest,
-)
+from anofpdm.runtime.bundle.bundle import NETWORK, NETWORK_FP16, open_bundle
 from anofpdm.runtime.bundle.engines import ENGINES, find_engine, read_engine
 from anofpdm.runtime.errors import BundleError, DeviceError, EngineError, ParityError
 from anofpdm.runtime.util.files import sha256

@@ -5,15 +5,8 @@ import os
 import pytest
 from support import write_toy_bundle
 
-from anofpdm.runtime.bundle.bundle import (
-    CALIBRATION,
-    MANIFEST,
-    NETWORK,
-    open_bundle,
-    write_calibration,
-    write_card_section,
-    write_manifest,
-)
+from anofpdm.export.bundle_update import write_calibration, write_card_section, write_manifest
+from anofpdm.runtime.bundle.bundle import CALIBRATION, MANIFEST, NETWORK, open_bundle
 from anofpdm.runtime.bundle.calibration import EarlyStop
 from anofpdm.runtime.bundle.options import Options, resolve
 from anofpdm.runtime.errors import BundleError, OutputError

@@ -8,25 +8,22 @@ import pytest
 from support import bundle as toy_bundle
 from support import write_toy_bundle
 
-from anofpdm.runtime.bundle.bundle import (
-    MANIFEST,
-    NETWORK,
-    NETWORK_FP16,
-    open_bundle,
+from anofpdm.export.bundle_update import (
+    check_engine_folder,
     write_calibration,
+    write_engine,
     write_manifest,
 )
+from anofpdm.runtime.bundle.bundle import MANIFEST, NETWORK, NETWORK_FP16, open_bundle
 from anofpdm.runtime.bundle.engines import (
     ENGINES,
     FLAVOURS,
     Engine,
-    check_engine_folder,
     find_engine,
     flavour_of,
     load_tensorrt,
     read_engine,
     read_engines,
-    write_engine,
 )
 from anofpdm.runtime.errors import BundleError, MissingExtraError, OptionsError, OutputError
 from anofpdm.runtime.util.files import sha256

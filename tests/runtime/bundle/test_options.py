@@ -1,4 +1,4 @@
-"""Which calibration the options pick, and which options are refused."""
+"""Which calibration a preset is, how options change it, and which options are refused."""
 
 from dataclasses import replace
 
@@ -29,9 +29,7 @@ def three():
     [
         (Options(), "fast"),
         (Options(preset="exact"), "exact"),
-        (Options(stride=1), "exact"),
-        (Options(encoding="ddpm"), "ddpm-last"),
-        (Options(encoding="ddim", L=301), "fast"),
+        (Options(preset="ddpm-last"), "ddpm-last"),
     ],
 )
 def test_options_pick_a_calibration(three, options, preset):
@@ -48,37 +46,20 @@ def test_options_pick_a_calibration(three, options, preset):
     ("options", "message"),
     [
         (Options(preset="slow"), "has no preset 'slow': it has exact, fast, ddpm-last"),
-        (Options(stride=7), "no calibration for encoding ddim, stride 7"),
-        (Options(L=600), "no calibration for encoding ddim, L 600"),
-        (
-            Options(preset="fast", encoding="ddpm"),
-            r"for encoding ddpm \(fast: ddim, L 301, stride 60",
-        ),
         (Options(w=3.0), "not calibrated for w = 3, but for 2"),
         (Options(early_stop=True), "holds no early stop"),
-        (Options(stride=60, L=300), "no calibration for encoding ddim, L 300, stride 60"),
         (Options(anomaly_map="mean"), "anomaly_map must be"),
         (Options(sub_map="mean"), "sub_map must be"),
         (Options(t_e_ratio=0.0), "t_e_ratio must be positive"),
         (Options(t_e_ratio=float("nan")), "t_e_ratio must be positive"),
         (Options(Q=float("inf")), "must be a finite number"),
         (Options(Q=-0.1), "must be a finite number from 0"),
-        (Options(spacing="log-snr"), "no calibration for encoding ddim, spacing log-snr"),
     ],
 )
 def test_options_that_no_calibration_has(three, options, message):
     with pytest.raises(AnofpdmError, match=message) as caught:
         resolve(three, options)
     assert "\n" not in str(caught.value)
-
-
-def test_several_calibrations_that_fit_are_named(three):
-    again = replace(three.calibrations["ddpm-last"], anomaly_map="aggregate")
-    four = replace(three, calibrations={**three.calibrations, "ddpm": again})
-    with pytest.raises(BundleError, match=r"several calibrations.*ddpm-last, ddpm as preset"):
-        resolve(four, Options(encoding="ddpm"))
-    assert resolve(four, Options(encoding="ddpm", preset="ddpm")).preset == "ddpm"
-    assert resolve(four, Options(encoding="ddim")).preset == "fast"
 
 
 def test_another_precision_needs_another_calibration():

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from nibabel.affines import voxel_sizes
 from support import ROOT, needs_bf16
 
 from anofpdm.runtime.bundle.bundle import DEFAULT, open_bundle
@@ -58,7 +59,8 @@ def test_trace_explains_the_mask(tmp_path, volume, preset):
         alone[entry["level"]] = (cosine, alignment)
         share = min(M.max() / content["M_max"][0], 1)
         assert entry["index"] == [round(round(share, 2) * 100)]
-    spacing, width, decision = 3.0, content["neighbours_mm"], content["logistic"]
+    spacing = voxel_sizes(nib.load(volume).affine)[2]
+    width, decision = content["neighbours_mm"], content["logistic"]
     for entry in content["slices"]:
         near = [
             (2.0 ** -((2 * spacing * abs(level - entry["level"]) / (width or 1)) ** 2), *statistics)

@@ -102,39 +102,20 @@ def test_networks_that_are_none_are_refused(bf16, tmp_path):
         bf16(path)
 
 
-def test_the_option_picks_the_twin_of_the_default(twins):
+def test_it_is_never_used_by_default(twins):
     assert resolve(twins, Options()).preset == "fast"
-    assert resolve(twins, Options(precision="bf16")).preset == "fast-bf16"
-    assert resolve(twins, Options(precision="bf16", stride=30)).preset == "finer-bf16"
-    assert resolve(twins, Options(stride=60)).preset == "fast"
-    with pytest.raises(BundleError, match="stride 30, precision fp32"):
-        resolve(twins, Options(stride=30))  # bfloat16 is never used by default
     plan = resolve(twins, Options(preset="fast-bf16"))
     assert plan.as_json()["conditions"]["precision"] == "bf16"
     assert str(plan.calibration.conditions) == "ddim, L 301, stride 60, bf16"
-    with pytest.raises(BundleError, match="no calibration for precision bf16"):
-        resolve(twins, Options(preset="fast", precision="bf16"))
-    with pytest.raises(BundleError, match="no calibration for encoding ddim, precision bf16"):
-        resolve(bundle(), Options(precision="bf16"))
-    lowered = replace(twins, default="fast-bf16")
-    assert resolve(lowered, Options()).preset == "fast-bf16"
-    assert resolve(lowered, Options(stride=60)).preset == "fast-bf16"
-    assert resolve(lowered, Options(precision="fp32")).preset == "fast"
-    others = {
-        name: calibration for name, calibration in twins.calibrations.items() if name != "fast-bf16"
-    }
-    again = {**others, "again": others["finer-bf16"]}
-    with pytest.raises(BundleError, match="name one of finer-bf16, again"):
-        resolve(replace(twins, calibrations=again), Options(precision="bf16"))
 
 
 def test_calibrations_go_with_the_precision_they_were_made_in(twins):
     lowered = NumpyBackend(toy_network, precision="bf16")
-    assert Segmenter(twins, lowered, options=Options(precision="bf16")).plan.calibration.w == 3
+    assert Segmenter(twins, lowered, options=Options(preset="fast-bf16")).plan.calibration.w == 3
     with pytest.raises(OptionsError, match=r"preset fast was calibrated in fp32, .* as bf16"):
         Segmenter(twins, lowered)
     with pytest.raises(OptionsError, match=r"preset fast-bf16 was calibrated in bf16, .* as fp32"):
-        Segmenter(twins, NumpyBackend(toy_network), options=Options(precision="bf16"))
+        Segmenter(twins, NumpyBackend(toy_network), options=Options(preset="fast-bf16"))
 
 
 def test_it_is_for_the_cpu(twins):
