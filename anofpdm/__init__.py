@@ -3,8 +3,6 @@
 >>> from anofpdm import Segmenter
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING
 

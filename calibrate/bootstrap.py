@@ -1,7 +1,5 @@
 """95 % confidence intervals by resampling patients."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Choosing w, L, M_max and the decision from image-level labels (paper, sections 4.2 and 4.3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,14 +22,14 @@ _NEARLY_BEST = 0.99
 class Labels:
     """Image-level labels of N slices, and the neighbours that their statistics are averaged over.
 
-    ``windows`` are those of :func:`anofpdm.runtime.refine.through_plane.neighbour_windows`.
+    ``windows`` are those of :func:`anofpdm.calibrate.windows.neighbour_windows`.
     """
 
     unhealthy: NDArray[np.bool_]  # (N,) whether the slice shows a lesion
     patients: NDArray[np.str_]  # (N,) patient of the slice
     windows: Sequence[Window[int]] | None = None  # (N,) neighbour windows; None: no averaging
 
-    def take(self, keep: NDArray[np.bool_]) -> Labels:
+    def take(self, keep: NDArray[np.bool_]) -> "Labels":
         """The labels where ``keep``, (N,), is true; neighbours that are not kept are dropped."""
         return Labels(self.unhealthy[keep], self.patients[keep], self._windows_of(keep))
 

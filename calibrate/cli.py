@@ -1,7 +1,5 @@
 """``anofpdm-calibrate``: completes a bundle from labelled validation slices."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from anofpdm.runtime.method.process import ENCODINGS, Process
 from anofpdm.runtime.method.schedule import SPACINGS
 from anofpdm.runtime.method.threshold import THRESHOLDS
 from anofpdm.runtime.refine.guided_filter import WIDEST_RADIUS_MM
-from anofpdm.runtime.refine.through_plane import WIDEST_MM, Refinement, neighbour_windows
+from anofpdm.runtime.refine.through_plane import WIDEST_MM, Refinement
 from anofpdm.runtime.util.files import writable_folder
 from anofpdm.train.dataset import open_sliceset
 
@@ -37,6 +35,7 @@ from .peaks import failures, peak_report
 from .plausibility import fit_plausibility
 from .report import report
 from .sweep import sweeps
+from .windows import neighbour_windows
 
 _LARGEST = 10_000
 

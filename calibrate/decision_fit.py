@@ -1,7 +1,5 @@
 """Fitting the image-level decision to labels, and splits that leave patients out of the fit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Choosing when to stop early, from curves that were recorded to the end."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """``anofpdm-evaluate``: metrics of a bundle on slices with reference masks."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

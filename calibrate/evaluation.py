@@ -1,7 +1,5 @@
 """Evaluation of a bundle on slices with reference masks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Metrics of masks and anomaly maps."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Where M_t peaks, and warnings where the paper's rules fail on a network."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

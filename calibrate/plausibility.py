@@ -3,8 +3,6 @@
 The check itself is in :mod:`anofpdm.runtime.volume.plausibility`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """The result of a calibration in lines of text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from anofpdm.runtime.bundle.calibration import Calibration, EarlyStop

@@ -1,7 +1,5 @@
 """The metrics of an evaluation, and their tables."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -4,8 +4,6 @@ The encoding does not depend on w, so one pair of network evaluations a step yie
 all candidates; and a sweep up to L begins with the sweep up to any smaller L.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,7 +57,7 @@ class Curves:
             cosine(MSE_h, MSE_0), alignment(M, MSE_h, MSE_0), self.map_peak[:, k]
         )
 
-    def take(self, slices: NDArray[np.bool_]) -> Curves:
+    def take(self, slices: NDArray[np.bool_]) -> "Curves":
         """The curves of the slices where ``slices``, (N,), is true."""
         return Curves(
             self.w,

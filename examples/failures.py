@@ -8,8 +8,6 @@ value), the reference (blue) and the mask (red; dotted where the verdict is heal
 README.md beside this file.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

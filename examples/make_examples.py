@@ -9,8 +9,6 @@ The first volume is cropped to the head, and a lesion like a glioma with its oed
 a copy. The second one is cropped to the brain and averaged to 2 mm.
 """
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

@@ -6,8 +6,6 @@ Slices are drawn as radiologists look at them: the patient's right (R) on the le
 the front on top, whatever the axes of the file.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeVar
 

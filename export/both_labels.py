@@ -1,7 +1,5 @@
 """The exported network, which predicts with both labels in one batch, and its reference."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

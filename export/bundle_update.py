@@ -1,7 +1,5 @@
 """Adding to a bundle: a calibration, an engine, a section of the model card."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Writing a checkpoint as a bundle, verified against PyTorch."""
 
-from __future__ import annotations
-
 import copy
 import platform
 import secrets

@@ -1,7 +1,5 @@
 """Reading checkpoints of anofpdm-train, and state_dicts of the reference implementation."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """``anofpdm-export``: from a checkpoint to a bundle; ``engine``: a TensorRT engine for it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

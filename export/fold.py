@@ -6,8 +6,6 @@ the bias of ``encoder_kv``, and n equal tokens weigh as much in a softmax as one
 higher by ln(n).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

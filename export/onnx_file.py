@@ -1,7 +1,5 @@
 """The ONNX file: export, check, and weights stored in float16."""
 
-from __future__ import annotations
-
 import io
 import logging
 import warnings

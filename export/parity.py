@@ -1,7 +1,5 @@
 """Parity of an exported network with its original, in the whole loop. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -42,7 +40,7 @@ class Parity:
             f"mask Dice {self.dice:.4f}"
         )
 
-    def beyond(self, tolerance: Parity) -> list[str]:
+    def beyond(self, tolerance: "Parity") -> list[str]:
         """The differences beyond their tolerances, as text."""
         lines = []
         for name, value in asdict(self).items():
@@ -54,7 +52,7 @@ class Parity:
 
     def check(
         self,
-        tolerance: Parity,
+        tolerance: "Parity",
         what: str = "the exported network",
         reference: str = "PyTorch",
         otherwise: str = "nothing was written",
@@ -84,14 +82,14 @@ class Trial:
     b: float = _B  # largest quantile of Algorithm 1
 
     @classmethod
-    def short(cls, channels: int, size: int, schedule: Schedule) -> Trial:
+    def short(cls, channels: int, size: int, schedule: Schedule) -> "Trial":
         """Four phantom slices at six timesteps."""
         process = Process(schedule, min(_L, schedule.T), _STRIDE)
         return cls(phantom_slices(_SLICES, channels, size),
                    Recipe(process, _W, tuple(range(channels))))  # fmt: skip
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Trial:
+    def of(cls, bundle: Bundle) -> "Trial":
         """Sixteen phantom slices; the process of the bundle's default calibration if it has at most
         20 steps, else six timesteps."""
         manifest = bundle.manifest

@@ -1,7 +1,5 @@
 """Synthetic slices that look roughly like heads, to compare networks on."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

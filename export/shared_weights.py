@@ -1,7 +1,5 @@
 """Storing the common weights of two networks of a bundle once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import onnx

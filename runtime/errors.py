@@ -1,7 +1,5 @@
 """User errors, which say what to correct. Anything else that is raised is a bug of ours."""
 
-from __future__ import annotations
-
 QUOTED = 200  # characters of a library's error
 
 

@@ -1,7 +1,5 @@
 """A slice on its way: curves of the forward process -> map -> image-level decision -> mask."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What segmenting gives, of a slice and of a volume, and how it was made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

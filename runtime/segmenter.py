@@ -1,7 +1,5 @@
 """``Segmenter``: load a bundle once, segment many volumes. No files needed."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +74,7 @@ class Segmenter:
         threads: int | None = None,
         slots: int | None = None,
         seed: int = 0,
-    ) -> Segmenter:
+    ) -> "Segmenter":
         """Load a bundle (the embedded default unless one is named).
 
         Parameters
@@ -105,7 +103,7 @@ class Segmenter:
         """Give the device back, as leaving a ``with`` does; a second time does nothing."""
         self.backend.close()
 
-    def __enter__(self) -> Segmenter:
+    def __enter__(self) -> "Segmenter":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -290,7 +288,7 @@ class Segmenter:
 
     def _load_volume(
         self, images: Sequence[SpatialImage], names: Sequence[str] | None
-    ) -> _LoadedVolume:
+    ) -> "_LoadedVolume":
         started, manifest = time.perf_counter(), self.bundle.manifest
         geometry, slices = to_slices(images, names, manifest.modalities, manifest.grid)
         files = [bool(image.get_filename()) for image in images]
@@ -301,7 +299,7 @@ class Segmenter:
         )
         return _LoadedVolume(geometry, slices, started, inputs)
 
-    def _finish(self, volume: _LoadedVolume, every_slice: bool) -> Segmentation:
+    def _finish(self, volume: "_LoadedVolume", every_slice: bool) -> Segmentation:
         results, geometry = sorted(volume.results, key=lambda r: r.key), volume.geometry
         planes = [r.mask if every_slice or r.unhealthy else np.zeros_like(r.mask) for r in results]
         mask = (geometry.to_source(np.stack(planes)) >= 0.5).astype(np.uint8)

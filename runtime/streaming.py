@@ -1,7 +1,5 @@
 """Slices that arrive one by one, as a scanner makes them; results come back as they finish."""
 
-from __future__ import annotations
-
 import operator
 import queue
 import threading

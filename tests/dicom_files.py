@@ -1,7 +1,5 @@
 """DICOM series made from arrays: the tests' own writer, which knows nothing of the reader."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """A GPU made of the host: its memory is NumPy's, its kernels are kernels.cu compiled for the host,
 and its stream does nothing before somebody waits, so that what is read too early is wrong."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import math

@@ -7,8 +7,6 @@ one that stays green here may still be noticed by another file. Needs a clean wo
 edits the sources and puts them back.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

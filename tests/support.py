@@ -1,7 +1,5 @@
 """Networks of closed form, bundles, volumes and cohorts that tests share."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

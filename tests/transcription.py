@@ -3,8 +3,6 @@
 Shares no code with the runtime; slow and obvious on purpose.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import numpy as np

@@ -4,8 +4,6 @@ It is augmentation, not skull stripping: a network trained on whole heads with i
 brain-extracted volumes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage

@@ -1,7 +1,5 @@
 """Training batches, each a function of (seed, step, rank) alone: resuming needs no saved state."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Checkpoints: weights, EMA weights, configurations and the step, readable without unpickling."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

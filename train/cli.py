@@ -1,7 +1,5 @@
 """``anofpdm-train``: from a cohort to a checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -7,8 +7,6 @@ Three layouts are recognised. *BraTS* (also the LGG set): ``NAME/NAME_flair.nii.
 axial slice from the feet up, 1 where it shows a lesion; a single 0 where no slice does.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The configuration of a training run, and its presets. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -147,7 +145,7 @@ class RunConfig:
     train: TrainConfig  # training
 
     @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> RunConfig:
+    def parse(cls, content: Mapping[str, Any]) -> "RunConfig":
         """The inverse of :meth:`as_json`; fields that older versions lack have their defaults.
 
         Raises
@@ -170,7 +168,7 @@ class RunConfig:
         """Nested dictionaries."""
         return asdict(self)
 
-    def differences(self, other: RunConfig) -> list[str]:
+    def differences(self, other: "RunConfig") -> list[str]:
         """The options that differ, with their value here and, in brackets, in ``other``."""
         values, others = self._options(), other._options()
         return [

@@ -4,8 +4,6 @@
 ``slices.json`` describes them. Intensities are quantised in steps of 2/255 of [-1, 1].
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +43,7 @@ class SliceRecord:
         if not 0 <= self.slice_mm < math.inf:
             raise ValueError(f"slices cannot be {self.slice_mm} mm apart")
 
-    def follows(self, other: SliceRecord) -> bool:
+    def follows(self, other: "SliceRecord") -> bool:
         """Whether this record, the next one after ``other`` in a set, is of the same scan.
 
         Slices of a scan are listed from the feet up, and a patient may have several scans.
@@ -97,7 +95,7 @@ class SliceSet:
         """The reference mask of slice ``index``: (size, size) bool."""
         return np.asarray(self._masks[self.rows[index]], dtype=bool)
 
-    def split(self, name: str) -> SliceSet:
+    def split(self, name: str) -> "SliceSet":
         """The slices of one split.
 
         Raises
@@ -111,7 +109,7 @@ class SliceSet:
             raise CohortError(f"no slices in split {name!r}: there are {', '.join(splits)}")
         return self.take(keep)
 
-    def take(self, keep: Sequence[int]) -> SliceSet:
+    def take(self, keep: Sequence[int]) -> "SliceSet":
         """The slices at these positions."""
         return replace(
             self,
@@ -119,7 +117,7 @@ class SliceSet:
             rows=tuple(self.rows[i] for i in keep),
         )
 
-    def require(self, modalities: tuple[str, ...], grid: Grid) -> SliceSet:
+    def require(self, modalities: tuple[str, ...], grid: Grid) -> "SliceSet":
         """This set, if it has these modalities, in this order, on this grid.
 
         Raises

@@ -1,7 +1,5 @@
 """The training loop: one process, or many under ``torchrun``."""
 
-from __future__ import annotations
-
 import copy
 import math
 import os

@@ -1,7 +1,5 @@
 """``losses.csv``: the loss of every iteration of a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from anofpdm.runtime.errors import CheckpointError

@@ -1,7 +1,5 @@
 """The training loss: its target, the contrast between labels, and the weights of timesteps."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

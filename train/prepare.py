@@ -1,7 +1,5 @@
 """From a cohort to prepared slices: read, resample onto the grid, label, write."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

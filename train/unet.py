@@ -10,8 +10,6 @@ Labels are rows of a table of three (healthy, unhealthy, null), so the label pat
 any number of samples.
 """
 
-from __future__ import annotations
-
 import math
 from typing import TypeVar
 

@@ -4,8 +4,6 @@
 see :func:`anofpdm.runtime.bundle.engines.load_tensorrt`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

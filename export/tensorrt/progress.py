@@ -1,7 +1,5 @@
 """Progress of a TensorRT build, and Ctrl-C during it."""
 
-from __future__ import annotations
-
 import gc
 import signal
 import threading
@@ -41,7 +39,7 @@ class BuildProgress:
             self._monitor = _new_monitor(trt, self)
             config.progress_monitor = self._monitor
 
-    def __enter__(self) -> BuildProgress:
+    def __enter__(self) -> "BuildProgress":
         python = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if python and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupted)

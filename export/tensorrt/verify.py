@@ -1,7 +1,5 @@
 """Building an engine for a GPU, accepted only if its results are those of the CPU."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress

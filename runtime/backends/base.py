@@ -1,7 +1,5 @@
 """What runs the forward process: a network, and a place where the loop runs around it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Which device a bundle's network runs on, and why not another."""
 
-from __future__ import annotations
-
 import re
 
 from ..bundle.bundle import Bundle

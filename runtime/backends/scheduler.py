@@ -5,8 +5,6 @@ This module decides who is in a slot; what a step computes is in :mod:`.cpu.nump
 :mod:`.cuda.loop`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 

@@ -17,8 +17,6 @@
 Nothing in it is unpickled or executed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Calibrations: guidance strength, thresholds and stopping rule, and what they hold for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -169,7 +167,7 @@ class Calibration:
         """What makes the map that is cut, on a grid with pixels of this size."""
         return Refinement.of(self.neighbours_mm, self.flip_tta, self.guided_mm, pixel_mm)
 
-    def with_w(self, w: float, where: Path) -> Calibration:
+    def with_w(self, w: float, where: Path) -> "Calibration":
         """The same for another guidance strength that was tried; without early stop,
         peaks and warnings.
 
@@ -191,12 +189,12 @@ class Calibration:
         return replace(self, w=w, Cos_w=new.Cos_w, logistic=new.logistic, M_max=new.M_max,
                        early_stop=None, peaks=None, warnings=())  # fmt: skip
 
-    def with_another_map(self) -> Calibration:
+    def with_another_map(self) -> "Calibration":
         """The same for another anomaly map, whose peak ``logistic`` does not know: the cosine
         decides; without early stop, which was calibrated with the other decision."""
         return replace(self, decision="cosine", early_stop=None)
 
-    def stopping(self) -> Calibration:
+    def stopping(self) -> "Calibration":
         """The same with the thresholds and M_max of its early stop."""
         stop = self.early_stop
         assert stop

@@ -4,8 +4,6 @@ An engine is built from ``unet_fp16.onnx`` on the GPU that it is for, by one ver
 and holds for these only. Its file lies in the bundle's ``engines/``; the manifest has its record.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import re

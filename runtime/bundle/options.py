@@ -1,7 +1,5 @@
 """Options of a run, and the plan that a bundle's calibration makes of them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any

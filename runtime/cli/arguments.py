@@ -1,7 +1,5 @@
 """Options that commands share, and how commands end: one line of error, an exit code."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import signal

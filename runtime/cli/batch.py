@@ -1,7 +1,5 @@
 """A run over the cases of a folder: one model, one table, and nothing done twice."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

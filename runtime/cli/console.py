@@ -1,7 +1,5 @@
 """What a command prints while it runs: results on stdout, progress and notes on stderr."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -102,7 +100,7 @@ class Console:
     def __init__(self, quiet: bool, verbose: bool) -> None:
         self._quiet, self._verbose = quiet, verbose and not quiet
 
-    def slice_progress(self, segmenter: Segmenter) -> Callable[[int, int], None]:
+    def slice_progress(self, segmenter: "Segmenter") -> Callable[[int, int], None]:
         """To be called with slices done and in all."""
         line: list[ProgressLine] = []
 
@@ -117,7 +115,7 @@ class Console:
 
         return (lambda done, total: None) if self._quiet else progress
 
-    def case_progress(self, segmenter: Segmenter, count: int) -> Callable[[int, int, int], None]:
+    def case_progress(self, segmenter: "Segmenter", count: int) -> Callable[[int, int, int], None]:
         """To be called with cases done, slices done, and slices in all that were read so far."""
         line: list[ProgressLine] = []
 
@@ -129,7 +127,7 @@ class Console:
 
         return (lambda cases, done, total: None) if self._quiet else progress
 
-    def _print_setup(self, segmenter: Segmenter) -> None:
+    def _print_setup(self, segmenter: "Segmenter") -> None:
         print_device(segmenter.backend, self._verbose)
         if self._verbose:
             plan = segmenter.plan

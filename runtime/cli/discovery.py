@@ -3,8 +3,6 @@
 NIfTI files, folders as BraTS lays them out, BIDS, DICOM series.
 """
 
-from __future__ import annotations
-
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

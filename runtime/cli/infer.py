@@ -1,7 +1,5 @@
 """``anofpdm-infer``: volumes in, masks out."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The files that a segmented volume is written to: all of them or none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +43,7 @@ class Outputs:
     paths: Mapping[str, Path]  # by kind, see SUFFIXES; the mask is among them
 
     @classmethod
-    def named(cls, name: str, folder: Path, kinds: Iterable[str]) -> Outputs:
+    def named(cls, name: str, folder: Path, kinds: Iterable[str]) -> "Outputs":
         """Named as BIDS names derivatives: ``NAME_desc-anofpdm_mask.nii.gz``."""
         stem = f"{name}_desc-anofpdm_"
         return cls({kind: folder / f"{stem}{kind.replace('dicom-', '')}{SUFFIXES[kind][0]}"

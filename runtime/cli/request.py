@@ -1,7 +1,5 @@
 """What a command line asks for: one volume, or the cases of a folder; and where results go."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a volume comes from: NIfTI files, one a modality, or a DICOM series."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which files are DICOM, by their mark: cheap, and without pydicom."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

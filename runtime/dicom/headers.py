@@ -1,7 +1,5 @@
 """The headers of MR images: found, read without their pixels, and narrowed to one series."""
 
-from __future__ import annotations
-
 import threading
 import warnings
 from collections import Counter
@@ -34,7 +32,7 @@ class Header:
     """All of an MR image but its pixels."""
 
     path: Path
-    dataset: Dataset
+    dataset: "Dataset"
     enhanced: bool  # whether one file holds many frames
 
     def get(self, keyword: str) -> Any:
@@ -62,7 +60,7 @@ def silenced_pydicom() -> Iterator[None]:
             config.logger.disabled = silenced
 
 
-def value(dataset: Dataset, keyword: str) -> Any:
+def value(dataset: "Dataset", keyword: str) -> Any:
     """A value of a dataset; None where it is absent, empty or malformed."""
     try:
         found = dataset.get(keyword)

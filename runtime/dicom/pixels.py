@@ -1,7 +1,5 @@
 """Stored pixels: what a file claims, whether it can be true, and the numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

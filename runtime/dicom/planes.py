@@ -1,7 +1,5 @@
 """Where the pixels of each frame lie in the patient, and what their numbers mean."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +42,7 @@ class Plane:
         normal = np.cross(self.across, self.down)
         return np.asarray(normal / np.linalg.norm(normal), np.float64)
 
-    def difference_to(self, other: Plane) -> str:
+    def difference_to(self, other: "Plane") -> str:
         """What an image at the same position differs in, by keyword."""
         same = self.header.get("SOPInstanceUID") == other.header.get("SOPInstanceUID")
         if same and not self.header.enhanced:
@@ -98,7 +96,7 @@ def planes_of(header: Header) -> list[Plane]:
     return planes
 
 
-def numbers(source: Dataset, keyword: str, header: Header, count: int) -> NDArray[np.float64]:
+def numbers(source: "Dataset", keyword: str, header: Header, count: int) -> NDArray[np.float64]:
     """Finite numbers, (count,) float64.
 
     Raises
@@ -121,8 +119,8 @@ def numbers(source: Dataset, keyword: str, header: Header, count: int) -> NDArra
 def _plane(
     header: Header,
     frame: int,
-    where: tuple[Dataset, Dataset, Dataset],
-    rescale: Dataset | None,
+    where: "tuple[Dataset, Dataset, Dataset]",
+    rescale: "Dataset | None",
 ) -> Plane:
     """``where``: what holds position, orientation and spacing."""
     position, orientation, measures = where
@@ -163,14 +161,14 @@ def _plane(
     )
 
 
-def _needed(header: Header, frame: int, name: str) -> Dataset:
+def _needed(header: Header, frame: int, name: str) -> "Dataset":
     group = _group(header, frame, name)
     if group is None:
         raise _lacking(header, name)
     return group
 
 
-def _group(header: Header, frame: int, name: str) -> Dataset | None:
+def _group(header: Header, frame: int, name: str) -> "Dataset | None":
     """A functional group of a frame, or else that of all frames."""
     try:
         per_frame = header.dataset.PerFrameFunctionalGroupsSequence[frame - 1]

@@ -1,7 +1,5 @@
 """A mask as a DICOM SEG: binary, on the frames of the series it was made from."""
 
-from __future__ import annotations
-
 import hashlib
 from datetime import datetime
 from pathlib import Path
@@ -181,7 +179,7 @@ def _segmentation(
     return made
 
 
-def _sources(series: Series) -> list[Dataset]:
+def _sources(series: Series) -> "list[Dataset]":
     """Stand-ins for the source images: what a SEG has of them, without a patient.
 
     highdicom compares orientations as texts, wants them shared by all frames, and quotes names in
@@ -227,7 +225,7 @@ def _sources(series: Series) -> list[Dataset]:
     return sources
 
 
-def _add_patient_and_study(made: Any, reference: Dataset) -> None:
+def _add_patient_and_study(made: Any, reference: "Dataset") -> None:
     """Copy whose image it is, leaving out what is malformed."""
     pydicom: Any = require("pydicom", "dicom")
     readable = pydicom.Dataset()

@@ -1,7 +1,5 @@
 """A DICOM series of MR images as one volume."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +39,7 @@ class Series:
         return self.planes[0].header.enhanced
 
     @property
-    def references(self) -> tuple[Dataset, ...]:
+    def references(self) -> "tuple[Dataset, ...]":
         """The source images without pixels, in the order of k; the one of an enhanced file."""
         used = self.planes[:1] if self.enhanced else self.planes
         return tuple(plane.header.dataset for plane in used)

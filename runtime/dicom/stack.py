@@ -1,7 +1,5 @@
 """Planes in order: one evenly spaced stack, or a reason why they are none."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is kept of a slice's steps: M_t, both errors, t_e and the anomaly map H."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From the steps of a slice to its anomaly map H (paper, section 4.3 and appendix D)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +48,7 @@ class MapRule:
         B_t = (1 - abar) / np.sqrt(abar)
         return float((B_t * (1 + w)) ** 2)
 
-    def new_map(self) -> SnapshotMap | StoredMap:
+    def new_map(self) -> "SnapshotMap | StoredMap":
         """An empty map that is made by this rule."""
         return SnapshotMap(self) if self.t_e_ratio == 1 else StoredMap(self)
 

@@ -4,8 +4,6 @@ Both go by numbers that the forward process yields anyway, and both are calibrat
 labels alone.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -29,7 +27,7 @@ class SliceStatistics:
     alignment: Float64  # (...) of guidance with the unguided error
     map_peak: Float64  # (...) logarithm of the map's largest value
 
-    def take(self, slices: NDArray[np.bool_]) -> SliceStatistics:
+    def take(self, slices: NDArray[np.bool_]) -> "SliceStatistics":
         """Of these slices alone."""
         return SliceStatistics(self.cosine[slices], self.alignment[slices], self.map_peak[slices])
 

@@ -1,7 +1,5 @@
 """Early stop (not in the paper): a slice stops before L once the peak of M_t is certain."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

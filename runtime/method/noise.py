@@ -5,8 +5,6 @@ counter) into bits without any state, and the Box-Muller transform turns these i
 two short formulas that a GPU computes just as well.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

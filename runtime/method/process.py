@@ -4,8 +4,6 @@ Nothing is reconstructed: each slice is noised step by step, and what the networ
 clean slice at each visited timestep is accumulated at once.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

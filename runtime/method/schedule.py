@@ -1,7 +1,5 @@
 """The noise schedule and the coefficients of the forward process (paper, eqs. 2, 4, 7, 10)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

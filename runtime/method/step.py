@@ -1,7 +1,5 @@
 """One step of the forward process: noising, the two predictions, and the move to the next step."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

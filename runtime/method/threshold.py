@@ -1,7 +1,5 @@
 """Where an anomaly map is cut: Algorithm 1, and Otsu's threshold."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -6,8 +6,6 @@ so what is returned has edges where the slice has them, and none elsewhere. Wher
 slices count, windows reach through these as well.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

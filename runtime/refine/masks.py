@@ -3,8 +3,6 @@
 SciPy is imported where it is used: half of the time that importing the runtime would take is its.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray

@@ -6,8 +6,6 @@ other, and every second slice may be flipped, left for right, before the network
 average is one over both views as well, which is test-time augmentation without extra evaluations.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,7 +90,7 @@ class Refinement:
     @classmethod
     def of(
         cls, neighbours_mm: float, flip_tta: bool, guided_mm: float, pixel_mm: float
-    ) -> Refinement:
+    ) -> "Refinement":
         """With the guided filter's radius in mm, on a grid with pixels of this size."""
         return cls(neighbours_mm, flip_tta, radius_pixels(guided_mm, pixel_mm))
 
@@ -224,14 +222,3 @@ class NeighbourWindow(Generic[T]):
             weights = gaussian_weights(distance_mm, self._width_mm)
             window += [(float(w), results[k]) for w, k in zip(weights, near, strict=True)]
         return window
-
-
-def neighbour_windows(slices: Iterable[Slice | None], width_mm: float) -> list[Window[int]]:
-    """The window of every slice, in their order; slices are named by their place in it."""
-    window: NeighbourWindow[int] = NeighbourWindow(width_mm)
-    windows: dict[int, Window[int]] = {}
-    for place, item in enumerate(window.announced(slices)):
-        assert item is not None
-        windows |= {near[0][1]: near for _, near in window.add(item, place)}
-    windows |= {near[0][1]: near for _, near in window.ready()}
-    return [windows[place] for place in range(len(windows))]

@@ -1,7 +1,5 @@
 """The divergence M_t (eq. 12) of every slice over the timesteps, and where it peaks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -104,7 +102,7 @@ def curves(
     return sheet.png()
 
 
-def _quiet(axes: Axes, theme: Theme) -> None:
+def _quiet(axes: "Axes", theme: Theme) -> None:
     axes.tick_params(colors=theme.faint, labelsize=7.5, length=0)
     axes.grid(color=theme.line, lw=0.6)
     axes.set_axisbelow(True)

@@ -1,7 +1,5 @@
 """HTML from Python values, always escaped, and the tables of the report's page."""
 
-from __future__ import annotations
-
 import base64
 import html
 import json

@@ -1,7 +1,5 @@
 """The connected parts of a mask, and where they lie in the patient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Slices side by side: the image with the mask's outline, and beside it the anomaly map."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -106,12 +104,12 @@ def _looks(tiles: Sequence[Tile]) -> tuple[_Look, _Look]:
 
 
 def _draw(
-    area: Axes,
+    area: "Axes",
     pixels: NDArray[np.float32],
     mask: NDArray[np.bool_],
     place: tuple[float, float, float, float],
     look: _Look,
-) -> AxesImage:
+) -> "AxesImage":
     """Draw (h, w) pixels and a mask's outline at (left, top, width, height) of an area."""
     x_left, top, width, height = place
     drawn = area.imshow(

@@ -1,7 +1,5 @@
 """A segmented volume as one page to read or print: nothing in it runs, nothing is fetched."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

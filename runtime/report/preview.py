@@ -1,7 +1,5 @@
 """A picture of a segmented volume: its slices, and the curves behind the decisions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..results import Segmentation

@@ -1,7 +1,5 @@
 """Drawing with matplotlib's Agg canvas alone: no windows, no global state, nothing left on disk."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -49,7 +47,7 @@ class Sheet:
         figure = require("matplotlib.figure", "report").Figure
         self.figure: Figure = figure((width, height), dpi=_DPI, facecolor=theme.paper)
 
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+    def axes(self, left: float, top: float, width: float, height: float) -> "Axes":
         """Axes whose frame is this rectangle."""
         bottom = self.height - top - height
         return self.figure.add_axes(

@@ -1,7 +1,5 @@
 """The figures of a segmented volume as JSON, and all it takes to make its mask again."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import sys

@@ -1,7 +1,5 @@
 """Slices as a radiologist looks at them: the patient's right on the left, the front on top."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar

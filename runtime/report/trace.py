@@ -1,7 +1,5 @@
 """The curves and decisions of every slice, as JSON: what the paper's figures are drawn from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Heavy packages are imported where they are used, through :func:`require`."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from types import ModuleType

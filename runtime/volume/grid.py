@@ -6,8 +6,6 @@ right, front and top. :mod:`anofpdm.runtime.volume.nifti` provides it.
 :func:`measure` looks at the whole volume once; after that each slice is resampled by itself.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

@@ -7,8 +7,6 @@ brightly, some suppress, and brain-extracted ones lack.
 Volumes are gone through in slabs: one copy of a modality is held at most, for its quantiles.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ and what reading would take with the memory that is free, so that a damaged head
 that inflates to many gigabytes, ends in one line and not in a machine without memory.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """NIfTI in and out: whatever the orientation, the mask lies exactly on the input's voxels."""
 
-from __future__ import annotations
-
 import warnings
 import zlib
 from contextlib import suppress

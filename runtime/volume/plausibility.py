@@ -6,8 +6,6 @@ healthy slices of the calibration, which its error curve MSE_0 (eq. 16) shows, w
 guidance.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

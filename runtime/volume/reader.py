@@ -1,7 +1,5 @@
 """Images of one or several modalities as one volume in canonical orientation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Large arrays piece by piece, so that no second copy of a volume is held."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From a volume's voxels to the network's slices, and back."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Voxels of an image as float32, read in slabs: no second copy of a volume is held."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from gzip import BadGzipFile

@@ -23,6 +23,7 @@ from anofpdm.calibrate.decision_fit import fit, leave_patients_out
 from anofpdm.calibrate.early_stop import fit_rule
 from anofpdm.calibrate.evaluation import evaluate
 from anofpdm.calibrate.sweep import sweep
+from anofpdm.calibrate.windows import neighbour_windows
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle
 from anofpdm.runtime.bundle.options import Options
@@ -32,7 +33,7 @@ from anofpdm.runtime.method.early_stop import StopRule
 from anofpdm.runtime.method.process import Process, Slice, SlicePosition
 from anofpdm.runtime.method.schedule import Schedule
 from anofpdm.runtime.refine.masks import drop_small
-from anofpdm.runtime.refine.through_plane import Refinement, neighbour_windows
+from anofpdm.runtime.refine.through_plane import Refinement
 from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.cohort import Case

@@ -1,7 +1,5 @@
 """Damage, from a seed: to bytes, and to what JSON holds."""
 
-from __future__ import annotations
-
 import copy
 import json
 import struct

@@ -3,8 +3,6 @@
 A target is added to ``TARGETS``; the worker and the tests go through the table.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

@@ -5,8 +5,6 @@ the failures, and the slowest. The number of the current input is kept in a file
 process dies. Address space is bounded, and so is the time of each input.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

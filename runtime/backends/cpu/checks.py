@@ -1,7 +1,5 @@
 """Checks of networks and of their predictions, whatever library computes them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The loop of the forward process in NumPy: slots, and a step of all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar

@@ -1,7 +1,5 @@
 """The network on the CPU in FP32, by ONNX Runtime."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from types import ModuleType

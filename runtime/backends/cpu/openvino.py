@@ -6,8 +6,6 @@ predictions, which M_t is made of, feels that: calibrations of the FP32 network 
 bfloat16 runs with calibrations of its own.
 """
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ than all of them on one layer after the other at every batch of two slices or mo
 is shared layer by layer. Either gives the same predictions.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import threading

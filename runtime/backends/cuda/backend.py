@@ -1,7 +1,5 @@
 """The whole forward process on a GPU."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import weakref

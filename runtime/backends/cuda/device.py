@@ -3,8 +3,6 @@
 One GPU, one stream: work is done in the order of the calls, later, and the host goes on meanwhile.
 """
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import functools
@@ -130,7 +128,7 @@ class View:
         """Its size."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def __getitem__(self, index: int | slice) -> View:
+    def __getitem__(self, index: int | slice) -> "View":
         """One element along the first axis, or the first few: ``view[3]``, ``view[:3]``."""
         stride = self.nbytes // self.shape[0]
         if isinstance(index, slice):
@@ -238,7 +236,7 @@ class Gpu:
         context.detach()
         self._bindings.cuCtxPopCurrent()
 
-    def __enter__(self) -> Gpu:
+    def __enter__(self) -> "Gpu":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -284,7 +282,7 @@ class Gpu:
         with self.current():
             self._cuda.memcpy_dtoh_async(target, source.address, self._stream)
 
-    def event(self, timed: bool = False) -> Event:
+    def event(self, timed: bool = False) -> "Event":
         """A mark behind everything that was asked for so far."""
         with self.current():
             mark = self._cuda.Event(0 if timed else self._cuda.event_flags.DISABLE_TIMING)
@@ -363,7 +361,7 @@ class Event:
         with self._gpu.current():
             self._mark.synchronize()
 
-    def since_ms(self, earlier: Event) -> float:
+    def since_ms(self, earlier: "Event") -> float:
         """Time on the GPU from an earlier event; both made with ``timed``, and done."""
         with self._gpu.current():
             return float(self._mark.time_since(earlier._mark))

@@ -1,7 +1,5 @@
 """Compile ``kernels.cu`` for a GPU, with NVRTC: where it runs, no compiler has to be there."""
 
-from __future__ import annotations
-
 import functools
 from importlib import resources
 

@@ -1,7 +1,5 @@
 """How the slots and their loop lie in the memory of the host and of the GPU."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,8 +1,6 @@
 """Slots on a GPU: the state stays there, a step is one launch, and the host reads its results some
 steps later."""
 
-from __future__ import annotations
-
 import heapq
 from collections import deque
 from collections.abc import Iterator

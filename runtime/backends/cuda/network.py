@@ -1,7 +1,5 @@
 """The network as the device loop sees it: predictions for all slots, in the GPU's memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +24,7 @@ class Tensors:
     eps_null: Array  # (slots, C, H, W) float32
 
     @classmethod
-    def allocate(cls, gpu: Gpu, slots: int, channels: int, size: int) -> Tensors:
+    def allocate(cls, gpu: Gpu, slots: int, channels: int, size: int) -> "Tensors":
         """Memory for so many slots, zeroed."""
         shape = (slots, channels, size, size)
         x_t, healthy, null = (gpu.array(shape, np.float32) for _ in range(3))

@@ -1,7 +1,5 @@
 """ONNX Runtime on a GPU, on the device loop's stream and memory."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout

@@ -1,7 +1,5 @@
 """A bundle's network on a GPU, ready to use."""
 
-from __future__ import annotations
-
 from types import ModuleType
 
 from ...bundle.bundle import Bundle

@@ -1,7 +1,5 @@
 """The slots in the GPU's memory, and a step that works on them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A TensorRT engine, on the device loop's stream and memory."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType

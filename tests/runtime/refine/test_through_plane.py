@@ -13,6 +13,7 @@ from scipy import ndimage
 from scipy.stats import norm
 from support import bundle, head, recalibrated, toy_network
 
+from anofpdm.calibrate.windows import neighbour_windows
 from anofpdm.runtime import streaming
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.errors import VolumeError
@@ -24,7 +25,6 @@ from anofpdm.runtime.refine.masks import cut, median
 from anofpdm.runtime.refine.through_plane import (
     NeighbourWindow,
     gaussian_weights,
-    neighbour_windows,
     reach,
 )
 from anofpdm.runtime.segmenter import Segmenter
