@@ -23,7 +23,7 @@ from anofpdm.train.dataset import SliceSet, open_sliceset
 PATH = click.Path(path_type=Path)
 RESULTS = Path(__file__).with_name("results")
 CHECKPOINT = Path(__file__).with_name("checkpoints") / "anofpdm-flair-light.pt"
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulated_flair.nii.gz"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "flair.nii.gz"
 
 
 def machine(*packages: str) -> dict[str, object]:

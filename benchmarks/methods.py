@@ -128,10 +128,11 @@ def open_methods(bundle: Bundle, threads: int, only: str | None = None) -> list[
         if only not in (None, name):
             continue
         precision = resolve(bundle, options).calibration.conditions.precision
-        options = {"threads": threads, "precision": precision}
         try:
             if precision not in backends:
-                backends[precision] = open_device("cpu", bundle, **options)
+                backends[precision] = open_device(
+                    "cpu", bundle, threads=threads, precision=precision
+                )
         except (DeviceError, MissingExtraError) as error:
             click.echo(f"note: {name}: {error}", err=True)
             continue

@@ -190,7 +190,7 @@ def enlarged_example(path: Path, kind: np.dtype[Any]) -> Path:
     image, values = load_image(common.EXAMPLE), np.zeros(LARGE_SHAPE, kind)
     x, y = (np.arange(n) * m // n for n, m in zip(LARGE_SHAPE[:2], image.shape[:2], strict=True))
     middle = LARGE_SHAPE[2] // 2
-    values[..., middle - 2 : middle + 2] = np.asarray(image.dataobj)[np.ix_(x, y, range(38, 42))]
+    values[..., middle - 2 : middle + 2] = np.asarray(image.dataobj)[np.ix_(x, y, range(20, 24))]
     nib.save(nib.Nifti1Image(values, np.diag([0.27, 0.33, 0.5, 1.0])), path)
     return path
 

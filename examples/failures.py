@@ -3,7 +3,7 @@
 Small lesions of multiple sclerosis in a brain-extracted volume; and the simulated lesion of
 :mod:`make_examples` made fainter, smaller, and larger. Of each volume one slice, the one with the
 largest reference (of equals the highest): FLAIR, the anomaly map H (each brightest at its largest
-value), the reference (blue) and the mask (red; dotted where the verdict is healthy, so that only
+value), the reference (blue) and the mask (red; dotted where the decision is healthy, so that only
 ``--every-slice`` would write it). The patient's right (R) is on the left. Attribution: see
 README.md beside this file.
 """
@@ -106,15 +106,15 @@ def draw(
     draw_map(row[1], heat[level][window], float(heat[level].max()), aspect)
     outline(row[2], drawn[level][window], BLUE)
     outline(row[2], mask[level][window], RED, "solid" if unhealthy else "dotted")
-    score, verdict = dice(mask[level], drawn[level]), "unhealthy"
+    score, decision = dice(mask[level], drawn[level]), "unhealthy"
     if not unhealthy:
-        verdict = "healthy, Dice 0; whatever the verdict"
-    title = f"{name}; verdict: {verdict}, Dice {score:.2f}"
+        decision = "healthy, Dice 0; whatever the decision"
+    title = f"{name}; decision: {decision}, Dice {score:.2f}"
     row[0].set_title(title, color="white", fontsize=9, loc="left", pad=4)
 
 
 def every_mask(result: Segmentation) -> Mask:
-    """The mask on the input's grid, whatever the verdicts."""
+    """The mask on the input's grid, whatever the decisions."""
     planes = np.stack([one.mask for one in result.slices])
     return np.asarray(result.geometry.to_source(planes) >= 0.5)
 

@@ -41,7 +41,7 @@ def main(volume: Path, reference: Path, picture: Path, threads: int | None) -> N
     reference_mask = np.asarray(nib.load(reference).dataobj) > 0
     draw_slices(result, image.get_fdata(), reference_mask, image.affine, picture)
     click.echo(figures(result, reference_mask))
-    click.echo(verdicts(result, radiological(reference_mask, image.affine)))
+    click.echo(decisions(result, radiological(reference_mask, image.affine)))
 
 
 def draw_slices(
@@ -65,8 +65,8 @@ def draw_slices(
         draw_flair(column[2], flair[level][window], white, aspect)
         outline(column[2], drawn[level][window], BLUE)
         outline(column[2], mask[level][window], RED)
-        verdict = "unhealthy" if unhealthy[level] else "healthy"
-        column[0].set_title(f"slice {level}: {verdict}", color="white", fontsize=11, pad=4)
+        decision = "unhealthy" if unhealthy[level] else "healthy"
+        column[0].set_title(f"slice {level}: {decision}", color="white", fontsize=11, pad=4)
     for axis, name in zip(axes[:, 0], ("FLAIR", "anomaly map H", "mask, reference"), strict=True):
         caption(axis, name)
     figure.subplots_adjust(0.002, 0.002, 0.998, 1 - 0.28 / size[1], wspace=0.02, hspace=0.02)
@@ -170,7 +170,7 @@ def figures(result: Segmentation, reference: Mask) -> str:
     )
 
 
-def verdicts(result: Segmentation, drawn: Mask) -> str:
+def decisions(result: Segmentation, drawn: Mask) -> str:
     """How many slices with the reference are called unhealthy, and how many others.
 
     Parameters

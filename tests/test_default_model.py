@@ -12,12 +12,13 @@ from anofpdm.train.dataset import open_sliceset
 from anofpdm.train.prepare import prepare
 
 
+@pytest.mark.slow
 def test_a_mask_depends_on_volume_bundle_and_seed_alone():
     """Not on the batch, other volumes or threads, but for the order in which the network sums.
 
     That changes predictions by SUMMATION of the largest. M_t is the mean square of a difference
     that is some 0.02 of it: it changes by 2 * SUMMATION / 0.02 at most (Cauchy-Schwarz), and maps
-    likewise, so that a voxel in a hundred may flip. Another seed changes M_t by more.
+    likewise, so that a voxel in a thousand may flip. Another seed changes M_t by more.
     """
     image, other = (
         nib.load(ROOT / f"examples/{name}.nii.gz").slicer[:, :, 26:29]

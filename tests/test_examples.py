@@ -96,6 +96,7 @@ def test_the_lesion_is_of_plausible_size_on_the_left(examples):
     assert rim[plain > 0].mean() < 0.03
 
 
+@pytest.mark.slow
 def test_the_example_is_segmented_without_a_note(examples):
     _, make_examples, _ = examples
     result = Segmenter.load().segment(nib.load(make_examples.FLAIR))
@@ -103,6 +104,7 @@ def test_the_example_is_segmented_without_a_note(examples):
     assert dice(result.mask > 0, np.asarray(nib.load(make_examples.LESION).dataobj) > 0) > 0.8
 
 
+@pytest.mark.slow
 def test_the_cases_are_fainter_smaller_and_larger_than_the_example(examples):
     failures, make_examples, _ = examples
     plain = np.asarray(nib.load(make_examples.BEFORE).dataobj, float)
@@ -167,7 +169,7 @@ def test_every_picture_marks_right_and_left(examples, monkeypatch, tmp_path):
         mask=lesion.astype(np.uint8),
         anomaly_map=lambda: nib.Nifti1Image(lesion.astype(np.float32), image.affine),
         slices=[SimpleNamespace(key=n, unhealthy=True, mask=np.eye(2)) for n in levels],
-        head=SimpleNamespace(to_source=lambda planes: lesion.astype(np.float32)),
+        geometry=SimpleNamespace(to_source=lambda planes: lesion.astype(np.float32)),
     )
     output = tmp_path / "picture.png"
     picture.draw_slices(result, image.get_fdata(), lesion, image.affine, output)

@@ -28,6 +28,8 @@ from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.cli import main as train
 from anofpdm.train.dataset import open_sliceset
 
+# A training and an export before the first test.
+pytestmark = pytest.mark.slow
 SMALL = ["--image-size", "32", "--pixel-mm", "7.5", "--base-width", "32", "--batch", "4",
          "--modalities", "flair,t2"]  # fmt: skip
 

@@ -60,6 +60,7 @@ def test_a_variant_changes_one_field(cohort):
         ablation.parse("width=3")
 
 
+@pytest.mark.slow
 def test_rows_are_made_once_and_again_for_other_settings(cohort, tmp_path):
     settings = (cohort, "-o", tmp_path, "--every", 1, "--change", "base", "--change", "contrast=0")
     table = command(*settings, "--iterations", 3).stdout
@@ -81,6 +82,7 @@ def test_rows_are_made_once_and_again_for_other_settings(cohort, tmp_path):
     assert "| base | 3 | not measured |" in command(*settings, "--iterations", 3).stdout
 
 
+@pytest.mark.slow
 def test_checkpoints_are_trained_further_and_evaluated(cohort, tmp_path):
     slices = open_sliceset(cohort)
     config = TrainConfig(iterations=2, batch=4, warmup=1)

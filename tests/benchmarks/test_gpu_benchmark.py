@@ -45,6 +45,7 @@ def test_a_skeleton_is_small_and_its_two_networks_agree_again(tmp_path):
     np.testing.assert_allclose(full[0], half[0], atol=0.02 * np.abs(full[0]).max())
 
 
+@pytest.mark.slow
 def test_it_measures_writes_and_prints(tmp_path, monkeypatch):
 
     def network(x_t, t):
@@ -69,11 +70,11 @@ def test_it_measures_writes_and_prints(tmp_path, monkeypatch):
                       provenance={"build_s": 3})  # fmt: skip
 
     @contextlib.contextmanager
-    def opened(index):
+    def toy_gpu(index):
         yield HostGpu()
 
     monkeypatch.setattr(gpu, "SLOTS", (1, 2))
-    monkeypatch.setattr(gpu, "Gpu", opened)
+    monkeypatch.setattr(gpu, "Gpu", toy_gpu)
     monkeypatch.setattr(gpu, "open_gpu", open_gpu)
     monkeypatch.setattr(gpu, "build_on", build_on)
     monkeypatch.setattr(gpu, "load_tensorrt", lambda: None)

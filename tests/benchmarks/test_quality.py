@@ -151,6 +151,7 @@ def test_figure_2_is_what_the_equations_give(toy, labelled, curves):
     assert found.numbers["r"] == pytest.approx(r, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_figure_5_is_what_the_evaluation_says_of_each_set_up(toy, labelled):
     found = panels.figures(toy, network, labelled)
 

@@ -45,6 +45,7 @@ def bench(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_fails_where_a_ratio_fell(bench, tmp_path):
     assert "no ratio is recorded" in bench().stdout
     assert bench("--record").returncode == 0

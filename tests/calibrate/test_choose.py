@@ -250,7 +250,7 @@ def test_one_class_is_refused(value):
 
 
 def test_evaluation_against_masks_counted_by_hand():
-    """Verdicts and masks as the segmenter gives them, the figures recomputed slice by slice."""
+    """Decisions and masks as the segmenter gives them, the figures recomputed slice by slice."""
     slices = sliceset(12)
     drawn = [slices.mask(i) for i in range(12)]
     toy = bundle()

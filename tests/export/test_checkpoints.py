@@ -235,6 +235,7 @@ def refused(folder, ckpt, message, *options):
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_a_checkpoint_of_the_authors_code_becomes_a_bundle(tmp_path):
     """Against what their implementation computed. In float16 the weights, which are random, give a
     mask of few scattered pixels that is another one: its Dice is below the gate's."""

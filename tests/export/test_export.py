@@ -91,6 +91,7 @@ def test_the_bundle_computes_what_the_checkpoint_computes(made, exported):
             np.testing.assert_allclose(eps, want, atol=tolerance * float(want.abs().max()))
 
 
+@pytest.mark.slow
 def test_weights_that_both_networks_have_are_stored_once(made, both, tmp_path):
     """The same network as one that holds all of its weights, in a small part of the space."""
     write_bundle(made, tmp_path / "once", name="toy", store_fp16=True)
@@ -178,6 +179,7 @@ def test_both_labels_go_through_as_one_batch(made):
     assert seen == [6]
 
 
+@pytest.mark.slow
 def test_a_network_that_differs_is_not_exported(made, tmp_path, monkeypatch):
     """The exported labels are swapped: eps alone could look plausible, the gate must not."""
     honest = BothLabels.forward
@@ -195,6 +197,7 @@ def test_nothing_tells_where_it_was_exported(exported):
     assert b"network.py" not in content
 
 
+@pytest.mark.slow
 def test_an_fp16_network_that_differs_is_not_exported(made, tmp_path, monkeypatch):
     """It alone: the other one passes the gate before."""
     honest = BothLabels.__init__
@@ -211,6 +214,7 @@ def test_an_fp16_network_that_differs_is_not_exported(made, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_network_too_large_for_fp16_is_not_exported_as_such(made, tmp_path):
     """Its values pass 65504 on the way; float32 holds them."""
     weights = {name: tensor.clone() for name, tensor in made.ema.items()}
@@ -280,6 +284,7 @@ def test_gate_sees_another_mask():
         parity.check(dataclasses.replace(FP32_TOLERANCE, eps=1e9, M_t=1e9, H=1e9, t_e=0))
 
 
+@pytest.mark.slow
 def test_a_network_agrees_with_itself(made):
     honest = torch_denoiser(made.network())
     assert compared(honest, honest, 2, 32) == Parity(0, 0, 0, 1, 1)
@@ -297,11 +302,13 @@ def test_existing_bundles_are_not_overwritten(made, tmp_path):
         write_bundle(made, tmp_path / "model.anofpdm", name="toy")
 
 
+@pytest.mark.slow
 def test_eps_prediction_of_the_reference_kind_exports(tmp_path):
     plain = checkpoint(prediction="eps", patch=1, first_silu=False, attention_resolutions=(16, 8))
     assert write_bundle(plain, tmp_path / "m.anofpdm", name="toy")[NETWORK].eps < 1e-4
 
 
+@pytest.mark.slow
 def test_x0_prediction_with_the_label_in_attention_alone_exports(tmp_path):
     made = checkpoint(prediction="x0", label_in="attention")
     made.ema["class_emb.2.weight"].mul_(10)

@@ -12,19 +12,19 @@ from anofpdm.train.unet import HEALTHY, NULL, UNHEALTHY
 
 class Stub(torch.nn.Module):
     """Misses the target by an amount that depends on the label alone: healthy 0.5, unhealthy 0.75,
-    null 1, and records what it is asked."""
+    null 1, and records its calls."""
 
     def __init__(self, batch):
         super().__init__()
         self.config = UNetConfig(1, image_size=32, base_width=32, channel_mult=(1,))
         self.missed = torch.nn.Parameter(torch.tensor([0.5, 0.75, 1.0]))
-        self.noise, self.asked = batch.noise, []
+        self.noise, self.calls = batch.noise, []
 
     def label_rows(self):
         return torch.zeros(3, 4)
 
     def body(self, x_t, t, label_rows, which_row):
-        self.asked.append((t.tolist(), which_row.tolist()))
+        self.calls.append((t.tolist(), which_row.tolist()))
         # Which sample a row is: its timestep is its own.
         noise = torch.stack([self.noise[self.order[int(step)]] for step in t])
         return noise + self.missed[which_row][:, None, None, None]
@@ -44,7 +44,7 @@ def drawn():
 def test_labelled_samples_with_enough_noise_are_seen_under_both_labels():
     batch, stub = drawn()
     DenoisingLoss(stub, contrast=0.1)(batch)
-    ((t, label),) = stub.asked
+    ((t, label),) = stub.calls
     assert t == [100, 200, 300, 400, 500, 200, 300, 500]
     assert label == [0, 0, 1, 2, 1, 1, 0, 0]
 
@@ -52,7 +52,7 @@ def test_labelled_samples_with_enough_noise_are_seen_under_both_labels():
 def test_loss_is_the_plain_one_and_the_weighted_entropy():
     """Relative differences: healthy right (0.5625 - 0.25) / 0.25, unhealthy right the reverse."""
     batch, stub = drawn()
-    plain = float(DenoisingLoss(stub)(batch))
+    plain = float(DenoisingLoss(stub)(batch).detach())
     assert plain == pytest.approx(np.mean([0.25, 0.25, 0.5625, 1.0, 0.5625]), rel=1e-5)
     healthy = 30 * (0.5625 - 0.25) / 0.25
     unhealthy = 30 * (0.25 - 0.5625) / 0.5625

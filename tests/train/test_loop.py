@@ -51,6 +51,7 @@ def test_resuming_gives_the_losses_and_weights_of_the_uninterrupted_run(slices, 
         assert torch.equal(value, two.ema[name]), name
 
 
+@pytest.mark.slow
 def test_training_learns(slices, tmp_path):
     config = TrainConfig(iterations=120, batch=8, lr=2e-3, warmup=10, autocast=False, ema=0.9)
     losses = train(slices, UNET, config, tmp_path / "model.pt", data={})
@@ -67,6 +68,7 @@ def test_contrast_is_part_of_the_loss(slices, tmp_path):
     assert contrast[0] - plain[0] == pytest.approx(np.log(2), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_can_begin_with_another_runs_weights(slices, tmp_path):
     run(slices, tmp_path / "one")
     begun = load_checkpoint(tmp_path / "one/model.pt")

@@ -46,6 +46,7 @@ def test_precisions_of_the_light_network(trt):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_the_light_network_builds(trt, tmp_path, capfd):
     reports = []
     cache = tmp_path / "timing.cache"

@@ -32,9 +32,9 @@ def toy(monkeypatch, tmp_path):
     made = bundle(modalities=("flair",), scored=("flair",))
     loaded = []
 
-    def load(opened, **options):
+    def load(model, **options):
         loaded.append(options)
-        return Segmenter(opened, NumpyBackend(toy_network), seed=options["seed"])
+        return Segmenter(model, NumpyBackend(toy_network), seed=options["seed"])
 
     monkeypatch.setattr(infer, "open_bundle", lambda path: made)
     monkeypatch.setattr(infer.Segmenter, "load", load)
@@ -332,7 +332,7 @@ from anofpdm.runtime.cli import infer
 from anofpdm.runtime.segmenter import Segmenter
 toy = bundle(modalities=("flair",), scored=("flair",))
 infer.open_bundle = lambda path: toy
-infer.Segmenter.load = lambda opened, **options: Segmenter(opened, NumpyBackend(toy_network))
+infer.Segmenter.load = lambda model, **options: Segmenter(model, NumpyBackend(toy_network))
 infer.main(sys.argv[3:])
 """
 

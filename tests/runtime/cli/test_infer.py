@@ -153,7 +153,7 @@ def watch(event, arguments):
         if isinstance(path, (str, bytes)) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             events.append([event, os.path.abspath(os.fsdecode(path))])
     elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"):
-        if arguments[-1] == -1:  # else the path is relative to a folder that was opened before
+        if arguments[-1] == -1:  # else the path is relative to an open folder
             events.append([event, os.path.abspath(os.fsdecode(arguments[0]))])
     elif event == "os.rename":
         events.append([event, os.path.abspath(os.fsdecode(arguments[1]))])
