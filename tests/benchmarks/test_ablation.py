@@ -62,7 +62,7 @@ def test_a_variant_changes_one_field(cohort):
 
 @pytest.mark.slow
 def test_rows_are_made_once_and_again_for_other_settings(cohort, tmp_path):
-    settings = (cohort, "-o", tmp_path, "--every", 1, "--change", "base", "--change", "contrast=0")
+    settings = (cohort, "-o", tmp_path, "--every", 3, "--change", "base", "--change", "contrast=0")
     table = command(*settings, "--iterations", 3).stdout
     rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
     assert [row["variant"] for row in rows] == ["base", "contrast=0"]
@@ -79,7 +79,7 @@ def test_rows_are_made_once_and_again_for_other_settings(cohort, tmp_path):
     assert trained().st_mtime_ns == before[1]
     # Trained, but killed before it was evaluated.
     (tmp_path / "base" / "row.json").unlink()
-    assert "| base | 3 | not measured |" in command(*settings, "--iterations", 3).stdout
+    assert "| base | 3 | not measured |" in command(*settings[:-2], "--iterations", 3).stdout
 
 
 @pytest.mark.slow
@@ -95,8 +95,8 @@ def test_checkpoints_are_trained_further_and_evaluated(cohort, tmp_path):
     assert ablation.configs({"lr": 1e-5}, slices, 9, begun)[0] == begun.unet
     curve = tmp_path / "curve.json"
     command(
-        cohort, "-o", tmp_path, "--init", paths[1], "--iterations", 1, "--every", 1, "--json",
-        curve, "--checkpoint", paths[0], "--checkpoint", paths[1], "--change", "seed=1",
+        cohort, "-o", tmp_path, "--init", paths[1], "--iterations", 1, "--every", 1, "--w", 2,
+        "--json", curve, "--checkpoint", paths[0], "--checkpoint", paths[1], "--change", "seed=1",
         "--change", "prediction=eps",
     )  # fmt: skip
     rows = json.loads(curve.read_text())["rows"]
