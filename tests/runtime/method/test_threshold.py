@@ -22,3 +22,10 @@ def test_larger_divergence_cuts_lower():
     np.testing.assert_allclose(
         [cut.Q for cut in cuts], np.quantile(H, [0.98, 0.94, 0.90]), rtol=1e-6
     )
+
+
+def test_every_hundredth_of_M_max_has_its_place_in_the_grid():
+    """Also where a hundred times a hundredth is a little less than whole, as 29 times is."""
+    H = np.random.default_rng(0).random((1, 8, 8)).astype(np.float32)
+    places = [threshold(H, np.array([i / 100]), np.ones(1), 0.9, 0.98).index[0] for i in range(101)]
+    assert places == list(range(101))

@@ -111,3 +111,12 @@ def test_cut_keeps_what_lies_above():
     mask = cut(median(H), 0.5)
     assert mask[45:55, 45:55].all()
     assert not mask[:38].any()
+
+
+def test_a_component_of_just_40_pixels_is_dropped():
+    mask = np.zeros((128, 128), bool)
+    mask[10:15, 20:28] = True
+    assert mask.sum() == 40
+    assert not drop_small(mask).any()
+    mask[15, 20] = True
+    assert drop_small(mask).sum() == 41
