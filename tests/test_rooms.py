@@ -148,22 +148,27 @@ def test_wheel_holds_the_package_and_no_plain_rooms(tmp_path):
         assert f"anofpdm/{name}" in names
 
 
-@pytest.mark.parametrize("what", ["anofpdm.runtime", "anofpdm.runtime.segmenter"])
-def test_importing_is_quick_and_small(what):
-    """Less than 0.3 s of a core and 60 MB; the best of five, for other programs run as well."""
+def test_importing_the_runtime_takes_hardly_longer_than_importing_its_libraries():
+    """At most 1.6 times the time of a core of NumPy and nibabel, which it needs in any case, and 60
+    MB: SciPy and the engine wait for their use. The best of five, in turn: others run as well."""
     script = (
         "import sys, time, importlib\n"
         "sys.modules['pydicom'] = None\n"  # which nibabel imports where it is installed
-        f"importlib.import_module({what!r})\n"
+        "importlib.import_module(sys.argv[1])\n"
         "seconds = time.process_time()\n"
         "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
         "print(seconds, int(status['VmHWM'].split()[0]) / 1024)"
     )
-    seen = []
+
+    def cost(module):
+        done = subprocess.run([sys.executable, "-c", script, module], capture_output=True,
+                              text=True, check=True)  # fmt: skip
+        return map(float, done.stdout.split())
+
+    ours, libraries = [], []
     for _ in range(5):
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
-                              check=True)  # fmt: skip
-        seen.append(tuple(map(float, done.stdout.split())))
-    seconds, mib = (min(values) for values in zip(*seen, strict=True))
-    assert seconds < 0.3
-    assert mib * 2**20 < 60e6
+        seconds, mib = cost("anofpdm.runtime.segmenter")
+        ours.append(seconds)
+        assert mib * 2**20 < 60e6
+        libraries.append(next(cost("nibabel")))
+    assert min(ours) < 1.6 * min(libraries)
