@@ -1,8 +1,6 @@
 """The model's grid: a volume becomes scaled axial slices of one size, and masks come back.
 
-Arrays are in canonical orientation, RAS+: the axes point to the patient's
-right, front and top. :mod:`anofpdm.runtime.volume.nifti` provides it.
-
+Arrays are in canonical orientation, RAS+: the axes point to the patient's right, front and top.
 :func:`measure` looks at the whole volume once; after that each slice is resampled by itself.
 """
 
