@@ -42,8 +42,8 @@ def noised(x0: Float32, noise: Float32, abar: float) -> Float32:
 
 
 def ddim_step(x_t: Float32, UGP: Float32, abar_t: float, abar_next: float) -> Float32:
-    """Deterministic encoding from one visited timestep to the next (eq. 4): the noise of x_t is what
-    it holds beyond UGP, so that a clipped UGP counts. The first one visited is :func:`noised`."""
+    """Deterministic encoding from one visited timestep to the next (eq. 4): the noise of x_t is
+    what it holds beyond UGP, so that a clipped UGP counts. The first one is :func:`noised`."""
     direction = (x_t - np.float32(math.sqrt(abar_t)) * UGP) / np.float32(math.sqrt(1 - abar_t))
     clean = np.float32(math.sqrt(abar_next)) * UGP
     return np.asarray(clean + np.float32(math.sqrt(1 - abar_next)) * direction, np.float32)
