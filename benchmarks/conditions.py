@@ -33,7 +33,7 @@ class Scan:
 
     @property
     def image(self) -> nib.Nifti1Image:
-        """As it is segmented."""
+        """The volume as an image."""
         return nib.Nifti1Image(self.values, self.affine)
 
     @property

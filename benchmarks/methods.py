@@ -81,7 +81,7 @@ class ReferenceLoop:
         self.evaluations = evaluations_a_slice(REFERENCE_L)
 
     def run(self, x0: Float32) -> Iterator[SliceOutput]:
-        """See :class:`Preset`."""
+        """The results of the slices, batch after batch."""
         for first in range(0, len(x0), self._batch):
             clean = x0[first : first + self._batch]
             stored = self._stored(self._unet, clean, REFERENCE_L, first)
@@ -90,13 +90,13 @@ class ReferenceLoop:
                 yield SliceOutput(t_e, H.mean(axis=0), mask)
 
     def steps(self, x0: Float32, count: int) -> int:
-        """See :class:`Preset`."""
+        """Only the first timesteps; the evaluations of the network."""
         for first in range(0, len(x0), self._batch):
             self._stored(self._unet, x0[first : first + self._batch], count, first)
         return evaluations_a_slice(count)
 
     def allocate(self, x0: Float32) -> None:
-        """Likewise, with a single batch; the network is called at the first timestep only."""
+        """All memory of a run, for one batch: the network is called at the first timestep only."""
 
         def network(x_t: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             return self._unet(x_t, t, label) if t[0] == 0 else 0.9 * x_t

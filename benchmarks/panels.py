@@ -71,7 +71,7 @@ class CachedDenoiser:
         self._cache: dict[tuple[int, int], tuple[Float32, Float32]] = {}
 
     def __call__(self, x_t: Float32, t: NDArray[np.int64]) -> tuple[Float32, Float32]:
-        """See :class:`anofpdm.runtime.denoiser.Denoiser`."""
+        """Both predictions, each computed once."""
         keys = [(int(step), hash(sample.tobytes())) for step, sample in zip(t, x_t, strict=True)]
         new = {key: i for i, key in enumerate(keys) if key not in self._cache}
         if new:
@@ -91,7 +91,7 @@ class _SubMaps:
         self.S: list[Float32] = []
 
     def add(self, step: Step, UGP: Float32) -> bool:
-        """See :class:`anofpdm.runtime.host_row.Digest`."""
+        """Keep the map of a step; the slice goes on to L."""
         x0, HGP = step.x0[self._scored], step.HGP(self._w)[self._scored]
         S = MapRule().sub_anomaly(step, HGP, UGP[self._scored], x0, self._w)
         self.S.append(S.mean(axis=0))

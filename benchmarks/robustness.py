@@ -123,8 +123,8 @@ def _read(cases: list[Case], modality: str) -> list[Scan]:
     return [read_scan(case.volumes[modality], case.mask) for case in cases if case.mask]
 
 
-HEAD = ["condition", "volumes", "Dice, mean [min, max]", "slices found unhealthy (drawn, of)",
-        "ml marked", "noted as implausible", "refused", "s"]  # fmt: skip
+HEAD = ["condition", "volumes", "Dice, mean [min, max]", "slices called unhealthy (drawn, of)",
+        "ml marked", "noted as out of distribution", "refused", "s"]  # fmt: skip
 
 
 def line(row: dict[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ from anofpdm.runtime.segmenter import Segmenter
 from anofpdm.runtime.util.files import write_json
 from anofpdm.runtime.volume.nifti import load_image
 
-BATCHES, LENGTHS, STRIDE, FIRST_CALLS = (1, 2, 4, 8), (100, 200, 300, 400, 500, 600), 20, 10
+BATCHES, LENGTHS, STRIDE, FIRST_CALLS = (1, 2, 4, 8), (100, 200, 300, 400, 500, 600), 20, 3
 PHANTOMS = [("ddim", 100, 1), ("ddim", 300, 1), ("ddim", 600, 1), ("ddpm", 600, 1),
             ("ddim", 100, 4), ("ddim", 100, 16)]  # fmt: skip
 LARGE = [("int16", ".nii.gz"), ("int16", ".nii"), ("float32", ".nii.gz"), ("float32", ".nii")]
@@ -55,8 +55,8 @@ class Point:
     what: str  # the quantity that grows: slices, L or threads
     label: str  # what stays the same
     size: int  # of that quantity
-    segmenter: Segmenter
-    slices: list[Slice]
+    segmenter: Segmenter  # with so many threads and slots
+    slices: list[Slice]  # phantoms
 
 
 @main.command("time")
@@ -96,7 +96,7 @@ def plan(bundle: Bundle, threads: int, slots: int) -> list[Point]:
 
 def measure(points: list[Point], rounds: int) -> list[dict[str, Any]]:
     """A curve for each quantity: quartiles of the seconds at each size, the exponent that fits and
-    that of perfect scaling. First, networks find their fastest way to share a batch."""
+    that of perfect scaling. The first calls of a network are slower, and not counted."""
     for point in points:
         x_t = np.stack([item.x0 for item in point.slices[: point.segmenter.backend.slots]])
         for _ in range(FIRST_CALLS):

@@ -221,12 +221,10 @@ class _Sweep:
             np.array(column)
             for column in zip(*(curves[i] for i in range(len(slices))), strict=True)
         )
-        curves_by_L = np.array([peaks[i] for i in range(len(slices))])
+        map_peaks = np.array([peaks[i] for i in range(len(slices))])
         at = [ends.index(int(t[n - 1])) for n in steps]
         return {
-            L: Curves(
-                self.w, t[:n], M[:, :, :n], MSE_h[:, :, :n], MSE_0[:, :n], curves_by_L[:, end]
-            )
+            L: Curves(self.w, t[:n], M[:, :, :n], MSE_h[:, :, :n], MSE_0[:, :n], map_peaks[:, end])
             for L, n, end in zip(self.lengths, steps, at, strict=True)
         }
 

@@ -10,10 +10,16 @@ import torch
 
 from anofpdm.runtime.errors import CheckpointError
 from anofpdm.runtime.util.files import sha256
-from anofpdm.runtime.volume.grid import Grid, reference_grid
+from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.checkpoint import MARK, Checkpoint, parse_checkpoint, read_data
 from anofpdm.train.config import TrainConfig, UNetConfig
 from anofpdm.train.unet import UNet
+
+
+def reference_grid(size: int = 128) -> Grid:
+    """The slices that the reference implementation trains on: BraTS images of 240 x 240 pixels of
+    1 mm as they are stored (LP), brought to ``size`` pixels a side, each scaled by itself."""
+    return Grid(size, 240 / size, scaling="slice", center="image", axes="LP")
 
 
 @dataclass(frozen=True)

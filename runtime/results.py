@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle.bundle import Bundle
-from .bundle.options import Plan
+from .bundle.options import Options, Plan
 from .volume.nifti import image_like
 from .volume.slicing import VolumeGeometry
 
@@ -71,7 +71,8 @@ class Segmentation:
     seconds: float | None  # None where the same run has to give the same bytes
     geometry: VolumeGeometry  # where the slices lie in the input
     bundle: Bundle  # the model
-    plan: Plan  # preset and options
+    options: Options  # as they were given
+    plan: Plan  # what they and the bundle make
     seed: int  # of the noise
     every_slice: bool  # whether healthy slices were segmented, too
     device: str  # what it ran on, in words

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,7 +20,7 @@ from .pipeline import Pipeline
 from .refine.through_plane import reach
 from .results import InputImage, Segmentation, SliceResult
 from .streaming import HeadMeasurement, Stream, StreamedSlice, measure_head
-from .volume.nifti import mask_image, unit_mm
+from .volume.nifti import image_voxel_mm, mask_image
 from .volume.slicing import VolumeGeometry, as_images, as_slices, names_of, to_slices
 
 _DEFAULTS = Options()
@@ -54,7 +53,7 @@ class Segmenter:
     ) -> None:
         if seed < 0:
             raise OptionsError(f"seed must be at least 0, not {seed}")
-        self.bundle, self.plan = bundle, resolve(bundle, options)
+        self.bundle, self.options, self.plan = bundle, options, resolve(bundle, options)
         wanted = self.plan.calibration.conditions.precision
         if (wanted == "bf16") != (backend.precision == "bf16"):
             raise OptionsError(
@@ -293,7 +292,7 @@ class Segmenter:
         geometry, slices = to_slices(images, names, manifest.modalities, manifest.grid)
         files = [bool(image.get_filename()) for image in images]
         inputs = tuple(
-            InputImage(Path(name).name, {}, tuple(map(int, image.shape)), _voxel_mm(image))
+            InputImage(Path(name).name, {}, tuple(map(int, image.shape)), image_voxel_mm(image))
             for name, image, is_file in zip(names_of(images, names), images, files, strict=True)
             if names or is_file
         )
@@ -312,6 +311,7 @@ class Segmenter:
             seconds=time.perf_counter() - volume.started,
             geometry=geometry,
             bundle=self.bundle,
+            options=self.options,
             plan=self.plan,
             seed=self.seed,
             every_slice=every_slice,
@@ -346,11 +346,11 @@ class Segmenter:
 class _LoadedVolume:
     """A volume on its way."""
 
-    geometry: VolumeGeometry
+    geometry: VolumeGeometry  # where its slices lie
     slices: NDArray[np.float32]  # (n, C, size, size), those to process
     started: float  # seconds
-    inputs: tuple[InputImage, ...]
-    results: list[SliceResult] = field(default_factory=list)
+    inputs: tuple[InputImage, ...]  # what results say of its images
+    results: list[SliceResult] = field(default_factory=list)  # so far
 
     @property
     def done(self) -> bool:
@@ -358,7 +358,3 @@ class _LoadedVolume:
 
     def numbered(self, number: int) -> list[Slice]:
         return as_slices(self.geometry, self.slices, number)
-
-
-def _voxel_mm(image: SpatialImage) -> tuple[float, ...]:
-    return tuple(float(mm) for mm in voxel_sizes(image.affine) * unit_mm(image))

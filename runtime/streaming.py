@@ -83,19 +83,19 @@ class Axes:
         """Whether the first axis is the canonical first one."""
         return _DIRECTIONS[self.names[0]][0] == 0
 
-    def _mirrored(self, image: Float32) -> Float32:
+    def _flipped(self, image: Float32) -> Float32:
         rows, columns = (_DIRECTIONS[letter][1] for letter in self.names)
         return image[..., ::rows, ::columns]
 
     def canonical(self, image: Float32) -> Float32:
         """(..., H, W) -> (..., X, Y)."""
-        image = self._mirrored(image)
+        image = self._flipped(image)
         return image if self.rows_lead_sideways else np.swapaxes(image, -1, -2)
 
     def original(self, image: Float32) -> Float32:
         """(X, Y) -> (H, W)."""
         image = image if self.rows_lead_sideways else np.swapaxes(image, -1, -2)
-        return self._mirrored(image)
+        return self._flipped(image)
 
 
 class Arrivals:

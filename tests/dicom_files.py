@@ -21,17 +21,16 @@ def new_uid() -> str:
 
 @dataclass
 class Acquisition:
-    """How a volume is cut: ``axes``: which array axes are columns, rows and slices; ``flips``: -1
-    where one runs backwards; ``slope``, ``intercept``: of stored numbers."""
+    """How a volume is cut and stored."""
 
-    axes: tuple = (0, 1, 2)
-    flips: tuple = (1, 1, 1)
-    slope: float | None = None
-    intercept: float = 0.0
-    dtype: type = np.int16
-    study: str = field(default_factory=new_uid)
-    series: str = field(default_factory=new_uid)
-    frame_of_reference: str = field(default_factory=new_uid)
+    axes: tuple = (0, 1, 2)  # which array axes are columns, rows and slices
+    flips: tuple = (1, 1, 1)  # -1 where one runs backwards
+    slope: float | None = None  # of stored numbers, None where none is written
+    intercept: float = 0.0  # of stored numbers
+    dtype: type = np.int16  # of stored numbers
+    study: str = field(default_factory=new_uid)  # UID
+    series: str = field(default_factory=new_uid)  # UID
+    frame_of_reference: str = field(default_factory=new_uid)  # UID
 
 
 AXIAL, SAGITTAL, CORONAL = (

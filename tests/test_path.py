@@ -17,12 +17,12 @@ from anofpdm.calibrate.cli import main as calibrate
 from anofpdm.calibrate.decision_fit import fit
 from anofpdm.calibrate.evaluate_cli import main as evaluate
 from anofpdm.export.bundle_update import write_calibration, write_manifest
+from anofpdm.export.checkpoints import reference_grid
 from anofpdm.export.cli import main as export
 from anofpdm.runtime.bundle.bundle import open_bundle
 from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.infer import main as infer
 from anofpdm.runtime.method.decision import SliceStatistics
-from anofpdm.runtime.volume.grid import reference_grid
 from anofpdm.runtime.volume.plausibility import Plausibility
 from anofpdm.train.checkpoint import load_checkpoint
 from anofpdm.train.cli import main as train

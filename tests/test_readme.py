@@ -1,15 +1,19 @@
 """What the README and the pages of docs/ show is what happens."""
 
+import dataclasses
+import itertools
 import json
 import re
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 from support import ROOT
 
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK, NETWORK_FP16, open_bundle
+from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.infer import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +27,32 @@ def blocks(text, language):
 
 
 EXAMPLES = [*blocks(README, "python"), *blocks(PAGES["usage.md"], "python")]
+
+
+def test_every_option_is_in_the_page_and_in_the_help_once():
+    """In the same groups, and not more than a reader can take in."""
+    parameters = main.get_params(click.Context(main))
+    options = {
+        "help" if "--help" in p.opts else p.name: {*p.opts, *p.secondary_opts}
+        for p in parameters
+        if isinstance(p, click.Option)
+    }
+    assert len(options) <= 26
+    assert sorted(itertools.chain(*main.groups.values())) == sorted(options)
+    text = CliRunner().invoke(main, ["--help"], prog_name="anofpdm-infer").output
+    for heading, names in main.groups.items():
+        table = PAGES["usage.md"].split(f"**{heading}**")[1].split("\n**")[0].split("\n#")[0]
+        firsts = (line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `"))
+        written = set(re.findall(r"`(--?[a-z0-9-]+)`", " ".join(firsts)))
+        known = set().union(*(options[name] for name in names))
+        assert written == known
+        assert all(flag in text.split(f"{heading}:")[1].split("\n\n")[0] for flag in known)
+
+
+def test_the_fields_of_options_are_those_of_the_page():
+    table = PAGES["usage.md"].split("### Options")[1].split("\n#")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.M)
+    assert rows == [field.name for field in dataclasses.fields(Options)]
 
 
 def test_the_first_page_is_short():

@@ -24,13 +24,9 @@ class UNetConfig:
     dropout: float = 0.1  # rate in residual blocks
     patch: int = 1  # patch x patch pixels are folded into channels before the first convolution
     prediction: str = "eps"  # of the layers: eps, v or x0
-    # SiLU after the first normalisation of residual blocks and before the last convolution. The
-    # reference implementation has no activation there, and its checkpoints need it to be off.
-    first_silu: bool = False
+    first_silu: bool = False  # SiLU where the reference implementation has none, see unet.py
     out_channels: int | None = None  # None for in_channels
-    label_in: str = (
-        "both"  # attention (section 3.2), or both: the time embedding as well (reference)
-    )
+    label_in: str = "both"  # attention (section 3.2), or both: with the time embedding (reference)
 
     def __post_init__(self) -> None:
         if self.prediction not in ("eps", "v", "x0"):

@@ -178,9 +178,9 @@ class Calibration:
         """
         if w == self.w:
             return self
-        tried = {tried.w: tried for tried in self.candidates if tried.L == self.conditions.L}
+        tried = {other.w: other for other in self.candidates if other.L == self.conditions.L}
         if w not in tried or min(tried[w].M_max) <= 0:
-            known = ", ".join(f"{known:g}" for known in sorted(tried))
+            known = ", ".join(f"{other:g}" for other in sorted(tried))
             raise BundleError(
                 f"{where} is not calibrated for w = {w:g}, but for {known or f'{self.w:g}'}: "
                 "choose one of these, or run anofpdm-calibrate for it"

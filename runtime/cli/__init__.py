@@ -1,1 +1,1 @@
-"""Arguments, folders and progress of the commands. Only entry points import it."""
+"""Arguments, folders and progress of the commands. Only entry points import it; it imports all."""

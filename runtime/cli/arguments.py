@@ -77,7 +77,6 @@ class OneLineCommand(click.Command):
         complete_var: str | None = None,
         **extra: Any,
     ) -> Any:
-        """See :meth:`click.Command.main`."""
         standalone = extra.pop("standalone_mode", True)
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
@@ -91,11 +90,12 @@ class OneLineCommand(click.Command):
             sys.exit(INTERRUPTED)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See :meth:`click.Command.format_options`."""
         if not self.groups:
             super().format_options(ctx, formatter)
             return
-        records = {p.name: p.get_help_record(ctx) for p in self.get_params(ctx)}
+        # Versions of click name the help option in different ways.
+        records = {"help" if "--help" in p.opts else p.name: p.get_help_record(ctx)
+                   for p in self.get_params(ctx)}  # fmt: skip
         for heading, names in self.groups.items():
             with formatter.section(heading):
                 formatter.write_dl([record for name in names if (record := records.get(name))])
@@ -112,7 +112,6 @@ class FilePath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See :meth:`click.ParamType.convert`."""
         if value == "":
             self.fail("an empty name", param, ctx)
         return super().convert(value, param, ctx)

@@ -31,8 +31,8 @@ Row = dict[str, str | float | int]
 class Batch:
     """Cases to segment into a folder, each with a mask and its statistics."""
 
-    segmenter: Segmenter
-    cases: Sequence[Case]
+    segmenter: Segmenter  # the model, loaded
+    cases: Sequence[Case]  # in the order of the table
     folder: Path  # of the results
     kinds: tuple[str, ...] = ()  # of further files, see outputs.SUFFIXES
     every_slice: bool = False  # segment healthy slices, too

@@ -92,7 +92,7 @@ class ProgressLine:
 
 
 class Console:
-    """What ``anofpdm-infer`` prints: errors only if ``quiet``, the set-up and files if ``verbose``.
+    """What ``anofpdm-infer`` prints: errors only if ``quiet``, the preset and files if ``verbose``.
 
     Progress begins with the first slice that is done: an error of a volume is one line.
     """
@@ -106,7 +106,7 @@ class Console:
 
         def progress(done: int, total: int) -> None:
             if not line:
-                self._print_setup(segmenter)
+                self._print_plan(segmenter)
                 plan = segmenter.plan
                 line.append(
                     ProgressLine("slices", None if plan.stop else len(plan.process.timesteps))
@@ -121,13 +121,13 @@ class Console:
 
         def progress(cases: int, done: int, total: int) -> None:
             if not line:
-                self._print_setup(segmenter)
+                self._print_plan(segmenter)
                 line.append(ProgressLine("cases"))
             line[0](cases, count, f"slices {done}/{total}")
 
         return (lambda cases, done, total: None) if self._quiet else progress
 
-    def _print_setup(self, segmenter: "Segmenter") -> None:
+    def _print_plan(self, segmenter: "Segmenter") -> None:
         print_device(segmenter.backend, self._verbose)
         if self._verbose:
             plan = segmenter.plan

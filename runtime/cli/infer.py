@@ -54,7 +54,7 @@ class _InferCommand(OneLineCommand):
         "Output": ("output", "map_file", "stats", "preview", "report", "trace", "dicom_seg", "also",
                    "overwrite", "every_slice"),
         "Model": ("bundle", "preset"),
-        "Run": ("device", "threads", "slots", "seed", "quiet", "verbose", "version"),
+        "Run": ("device", "threads", "slots", "seed", "quiet", "verbose", "version", "help"),
     }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ class _InferCommand(OneLineCommand):
 @slots_option
 @seed_option
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Print the device, the set-up and the files.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the device, the preset and the files.")
 @click.option("--version", is_flag=True, help="Versions of the package, the model and the engine.")
 @reports_errors
 def main(

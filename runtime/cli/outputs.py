@@ -12,7 +12,7 @@ from ..errors import OutputError
 from ..report.page import write_report
 from ..report.preview import write_preview
 from ..report.stats import stats
-from ..report.trace import write_trace
+from ..report.trace import trace
 from ..results import Segmentation
 from ..util.files import whole_files, writable_folder, write_json
 from ..util.optional import check_installed
@@ -114,7 +114,7 @@ class Outputs:
             if "stats" in temporary:
                 write_json(temporary["stats"], statistics)
             if "trace" in temporary:
-                write_trace(temporary["trace"], segmentation, name)
+                write_json(temporary["trace"], trace(segmentation, name))
             if "preview" in temporary:
                 write_preview(temporary["preview"], segmentation, name)
             if "report" in temporary:

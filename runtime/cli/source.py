@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import SpatialImage
 
 from ..dicom.detect import files_below
@@ -15,7 +14,7 @@ from ..dicom.series import Series, read_series
 from ..errors import OutputError, VolumeError
 from ..results import InputImage
 from ..util.files import sha256
-from ..volume.nifti import is_own_output, load_image, unit_mm
+from ..volume.nifti import image_voxel_mm, is_own_output, load_image
 
 
 @dataclass(frozen=True)
@@ -111,5 +110,5 @@ def _nifti_input(path: Path) -> InputImage:
     image = load_image(path)
     files = {Path(part.filename) for part in image.file_map.values() if part.filename}
     hashes = {file.name: sha256(file) for file in sorted(files) if file.is_file()}
-    voxel_mm = tuple(float(mm) for mm in voxel_sizes(image.affine) * unit_mm(image))
-    return InputImage(path.name, hashes, tuple(int(n) for n in image.shape), voxel_mm)
+    shape = tuple(int(n) for n in image.shape)
+    return InputImage(path.name, hashes, shape, image_voxel_mm(image))

@@ -1,6 +1,7 @@
 """DICOM in and out: a series of MR images as one volume, and its mask as a DICOM SEG.
 
 Messages and notes name files, UIDs and series descriptions; nothing else of what is read.
+Imports util/, errors.
 """
 
 from .detect import is_dicom

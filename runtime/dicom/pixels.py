@@ -19,11 +19,11 @@ _DECOMPRESS = "decompress the series (dcmdjpeg, or gdcmconv --raw)"
 class Stored:
     """How the pixels of a file are stored."""
 
-    rows: int
-    columns: int
+    rows: int  # pixels down
+    columns: int  # pixels across
     allocated: int  # bits a pixel
     bits: int  # of these that are used
-    signed: bool
+    signed: bool  # whether numbers may be negative
 
     @property
     def dtype(self) -> np.dtype[np.integer]:

@@ -34,7 +34,7 @@ class Plane:
     down_mm: float  # distance between rows
     thickness_mm: float | None  # None where the file does not say
     slope: float  # from stored numbers to values
-    intercept: float
+    intercept: float  # the value of a stored 0
 
     @property
     def normal(self) -> NDArray[np.float64]:

@@ -1,1 +1,1 @@
-"""The paper, one file a section: equations and rules on arrays. Imports nothing of the house."""
+"""The paper's equations, and rules of ours beside them, on arrays. Imports nothing of anofpdm."""

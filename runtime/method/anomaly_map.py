@@ -86,7 +86,7 @@ class StoredMap:
         self._S: list[Float32] = []
 
     def add(self, t: int, S: Float32, higher: NDArray[np.bool_]) -> None:
-        """See :meth:`SnapshotMap.add`."""
+        """Take in the map S_t, (C, H, W) float32; where M is ``higher`` does not matter yet."""
         self._t.append(t)
         self._S.append(S)
 

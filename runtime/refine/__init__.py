@@ -1,1 +1,1 @@
-"""Beyond the paper, from anomaly map to mask; each part can be off. Imports method/."""
+"""From anomaly map to mask: appendix E, and what can be off beyond it. Imports method/."""

@@ -70,8 +70,8 @@ _TOUCHING = np.ones((3, 3, 3), np.uint8)  # by a face, an edge or a corner
 class Lesion:
     """One connected part of a mask: voxels that touch by a face, an edge or a corner (26)."""
 
-    volume_ml: float
-    voxels: int
+    volume_ml: float  # millilitres
+    voxels: int  # how many
     centroid_mm: tuple[float, float, float]  # mean of its voxels' centres: right, front, top (RAS+)
     levels: tuple[int, int]  # first and last axial level, from the feet up
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # first and last voxel an axis

@@ -51,11 +51,10 @@ def draw_mosaic(sheet: Sheet, tiles: Sequence[Tile], title: str, subtitle: str) 
         sheet.text(x_left + 2 * width, top - 0.06, decision, color=color, ha="right")
         for pixels, x, look in ((tile.image, x_left, looks[0]), (tile.H, x_left + width, looks[1])):
             drawn = _draw(area, pixels, tile.mask, (x, top, width, height), look)
-        for x, side, letter in (
-            (x_left + 0.05, "left", "R"),
-            (x_left + width - 0.05, "right", "L"),
-        ):
-            area.text(x, top + 0.05, letter, color=theme.faint, fontsize=8, ha=side, va="top")
+            for edge, side, letter in ((x + 0.05, "left", "R"), (x + width - 0.05, "right", "L")):
+                area.text(
+                    edge, top + 0.05, letter, color=theme.faint, fontsize=8, ha=side, va="top"
+                )
     area.set(xlim=(0, WIDTH), ylim=(bottom, 0))
     scale = sheet.axes(WIDTH - _EDGE - 2.2, 0.2, 2.2, 0.1)
     bar = sheet.figure.colorbar(drawn, cax=scale, orientation="horizontal", extend="max")

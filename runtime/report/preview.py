@@ -38,10 +38,10 @@ def write_preview(path: Path, segmentation: Segmentation, name: str) -> None:
         temporary.write_bytes(picture)
 
 
-def subtitle(segmentation: Segmentation, shown_tiles: int) -> str:
+def subtitle(segmentation: Segmentation, shown: int) -> str:
     """The result in one line; ``shown``: number of slices in the picture."""
     processed = len(segmentation.slices)
-    some = "" if shown_tiles == processed else f" · {shown_tiles} of these shown"
+    some = "" if shown == processed else f" · {shown} of these shown"
     return (
         f"{segmentation.volume_ml:.1f} ml marked · {segmentation.unhealthy_slices} of {processed} "
         f"slices unhealthy{some}"

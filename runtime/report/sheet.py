@@ -27,12 +27,12 @@ _ONE_AT_A_TIME = threading.RLock()
 class Theme:
     """Colours; the colour-blind can tell `healthy` from `unhealthy`, too."""
 
-    paper: str
-    ink: str
-    faint: str
-    line: str
-    healthy: str
-    unhealthy: str
+    paper: str  # of the background
+    ink: str  # of text
+    faint: str  # of what matters less
+    line: str  # of grids
+    healthy: str  # of healthy slices
+    unhealthy: str  # of unhealthy slices
 
 
 LIGHT = Theme("#ffffff", "#1b2430", "#5b6675", "#d9dee5", "#0072b2", "#d55e00")

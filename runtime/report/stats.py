@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from anofpdm import __version__
 
 from ..bundle.options import Options
-from ..errors import one_line
+from ..errors import OptionsError, one_line
 from ..results import Segmentation
 from .lesions import Space, find_lesions, space_of
 
@@ -132,7 +132,18 @@ def failed_row(case: str, reason: object) -> dict[str, str | float | int]:
 
 
 def options_from_stats(content: Mapping[str, Any]) -> Options:
-    """The options by which a bundle gives the same mask again, from :func:`stats` or its file."""
+    """The options by which a bundle gives the same mask again, from :func:`stats` or its file.
+
+    Raises
+    ------
+    OptionsError
+        If another version of anofpdm wrote it, with other keys.
+    """
+    if (version := content.get("schema_version")) != SCHEMA_VERSION:
+        raise OptionsError(
+            f"the statistics have schema {version}, this version of anofpdm reads "
+            f"{SCHEMA_VERSION}: segment the volume again"
+        )
     made_by = content["provenance"]
     return Options(
         preset=made_by["preset"],

@@ -1,22 +1,9 @@
 """The curves and decisions of every slice, as JSON: what the paper's figures are drawn from."""
 
-from pathlib import Path
 from typing import Any
 
 from ..results import Segmentation, SliceResult
-from ..util.files import write_json
-from .stats import provenance
-
-
-def write_trace(path: Path, segmentation: Segmentation, name: str) -> None:
-    """Write :func:`trace`.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    write_json(path, trace(segmentation, name))
+from .stats import SCHEMA_VERSION, provenance
 
 
 def trace(segmentation: Segmentation, name: str) -> dict[str, Any]:
@@ -31,7 +18,12 @@ def trace(segmentation: Segmentation, name: str) -> dict[str, Any]:
     """
     fixed = segmentation.plan.Q is not None
     slices = [_slice(result, fixed) for result in segmentation.slices]
-    return {"case": name, **provenance(segmentation), "slices": slices}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "case": name,
+        **provenance(segmentation),
+        "slices": slices,
+    }
 
 
 def _slice(result: SliceResult, fixed: bool) -> dict[str, Any]:

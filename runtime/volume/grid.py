@@ -50,12 +50,6 @@ class Grid:
             raise ValueError(f"a grid has at most {_MAX_EXTENT_MM:g} mm a side, not {self}")
 
 
-def reference_grid(size: int = 128) -> Grid:
-    """The slices that the reference implementation trains on: BraTS images of 240 x 240 pixels of
-    1 mm as they are stored (LP), brought to ``size`` pixels a side, each scaled by itself."""
-    return Grid(size, 240 / size, scaling="slice", center="image", axes="LP")
-
-
 @dataclass(frozen=True)
 class GridPlacement:
     """Where a grid lies in a volume: the way back for masks."""
@@ -99,16 +93,16 @@ def measure(volume: Float32, grid: Grid) -> IntensityStats:
 
 
 def shows_head(
-    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: IntensityStats
+    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, stats: IntensityStats
 ) -> bool:
     """Whether an axial slice, (C, X, Y) float32 with this (x, y) spacing, shows enough of the head:
     the first modality decides."""
-    area = int(measured.scales[0].foreground(plane[0]).sum()) * (voxel_mm[0] * voxel_mm[1])
+    area = int(stats.scales[0].foreground(plane[0]).sum()) * (voxel_mm[0] * voxel_mm[1])
     return bool(area >= grid.min_foreground * (grid.size * grid.pixel_mm) ** 2)
 
 
 def slice_to_grid(
-    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, measured: IntensityStats
+    plane: Float32, voxel_mm: tuple[float, float], grid: Grid, stats: IntensityStats
 ) -> Float32:
     """Scale one axial slice and resample it, whatever it shows; see :func:`shows_head`.
 
@@ -116,7 +110,7 @@ def slice_to_grid(
     ----------
     plane : (C, X, Y) float32, any range, canonical orientation
     voxel_mm : spacing along X, Y
-    measured : of the volume that it belongs to
+    stats : of the volume that it belongs to
 
     Returns
     -------
@@ -124,13 +118,13 @@ def slice_to_grid(
     """
     to_x, to_y = (
         _weights(grid.size, grid.pixel_mm, (grid.size - 1) / 2, n, voxel, center)
-        for n, voxel, center in zip(plane.shape[1:], voxel_mm, measured.center, strict=True)
+        for n, voxel, center in zip(plane.shape[1:], voxel_mm, stats.center, strict=True)
     )
     # The order of axes in memory decides how products are summed: fixed, so that a slice is the
     # same to the last bit wherever it comes from.
     scaled = [
         np.asfortranarray(scale.scaled(values))
-        for scale, values in zip(measured.scales, plane, strict=True)
+        for scale, values in zip(stats.scales, plane, strict=True)
     ]
     slices = np.stack([((values @ to_y.T).T @ to_x.T).T for values in scaled])
     if grid.scaling == "slice":
@@ -159,15 +153,15 @@ def to_grid(
     VolumeError
         If a modality has no contrast between head and background.
     """
-    measured, in_plane = measure(volume, grid), (voxel_mm[0], voxel_mm[1])
+    stats, in_plane = measure(volume, grid), (voxel_mm[0], voxel_mm[1])
     slices, levels = [np.empty((0, len(volume), grid.size, grid.size), np.float32)], []
     for level in range(volume.shape[3]):
         plane = volume[..., level]
-        if shows_head(plane, in_plane, grid, measured):
-            slices.append(slice_to_grid(plane, in_plane, grid, measured)[None])
+        if shows_head(plane, in_plane, grid, stats):
+            slices.append(slice_to_grid(plane, in_plane, grid, stats)[None])
             levels.append(level)
     shape = (volume.shape[1], volume.shape[2], volume.shape[3])
-    placement = GridPlacement(shape, in_plane, measured.center, np.array(levels, np.int64))
+    placement = GridPlacement(shape, in_plane, stats.center, np.array(levels, np.int64))
     return np.concatenate(slices), placement
 
 

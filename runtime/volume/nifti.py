@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.fileholders import FileHolder
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import SpatialImage
@@ -177,6 +178,11 @@ def _open(path: Path) -> SpatialImage:
                 image: SpatialImage = kind.from_file_map(bounded)
                 return image
     raise VolumeError(f"{path} is not a readable NIfTI image: its header is of another kind")
+
+
+def image_voxel_mm(image: SpatialImage) -> tuple[float, ...]:
+    """Spacings along the image's own axes, in millimetres."""
+    return tuple(float(mm) for mm in voxel_sizes(image.affine) * unit_mm(image))
 
 
 def voxel_ml(voxel_mm: tuple[float, float, float]) -> float:

@@ -13,12 +13,13 @@ from anofpdm.export.checkpoints import (
     ReferenceCheckpoint,
     read_config,
     read_source,
+    reference_grid,
 )
 from anofpdm.export.cli import main
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.bundle.bundle import NETWORK, open_bundle
 from anofpdm.runtime.errors import CheckpointError
-from anofpdm.runtime.volume.grid import Grid, reference_grid
+from anofpdm.runtime.volume.grid import Grid
 from anofpdm.train.checkpoint import Checkpoint, save_checkpoint
 from anofpdm.train.config import TrainConfig, UNetConfig
 from anofpdm.train.unet import HEALTHY, UNet

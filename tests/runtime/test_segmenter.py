@@ -58,7 +58,7 @@ def test_a_planted_lesion_is_found(M_max):
     assert hit == (mask if M_max == 10.0 else lesion)[..., level].sum() > 0
 
 
-def test_result_holds_the_evidence():
+def test_a_result_holds_its_curves_and_decisions():
     segmenter = Segmenter(bundle(), NumpyBackend(toy_network))
     segmentation = segmenter.segment(head(), affine=AFFINE)
     assert [result.key for result in segmentation.slices] == sorted(

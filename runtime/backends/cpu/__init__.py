@@ -1,1 +1,1 @@
-"""The NumPy loop, and the network by ONNX Runtime (FP32) or OpenVINO (bfloat16)."""
+"""The NumPy loop; the network by ONNX Runtime (FP32) or OpenVINO (bfloat16). Imports method/."""

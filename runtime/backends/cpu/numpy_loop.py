@@ -31,11 +31,11 @@ A = TypeVar("A", bound=Accumulator)
 class _Slot(Generic[A]):
     """A slice on its way."""
 
-    slice: Slice
-    accumulator: A
+    slice: Slice  # the clean one
+    accumulator: A  # of its steps
     x_t: Float32 | None = None  # where it stands in DDIM encoding, None before its first step
     visited: int = 0  # timesteps
-    done: bool = False
+    done: bool = False  # whether it has stopped
 
 
 class NumpySlots(Generic[A]):

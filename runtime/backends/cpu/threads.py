@@ -35,7 +35,7 @@ class SplitBatch:
         self._pool = ThreadPoolExecutor(parts, thread_name_prefix="anofpdm-part")
 
     def __call__(self, x_t: Float32, t: Int64) -> tuple[Float32, Float32]:
-        """As ``predict``."""
+        """Both predictions for a batch, a part on each thread."""
         cuts = [len(x_t) * i // self._parts for i in range(self._parts + 1)]
         pieces = [slice(a, b) for a, b in itertools.pairwise(cuts) if a < b]
         done = self._pool.map(lambda piece: self._predict(x_t[piece], t[piece]), pieces)
@@ -59,7 +59,7 @@ class SharedBatch:
         self._lock = threading.Lock()
 
     def __call__(self, x_t: Float32, t: Int64) -> tuple[Float32, Float32]:
-        """As ``by_part``."""
+        """Both predictions for a batch."""
         if len(x_t) > 1:
             return self._split(x_t, t)
         with self._lock:

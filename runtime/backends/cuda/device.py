@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ...errors import DeviceError, DeviceMemoryError, OptionsError
+from ...errors import QUOTED, DeviceError, DeviceMemoryError, OptionsError, one_line
 from ...util.optional import require
 
 # What the packages of the gpu extra are built with.
@@ -180,7 +180,7 @@ class Gpu:
             # The primary context is the one that TensorRT and ONNX Runtime use.
             self._context: Any = device.retain_primary_context()
         except self._cuda.Error as error:
-            raise DeviceError(_FAILED.format(reason=str(error).strip())) from error
+            raise DeviceError(_FAILED.format(reason=one_line(error, QUOTED))) from error
         with self.current():
             # Non-blocking: nothing else that happens on the GPU waits for it, or makes it wait.
             self._stream = self._cuda.Stream(_NON_BLOCKING)
@@ -208,7 +208,7 @@ class Gpu:
             raise short_of_memory() from error
         except cuda.Error as error:
             self._give_back()  # nothing works in a context after an error
-            raise DeviceError(_FAILED.format(reason=str(error).strip())) from error
+            raise DeviceError(_FAILED.format(reason=one_line(error, QUOTED))) from error
         finally:
             if not self.lost:
                 cuda.Context.pop()
@@ -346,7 +346,7 @@ class Gpu:
 
 
 class Event:
-    """See :meth:`Gpu.event`."""
+    """A mark in the stream: done when everything asked for before it is."""
 
     def __init__(self, gpu: Gpu, mark: Any) -> None:
         self._gpu, self._mark = gpu, mark

@@ -27,7 +27,7 @@ _AHEAD = 4
 class _Occupant:
     """A slice in a slot, or on its way out."""
 
-    slice: Slice
+    slice: Slice  # the clean one
     slot: int  # its index
     steps: int = 0  # launched so far
     stopped: bool = False  # whether the report of its last step has been read

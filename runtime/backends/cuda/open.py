@@ -23,7 +23,7 @@ _SLOTS = 64
 
 
 def open_gpu(kind: str, index: int, bundle: Bundle, slots: int | None) -> GpuBackend:
-    """See :func:`anofpdm.runtime.backends.device.open_device`; ``kind``: ``cuda`` or ``trt``."""
+    """The backend of a GPU: ``cuda`` for ONNX Runtime, ``trt`` for an engine of the bundle."""
     gpu = Gpu(index)
     try:
         network, name = _network(kind, gpu, bundle)

@@ -168,7 +168,7 @@ def test_the_trial_does_what_the_calibration_does(bundle):
 
 
 def test_the_command(bundle, engine, monkeypatch):
-    monkeypatch.setattr(engine_main, "Gpu", Opened)
+    monkeypatch.setattr(engine_main, "Gpu", ToyGpu)
     monkeypatch.setattr(engine_main, "load_tensorrt", lambda name=None: TRT)
     done = CliRunner().invoke(main, ["engine", str(bundle.path), "--slots", "16,1"])
     assert done.exit_code == 0, done.output
@@ -189,7 +189,7 @@ def test_the_command_without_a_gpu(bundle, monkeypatch):
     assert (done.exit_code, done.output) == (2, "error: no NVIDIA driver: install one\n")
 
 
-class Opened(HostGpu):
+class ToyGpu(HostGpu):
     """A HostGpu as the commands open one."""
 
     def __init__(self, index):

@@ -15,7 +15,7 @@ from support import bundle, head, recalibrated, save, toy_network
 from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.bundle.options import Options
 from anofpdm.runtime.cli.source import describe_inputs
-from anofpdm.runtime.errors import OutputError, VolumeError
+from anofpdm.runtime.errors import OptionsError, OutputError, VolumeError
 from anofpdm.runtime.report.lesions import find_lesions
 from anofpdm.runtime.report.stats import (
     ROW,
@@ -115,6 +115,11 @@ def test_statistics_are_enough_to_make_the_mask_again(tmp_path):
         assert hashlib.sha256(voxels).hexdigest() == read["mask"]["sha256"]
         other = Segmenter(toy, NumpyBackend(toy_network)).segment(nib.load(volume))
         assert mask_sha256(other.mask) != read["mask"]["sha256"]
+
+
+def test_statistics_of_another_schema_are_refused():
+    with pytest.raises(OptionsError, match="have schema 1, this version of anofpdm reads 2: segm"):
+        options_from_stats({"schema_version": 1, "provenance": {}})
 
 
 def test_statistics_describe_the_result(tmp_path):

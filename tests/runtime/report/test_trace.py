@@ -1,4 +1,4 @@
-"""The evidence that --trace writes, recomputed from itself and compared with the mask."""
+"""The curves that --trace writes, recomputed from itself and compared with the mask."""
 
 import json
 import shutil

@@ -6,15 +6,9 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from support import head
 
+from anofpdm.export.checkpoints import reference_grid
 from anofpdm.runtime.errors import VolumeError
-from anofpdm.runtime.volume.grid import (
-    Grid,
-    GridPlacement,
-    from_grid,
-    masks_to_grid,
-    reference_grid,
-    to_grid,
-)
+from anofpdm.runtime.volume.grid import Grid, GridPlacement, from_grid, masks_to_grid, to_grid
 from anofpdm.runtime.volume.reader import read_volume
 
 GRID = Grid(32, 7.5)

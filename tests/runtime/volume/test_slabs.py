@@ -5,16 +5,10 @@ import pytest
 import whole_volume
 from support import head
 
+from anofpdm.export.checkpoints import reference_grid
 from anofpdm.runtime.errors import VolumeError
 from anofpdm.runtime.volume import slabs
-from anofpdm.runtime.volume.grid import (
-    Grid,
-    measure,
-    reference_grid,
-    shows_head,
-    slice_to_grid,
-    to_grid,
-)
+from anofpdm.runtime.volume.grid import Grid, measure, shows_head, slice_to_grid, to_grid
 from anofpdm.runtime.volume.intensity import measure_scale
 
 
