@@ -107,13 +107,13 @@ def field_of_view(scan: Scan, mm: float) -> Scan:
     """Axial slices of ``mm`` by ``mm`` about the same centre: cut off, or padded with air."""
     values, lesion, first = scan.values, scan.lesion, np.zeros(3)
     for axis in {0, 1, 2} - {scan.upward}:
-        n, kept, around = values.shape[axis], [slice(None)] * 3, [(0, 0)] * 3
+        n, kept, padding = values.shape[axis], [slice(None)] * 3, [(0, 0)] * 3
         wanted = max(round(mm / float(voxel_sizes(scan.affine)[axis])), 1)
         first[axis] = start = (n - wanted) // 2
         kept[axis] = slice(max(start, 0), max(start, 0) + min(n, wanted))
-        around[axis] = (max(-start, 0), max(wanted - n + start, 0))
-        values = np.pad(values[tuple(kept)], around, constant_values=scan.background)
-        lesion = np.pad(lesion[tuple(kept)], around)
+        padding[axis] = (max(-start, 0), max(wanted - n + start, 0))
+        values = np.pad(values[tuple(kept)], padding, constant_values=scan.background)
+        lesion = np.pad(lesion[tuple(kept)], padding)
     return Scan(values, scan.affine @ from_matvec(np.eye(3), first), lesion)
 
 

@@ -215,10 +215,10 @@ def _contrasts(unhealthy: Sequence[SliceResult], ratios: Sequence[Float64]) -> P
         curves.append(np.interp(RELATIVE_T, relative, ratio, left=np.nan, right=np.nan))
     rows = []
     for relative_t, values in zip(RELATIVE_T, np.array(curves).T, strict=True):
-        known = values[np.isfinite(values)]
-        quartiles = np.quantile(known, [0.5, 0.25, 0.75]) if len(known) else [math.nan] * 3
-        mean = float(known.mean()) if len(known) else math.nan
-        rows.append((float(relative_t), mean, *quartiles, len(known)))
+        finite = values[np.isfinite(values)]
+        quartiles = np.quantile(finite, [0.5, 0.25, 0.75]) if len(finite) else [math.nan] * 3
+        mean = float(finite.mean()) if len(finite) else math.nan
+        rows.append((float(relative_t), mean, *quartiles, len(finite)))
     return Panel(("t_over_t_e", "mean", "median", "q25", "q75", "slices"), rows)
 
 

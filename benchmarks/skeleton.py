@@ -20,10 +20,10 @@ def strip_weights(bundle: Path, skeleton: Path) -> None:
     """Copy a bundle, its large weights replaced by their shapes, means and deviations."""
     skeleton.mkdir(parents=True)
     shutil.copy(bundle / MANIFEST, skeleton)
-    known: dict[str, dict[str, object]] = {}
+    weights: dict[str, dict[str, object]] = {}
     for name in (NETWORK, NETWORK_FP16):
         model, described = onnx.load(bundle / name), {}
-        twins = known.get(NETWORK, {})
+        twins = weights.get(NETWORK, {})
         for tensor in list(model.graph.initializer):
             values = numpy_helper.to_array(tensor)
             if values.size < _LARGE or values.dtype.kind != "f":
@@ -35,9 +35,9 @@ def strip_weights(bundle: Path, skeleton: Path) -> None:
             twin = twins.get(tensor.name, twins.get(f"{tensor.name}_fp16", {}))
             described[tensor.name] |= {k: twin[k] for k in ("mean", "deviation") if k in twin}
             model.graph.initializer.remove(tensor)
-        known[name] = described
+        weights[name] = described
         (skeleton / name).write_bytes(model.SerializeToString())
-    (skeleton / _WEIGHTS).write_text(json.dumps(known), encoding="utf-8")
+    (skeleton / _WEIGHTS).write_text(json.dumps(weights), encoding="utf-8")
 
 
 def fill_weights(skeleton: Path, bundle: Path) -> None:

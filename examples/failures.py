@@ -99,7 +99,7 @@ def draw(
     )  # fmt: skip
     areas = drawn.sum(axis=(1, 2))
     level = int(np.flatnonzero(areas == areas.max())[-1])
-    unhealthy = next(one.unhealthy for one in result.slices if one.key == level)
+    unhealthy = next(s.unhealthy for s in result.slices if s.key == level)
     window, aspect = around_head(flair, image.affine), pixel_aspect(image.affine)
     for axis in (row[0], row[2]):
         draw_flair(axis, flair[level][window], white_level(flair), aspect)
@@ -115,7 +115,7 @@ def draw(
 
 def every_mask(result: Segmentation) -> Mask:
     """The mask on the input's grid, whatever the decisions."""
-    planes = np.stack([one.mask for one in result.slices])
+    planes = np.stack([s.mask for s in result.slices])
     return np.asarray(result.geometry.to_source(planes) >= 0.5)
 
 

@@ -99,8 +99,8 @@ def blend(
     """
     values, voxel_mm = image.get_fdata(), voxel_sizes(image.affine)
     brain = brain_mask(values, voxel_mm)
-    around = local_mean(values, brain, 25 / voxel_mm)
-    white = white_matter(values / around, brain, voxel_mm)
+    local_level = local_mean(values, brain, 25 / voxel_mm)
+    white = white_matter(values / local_level, brain, voxel_mm)
     rng = np.random.Generator(np.random.Philox(SEED))
 
     distance_mm = size * tumour_distance(image, size)
@@ -114,7 +114,7 @@ def blend(
 
     texture = 0.05 * smooth_noise(rng, values.shape, 3 / voxel_mm)
     texture += 0.015 * rng.standard_normal(values.shape)
-    bright = around * (brightness + texture) + 0.3 * (values - around)
+    bright = local_level * (brightness + texture) + 0.3 * (values - local_level)
     blended = values + share * np.clip(bright - values, 0, None)
     return np.rint(blended).astype(np.uint16), largest_part(extent * tissue > 0.5)
 

@@ -52,7 +52,7 @@ def draw_slices(
         radiological(array, affine)
         for array in (values, result.anomaly_map().get_fdata(), result.mask > 0, reference)
     )
-    unhealthy = {one.key: one.unhealthy for one in result.slices}
+    unhealthy = {s.key: s.unhealthy for s in result.slices}
     window, aspect = around_head(flair, affine), pixel_aspect(affine)
     levels = around_lesion(drawn, sorted(unhealthy))
     white = white_level(flair)
@@ -177,8 +177,8 @@ def decisions(result: Segmentation, drawn: Mask) -> str:
     ----------
     drawn : the reference, as :func:`radiological` has it
     """
-    lesion = np.array([drawn[one.key].any() for one in result.slices])
-    unhealthy = np.array([one.unhealthy for one in result.slices])
+    lesion = np.array([drawn[s.key].any() for s in result.slices])
+    unhealthy = np.array([s.unhealthy for s in result.slices])
     return (
         f"{(lesion & unhealthy).sum()} of {lesion.sum()} slices with the reference marked; "
         f"{(unhealthy & ~lesion).sum()} others marked"

@@ -159,11 +159,8 @@ def find_cases(root: Path, modalities: Sequence[str]) -> list[Case]:
     seen: dict[str, Case] = {}
     for case in sorted(map(_nameable, cases), key=lambda case: case.key):
         if case.key in seen:
-            one, other = seen[case.key].images[:1], case.images[:1]
-            raise VolumeError(
-                f"{root} holds two cases called {case.key} ({', '.join(map(str, one + other))}): "
-                "rename one"
-            )
+            paths = ", ".join(map(str, seen[case.key].images[:1] + case.images[:1]))
+            raise VolumeError(f"{root} holds two cases called {case.key} ({paths}): rename one")
         seen[case.key] = case
     return list(seen.values())
 

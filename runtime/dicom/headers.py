@@ -41,8 +41,8 @@ class Header:
 
     def text(self, keyword: str) -> str:
         """A value in one printable line; empty where it is absent."""
-        found = self.get(keyword)
-        return "".join(c if c.isprintable() else " " for c in str(found or "")).strip()
+        content = self.get(keyword)
+        return "".join(c if c.isprintable() else " " for c in str(content or "")).strip()
 
 
 @contextmanager
@@ -63,8 +63,8 @@ def silenced_pydicom() -> Iterator[None]:
 def value(dataset: "Dataset", keyword: str) -> Any:
     """A value of a dataset; None where it is absent, empty or malformed."""
     try:
-        found = dataset.get(keyword)
-        return None if found is None or found == "" else found
+        content = dataset.get(keyword)
+        return None if content is None or content == "" else content
     except UNREADABLE:
         return None
 
@@ -93,13 +93,13 @@ def find_headers(path: Path) -> tuple[list[Header], list[str]]:
         if not is_dicom(file):
             strange += 1
             continue
-        found = _read(file)
-        if isinstance(found, Header):
-            headers.append(found)
-        elif found == _MEDIA_DIRECTORY:
+        content = _read(file)
+        if isinstance(content, Header):
+            headers.append(content)
+        elif content == _MEDIA_DIRECTORY:
             directories += 1
         else:
-            others[_name_of(found)] += 1
+            others[_name_of(content)] += 1
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(others.items()))
     if not headers and path.is_file():
         what = "a DICOMDIR: name its folder" if directories else f"no MR image ({kinds})"
@@ -197,5 +197,5 @@ def _name_of(kind: str) -> str:
     return name.removesuffix(" Storage") if name != kind else "of another kind"
 
 
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"
+def _plural(count: int, singular: str, plural: str | None = None) -> str:
+    return f"{count} {singular if count == 1 else plural or singular + 's'}"

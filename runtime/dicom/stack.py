@@ -35,7 +35,7 @@ def in_order(planes: Sequence[Plane], where: Path) -> list[Plane]:
     first = planes[0]
     orientations: list[Plane] = []
     for plane in planes:
-        if not any(_parallel(plane, known) for known in orientations):
+        if not any(_parallel(plane, other) for other in orientations):
             orientations.append(plane)
     if len(orientations) > 1:
         raise VolumeError(
@@ -76,10 +76,10 @@ def affine(ordered: Sequence[Plane]) -> NDArray[np.float64]:
     return matrix
 
 
-def _parallel(one: Plane, other: Plane) -> bool:
+def _parallel(plane: Plane, other: Plane) -> bool:
     return bool(
-        np.allclose(one.across, other.across, atol=_COSINES)
-        and np.allclose(one.down, other.down, atol=_COSINES)
+        np.allclose(plane.across, other.across, atol=_COSINES)
+        and np.allclose(plane.down, other.down, atol=_COSINES)
     )
 
 

@@ -33,7 +33,7 @@ def void(element: str, /, **attributes: str) -> Markup:
 def join(content: Iterable[Content]) -> Markup:
     """One after the other, escaped where it is not HTML."""
     return Markup(
-        "".join(one if isinstance(one, Markup) else html.escape(str(one)) for one in content)
+        "".join(part if isinstance(part, Markup) else html.escape(str(part)) for part in content)
     )
 
 

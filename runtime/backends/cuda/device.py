@@ -88,8 +88,8 @@ def check_driver(index: int = 0, driver: Any = None) -> str:
             "needed: update the driver"
         )
     if index >= count.value:
-        known = ", ".join(f"cuda:{i}" for i in range(count.value)) or "none"
-        raise DeviceError(f"there is no GPU {index}: this machine has {known}")
+        present = ", ".join(f"cuda:{i}" for i in range(count.value)) or "none"
+        raise DeviceError(f"there is no GPU {index}: this machine has {present}")
     return f"{version[0]}.{version[1]}"
 
 

@@ -87,14 +87,14 @@ class TrtNetwork:
         OptionsError
             If there are more slots than the engine's largest batch holds.
         """
-        known = sorted(self._profiles)
+        widths = sorted(self._profiles)
         if slots > self.longest:
             raise OptionsError(
                 f"the engine is for at most {self.longest} slots, not {slots}: use --slots "
                 f"{self.longest}, or {self._rebuild}"
             )
-        enough = next(i for i, width in enumerate(known) if width >= slots)
-        return tuple(known[: enough + 1])
+        enough = next(i for i, width in enumerate(widths) if width >= slots)
+        return tuple(widths[: enough + 1])
 
     def bind(self, tensors: Tensors, width: int) -> Callable[[], None]:
         """Make an execution context for this batch size, as CUDA graphs need it; all share their
