@@ -63,7 +63,7 @@ def test_it_measures_writes_and_prints(tmp_path, monkeypatch):
 
     def build_on(on, trt, bundle, slots, tolerance, reference):
         assert (slots, tolerance) == (gpu.SLOTS, None)
-        assert len(reference.findings) == 16
+        assert len(reference.curves) == 16
         built.append(bundle)
         return Engine("Host", "9.0", "tensorrt", "11.4", "0" * 64, slots,
                       parity={"eps": 0, "M_t": 1e-3, "H": 0, "t_e": 1, "dice": 0.99},
@@ -87,6 +87,7 @@ def test_it_measures_writes_and_prints(tmp_path, monkeypatch):
     cuda, trt = results["measured"]
     assert cuda["not_measured"] == "DeviceError: no cuDNN: install it"
     assert results["ceilings"]["matrix_tflops"] is None
+    assert "not_measured" not in trt, trt["not_measured"]
     assert trt["parity"]["accepted"]
     assert [step["slots"] for step in trt["steps"]] == [1, 2]
     assert trt["steps"][0]["step_ms"] == [2.0, 2.0, 2.0]

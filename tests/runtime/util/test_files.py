@@ -4,7 +4,16 @@ import os
 import pytest
 
 from anofpdm.runtime.errors import OutputError
-from anofpdm.runtime.util.files import remove_leftovers, sha256, whole_file, whole_files, write_json
+from anofpdm.runtime.util.files import (
+    check_folder,
+    remove_leftovers,
+    sha256,
+    sole_writer,
+    whole_file,
+    whole_files,
+    writable_folder,
+    write_json,
+)
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path):
@@ -73,3 +82,23 @@ def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path / "m.nii.gz")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_what_is_no_folder_to_write_to_is_refused_before(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OutputError, match="it is a folder: name a file"):
+        writable_folder(tmp_path)
+    with pytest.raises(OutputError, match="it is a file: name a folder"):
+        check_folder(file)
+    with pytest.raises(OutputError, match="is a file: name another folder"):
+        check_folder(file / "below")
+    check_folder(tmp_path / "new" / "newer")
+
+
+def test_one_process_writes_to_a_folder_at_a_time(tmp_path):
+    second = sole_writer(tmp_path)
+    with sole_writer(tmp_path), pytest.raises(OutputError, match="another run is writing"):
+        second.__enter__()
+    with sole_writer(tmp_path):
+        pass
