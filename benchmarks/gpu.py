@@ -36,11 +36,11 @@ from anofpdm.runtime.backends.cpu.numpy_loop import NumpyBackend
 from anofpdm.runtime.backends.cpu.onnxruntime import OnnxDenoiser
 from anofpdm.runtime.backends.cuda.backend import GpuBackend
 from anofpdm.runtime.backends.cuda.device import Gpu
+from anofpdm.runtime.backends.cuda.layout import LoopLayout
 from anofpdm.runtime.backends.cuda.loop import DeviceSlots
 from anofpdm.runtime.backends.cuda.open import open_gpu
 from anofpdm.runtime.bundle.bundle import DEFAULT, NETWORK_FP16, Bundle, open_bundle
 from anofpdm.runtime.bundle.engines import load_tensorrt
-from anofpdm.runtime.bundle.options import Plan
 from anofpdm.runtime.method.process import Process, Slice
 from anofpdm.runtime.util.files import write_json
 
@@ -178,20 +178,20 @@ def measure_steps(backend: GpuBackend, bundle: Bundle, slots: int, before: float
     channels, size = len(manifest.modalities), manifest.grid.size
     T = manifest.schedule.T
     recipe = Recipe(Process(manifest.schedule, T), 2.0, manifest.scored_channels)
-    plan = Plan(recipe, channels, size)
+    layout = LoopLayout(recipe, channels, size)
     x0 = phantom_slices(slots, channels, size)
-    row = DeviceSlots(gpu, network, plan, slots)
+    device_slots = DeviceSlots(gpu, network, layout, slots)
     free = gpu.memory_mib()[0]
     for i, x in enumerate(x0):
-        row.enter(Slice(i, x))
-    width = max(row.state.launches)
-    step = times_ms(gpu, row.state.launches[width])
-    predict = network.bind(row.state.tensors, width)
+        device_slots.enter(Slice(i, x))
+    width = max(device_slots.state.launches)
+    step = times_ms(gpu, device_slots.state.launches[width])
+    predict = network.bind(device_slots.state.tensors, width)
     predict()
     gpu.wait()
     alone = times_ms(gpu, gpu.capture(predict) if network.capturable else predict)
-    row.clear()
-    row.state.free()
+    device_slots.clear()
+    device_slots.state.free()
     network.release()
 
     # Three slices a slot, after one to warm up; as many steps a slice as some seconds allow.
