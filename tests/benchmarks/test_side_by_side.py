@@ -74,11 +74,13 @@ def test_the_cost_of_a_step_is_that_of_a_step():
 def test_whole_runs_are_those_of_the_segmenter(beyond):
     """With the paper's rules, whatever the calibration's are."""
     toy = bundle(process=("ddim", 301, 60, "even"))
-    held = toy
+    model = toy
     if beyond:
-        held = recalibrated(toy, threshold_rule="mean-with-otsu", neighbours_mm=10.0, flip_tta=True)
+        model = recalibrated(
+            toy, threshold_rule="mean-with-otsu", neighbours_mm=10.0, flip_tta=True
+        )
     x0 = RNG.uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
-    got = list(Preset("fast", held, NumpyBackend(toy_network, 2), Options()).run(x0))
+    got = list(Preset("fast", model, NumpyBackend(toy_network, 2), Options()).run(x0))
     results = Segmenter(toy, NumpyBackend(toy_network, 3)).segment_slices(
         Slice(i, x) for i, x in enumerate(x0)
     )

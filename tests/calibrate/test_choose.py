@@ -144,10 +144,10 @@ def test_the_better_decision_is_chosen_by_default():
         (blurred, (), "calibrated"),
         (faint, range(3, 30, 3), "cosine"),
     ):
-        told = standing_out(dataclasses.replace(curves, MSE_h=MSE_h), unhealthy, wrong)
+        changed = standing_out(dataclasses.replace(curves, MSE_h=MSE_h), unhealthy, wrong)
         if better == "cosine":  # the alignment is to tell nothing
-            told = dataclasses.replace(told, M=1e6 * (1 + curves.M))
-        seen = by_L(told)
+            changed = dataclasses.replace(changed, M=1e6 * (1 + curves.M))
+        seen = by_L(changed)
         choice = choose(seen, labels)
         assert choice.decision == better
         worse = {"cosine": "calibrated", "calibrated": "cosine"}[better]
@@ -194,8 +194,8 @@ def test_choosing_among_many_on_noise_is_not_mistaken_for_skill():
 def test_the_report_says_when_the_largest_w_was_chosen():
     curves, unhealthy = separable()
     bare = SimpleNamespace(peaks=None, early_stop=None)
-    for told, largest in ((curves, False), (standing_out(curves, unhealthy), True)):
-        choice = choose(by_L(told), labelled(unhealthy), "calibrated" if largest else "cosine")
+    for given, largest in ((curves, False), (standing_out(curves, unhealthy), True)):
+        choice = choose(by_L(given), labelled(unhealthy), "calibrated" if largest else "cosine")
         assert (choice.best.w == 5.0) == largest
         lines = list(report(choice, bare, labelled(unhealthy)))
         assert any("w = 5 is the largest that was tried" in line for line in lines) == largest

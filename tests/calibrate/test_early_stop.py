@@ -38,10 +38,10 @@ def brute_force(curves, unhealthy, full, drop, patience):
     agree, cosines, steps = [], [], []
     for M, MSE_h, MSE_0 in zip(curves.M[:, 0], curves.MSE_h[:, 0], curves.MSE_0, strict=True):
         n = len(M)
-        taken = next((i for i in range(1, n) if is_over(M[:i], drop, patience)), n)
-        agree.append((M[:taken].argmax(axis=0) == M.argmax(axis=0)).all())
-        cosines.append(float(cosine(MSE_h[:taken], MSE_0[:taken])))
-        steps.append(taken)
+        visited = next((i for i in range(1, n) if is_over(M[:i], drop, patience)), n)
+        agree.append((M[:visited].argmax(axis=0) == M.argmax(axis=0)).all())
+        cosines.append(float(cosine(MSE_h[:visited], MSE_0[:visited])))
+        steps.append(visited)
     values = np.unique(cosines)
     between = [values[0] - 1, *((values[1:] + values[:-1]) / 2), values[-1] + 1]
     accuracy = max(np.mean((np.array(cosines) <= c) == unhealthy) for c in between)

@@ -180,8 +180,8 @@ def test_what_is_given_must_fit(saved, modalities, heads, size, message):
 def test_the_grid_is_that_of_brats_unless_told_otherwise(saved):
     names = ("a", "b")
     assert read_source(saved(state()), CheckpointOptions(names, 4, 32)).grid == reference_grid(32)
-    told = read_source(saved(state()), CheckpointOptions(names, 4, 32, 1.5, "RA")).grid
-    assert (told.pixel_mm, told.axes, told.scaling) == (1.5, "RA", "slice")
+    grid = read_source(saved(state()), CheckpointOptions(names, 4, 32, 1.5, "RA")).grid
+    assert (grid.pixel_mm, grid.axes, grid.scaling) == (1.5, "RA", "slice")
 
 
 def test_our_own_checkpoints_know_all_of_it(tmp_path):

@@ -101,8 +101,8 @@ def test_weights_that_both_networks_have_are_stored_once(made, both, tmp_path):
     for got, want in zip(*(OnnxDenoiser(path)(x_t, np.array([7, 700])) for path in (once, whole)),
                          strict=True):  # fmt: skip
         np.testing.assert_array_equal(got, want)
-    loaded, held = onnx.load(once).graph.initializer, onnx.load(whole).graph.initializer
-    assert [tensor.raw_data for tensor in loaded] == [tensor.raw_data for tensor in held]
+    loaded, stored = onnx.load(once).graph.initializer, onnx.load(whole).graph.initializer
+    assert [tensor.raw_data for tensor in loaded] == [tensor.raw_data for tensor in stored]
     # Engines are named by this file's hash, which therefore has to change with the weights.
     (named,) = onnx.load(once, load_external_data=False).metadata_props
     assert named.value == open_bundle(tmp_path / "once").manifest.files[NETWORK]

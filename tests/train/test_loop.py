@@ -88,12 +88,12 @@ def test_other_options_do_not_resume(slices, tmp_path):
     other = TrainConfig(iterations=9, batch=4)
     with pytest.raises(CheckpointError, match="made with other options") as caught:
         train(slices, UNET, other, tmp_path / "model.pt", data={})
-    said = str(caught.value)
+    message = str(caught.value)
     for wanted in ("--iterations 8 (not 9)", "--lr 0.001 (not 0.0001)", "--flip (not False)",
                    "--schedule cosine (not constant)"):  # fmt: skip
-        assert wanted in said
-    assert "--batch" not in said
-    assert "--base-width" not in said
+        assert wanted in message
+    assert "--batch" not in message
+    assert "--base-width" not in message
 
 
 def test_checkpoints_of_before_an_option_existed_resume(slices, tmp_path):

@@ -182,11 +182,11 @@ def test_a_build_that_fails(trt, lines):
 @pytest.mark.parametrize(
     ("content", "cache", "tried", "kept"),
     [
-        (None, lambda held: (True, True), [b""], b"+"),
-        (b"good", lambda held: (True, True), [b"good"], b"good+"),
-        (b"damaged", lambda held: (not held, True), [b"damaged", b""], b"+"),
-        (b"of another GPU", lambda held: (True, not held), [b"of another GPU", b""], b"+"),
-        (b"x", lambda held: (False, False), [b"x", b""], b"x"),
+        (None, lambda cache: (True, True), [b""], b"+"),
+        (b"good", lambda cache: (True, True), [b"good"], b"good+"),
+        (b"damaged", lambda cache: (not cache, True), [b"damaged", b""], b"+"),
+        (b"of another GPU", lambda cache: (True, not cache), [b"of another GPU", b""], b"+"),
+        (b"x", lambda cache: (False, False), [b"x", b""], b"x"),
     ],
 )
 def test_timing_cache(trt, tmp_path, content, cache, tried, kept):

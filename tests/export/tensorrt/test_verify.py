@@ -161,8 +161,8 @@ def test_the_trial_does_what_the_calibration_does(bundle):
     assert len(trial.x0) == 16
     assert (trial.recipe.process.spacing, trial.recipe.w) == ("log-snr", 7.0)
     # Not where that takes too long, nor where there is none.
-    held = replace(bundle.calibrations["fast"], conditions=bundle.conditions("ddim", 301, 1))
-    long = replace(bundle, calibrations={"fast": held})
+    calibration = replace(bundle.calibrations["fast"], conditions=bundle.conditions("ddim", 301, 1))
+    long = replace(bundle, calibrations={"fast": calibration})
     for other in (long, toy_bundle(calibration=False)):
         assert len(Trial.of(other).recipe.process.timesteps) == 6
 

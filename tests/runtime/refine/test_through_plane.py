@@ -117,15 +117,15 @@ def test_a_level_that_comes_twice_is_refused():
 def test_a_slice_is_given_as_soon_as_its_neighbours_are_done():
     window = NeighbourWindow(10.0)
     items = [Slice(k, X0, 0, SlicePosition(k, 5.0)) for k in range(4)]
-    taken = window.announced(items)
+    slices = window.announced(items)
     for _ in items:
-        next(taken)
+        next(slices)
     assert not list(window.add(items[1], 1))
     assert [one.key for one, _ in window.add(items[0], 0)] == [0]  # there is none below level 0
     assert [one.key for one, _ in window.add(items[2], 2)] == [1]
     assert [one.key for one, _ in window.add(items[3], 3)] == [2]
     assert not list(window.ready())  # 4 may come
-    assert next(taken, None) is None
+    assert next(slices, None) is None
     assert [one.key for one, _ in window.ready()] == [3]
 
 
