@@ -18,6 +18,7 @@ from ..refine.through_plane import WIDEST_MM, Refinement
 from ..volume.plausibility import Plausibility
 
 _AGREEMENT = 0.99
+_LARGEST_W = 1e6  # beyond, guided predictions overflow in float32
 # What the FP32 network may be computed in with calibrations of its own.
 LOWERED = ("bf16",)
 
@@ -62,8 +63,10 @@ class Candidate:
     M_max: tuple[float, ...]  # (C,) largest M of each scored modality
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
-            raise ValueError("w, Cos_w and M_max must be finite")
+        if not all(math.isfinite(number) for number in (self.Cos_w, *self.M_max)):
+            raise ValueError("Cos_w and M_max must be finite")
+        if not abs(self.w) <= _LARGEST_W:
+            raise ValueError(f"w must be at most {_LARGEST_W:g}, not {self.w!r}")
 
     def accuracy(self, decision: str) -> float | None:
         """The accuracy of this decision, ``cosine`` or ``calibrated``."""
@@ -154,8 +157,10 @@ class Calibration:
             raise ValueError(
                 f"guided_mm must be in 0..{WIDEST_RADIUS_MM:g}, not {self.guided_mm!r}"
             )
-        if not all(math.isfinite(number) for number in (self.w, self.Cos_w, *self.M_max)):
-            raise ValueError("w, Cos_w and M_max must be finite")
+        if not all(math.isfinite(number) for number in (self.Cos_w, *self.M_max)):
+            raise ValueError("Cos_w and M_max must be finite")
+        if not abs(self.w) <= _LARGEST_W:
+            raise ValueError(f"w must be at most {_LARGEST_W:g}, not {self.w!r}")
         if not self.M_max or min(self.M_max) <= 0 or not 0 <= self.a <= self.b <= 1:
             raise ValueError("a calibration needs M_max > 0 and 0 <= a <= b <= 1")
 

@@ -141,6 +141,12 @@ def test_impossible_conditions(path, change):
     refuse(path, "calibration.json is damaged")
 
 
+@pytest.mark.parametrize("w", [1e39, -1e39, float("inf"), float("nan")])
+def test_a_guidance_strength_by_which_predictions_would_overflow(path, w):
+    edit_preset(path, w=w)
+    refuse(path, r"calibration.json is damaged \(w must be at most 1e\+06")
+
+
 def test_longer_than_the_schedule(path):
     edit_conditions(path, L=1001)
     refuse(path, "goes to L = 1001, the schedule to 1000")
